@@ -1,0 +1,224 @@
+"""What methods there are, without importing them: cards read from assets/catalogue.json. Torch-free.
+
+`python -m core.catalogue` lists them, `--json` as JSON, `write` makes the file anew (a test holds it fresh).
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+import sys
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from core.errors import RecipeError
+from core.recipe import Prune, Recipe, Step, n_of_m
+
+FILE = Path(__file__).resolve().parent.parent / "assets" / "catalogue.json"
+
+
+@dataclass(frozen=True)
+class PaperCard:
+    authors: str
+    year: int
+    title: str
+    arxiv: str = ""
+
+
+@dataclass(frozen=True)
+class ParamCard:
+    """A control: `type` is float | int | str | bool; bounds are inclusive, None where open."""
+
+    name: str
+    label: str
+    type: str
+    default: Any
+    low: float | None = None
+    high: float | None = None
+    choices: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class MethodCard:
+    """All that the screen, the docs and the recipe check need to know about a method.
+
+    `selector`: what a data score is used with where a recipe names no selector. `learning_rate`: a recovery's default. `problem`: why the
+    method cannot be used, else empty.
+    """
+
+    name: str
+    kind: str
+    label: str
+    summary: str = ""
+    doc: str = ""
+    version: int = 1
+    place: str = ""
+    compare: str = ""
+    paper: PaperCard | None = None
+    needs: tuple[str, ...] = ()
+    structures: tuple[str, ...] = ()
+    params: tuple[ParamCard, ...] = ()
+    selector: str = ""
+    learning_rate: float | None = None
+    problem: str = ""
+
+
+@cache
+def load(file: Path = FILE) -> tuple[MethodCard, ...]:
+    """The cards as last written."""
+    return tuple(_card(value) for value in json.loads(file.read_text(encoding="utf-8"))["methods"])
+
+
+def of_kind(kind: str) -> tuple[MethodCard, ...]:
+    return tuple(card for card in load() if card.kind == kind)
+
+
+def resolve(recipe: Recipe, cards: tuple[MethodCard, ...] | None = None) -> Recipe:
+    """Check every method and parameter that the recipe names, and fill in the parameters left out. Raises RecipeError."""
+    cards = load() if cards is None else cards
+    steps = tuple(_resolved_step(step, cards) for step in recipe.steps)
+    changed: dict[str, Any] = {"steps": steps}
+    if recipe.observe:
+        for name in recipe.observe.scores:
+            find(cards, "score", name)
+        if recipe.observe.curves:
+            find(cards, "score", recipe.observe.curves.method)
+    if recipe.select:
+        changed["select"] = _resolved_select(recipe, cards)
+    if recipe.data:
+        changed["embedding"] = recipe.embedding.model_copy(
+            update={"params": fill(find(cards, "embedding", embedding_method(recipe.embedding.source)), recipe.embedding.params)}
+        )
+    return recipe.model_copy(update=changed)
+
+
+def embedding_method(source: str) -> str:
+    """`builtin:minilm` -> minilm, `column:NAME` -> column, `model@BLOCK` -> model."""
+    return source.removeprefix("builtin:").split("@")[0].split(":")[0]
+
+
+def find(cards: tuple[MethodCard, ...], kind: str, name: str) -> MethodCard:
+    """The card of that kind and name. Raises RecipeError with the nearest name as a remedy."""
+    known = {card.name: card for card in cards if card.kind == kind}
+    if name not in known:
+        near = difflib.get_close_matches(name, known, 1)
+        remedy = f"Did you mean {near[0]!r}?" if near else f"There are: {', '.join(sorted(known))}."
+        raise RecipeError(f"There is no {kind.replace('_', ' ')} called {name!r}.", remedy)
+    if known[name].problem:
+        raise RecipeError(f"The method {name!r} cannot be used: {known[name].problem}.", "Mend its file, or choose another.")
+    return known[name]
+
+
+def fill(card: MethodCard, given: dict[str, Any]) -> dict[str, Any]:
+    """The person's parameters checked against the card's types and bounds, defaults filled in. Raises RecipeError."""
+    known = {param.name: param for param in card.params}
+    for name in given:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, 1)
+            remedy = f"Did you mean {near[0]!r}?" if near else f"It has: {', '.join(known) or 'no parameters'}."
+            raise RecipeError(f"{card.name} has no parameter {name!r}.", remedy)
+    return {name: _checked(card.name, param, given.get(name, param.default)) for name, param in known.items()}
+
+
+def _checked(method: str, param: ParamCard, value: Any) -> Any:
+    types = {"float": (int, float), "int": (int,), "str": (str,), "bool": (bool,)}[param.type]
+    wrong = not isinstance(value, types) or (isinstance(value, bool) and param.type != "bool")
+    if wrong or (param.choices and value not in param.choices):
+        means = "one of " + ", ".join(param.choices) if param.choices else f"a {param.type}"
+        raise RecipeError(f"{method}: {param.name} must be {means}, not {value!r}.", f"Its default is {param.default!r}.")
+    if (param.low is not None and not value >= param.low) or (param.high is not None and not value <= param.high):
+        raise RecipeError(
+            f"{method}: {param.name} must lie between {param.low:g} and {param.high:g}, not {value!r}.",
+            f"Its default is {param.default!r}.",
+        )
+    return float(value) if param.type == "float" else value
+
+
+def _resolved_step(step: Step, cards: tuple[MethodCard, ...]) -> Step:
+    if step.prune:
+        return step.model_copy(update={"prune": _resolved_prune(step.prune, cards)})
+    kind, part = ("reconstruction", step.reconstruct) if step.reconstruct else ("recovery", step.recover)
+    card = find(cards, kind, part.method)
+    if step.reconstruct:
+        return step.model_copy(update={"reconstruct": part.model_copy(update={"params": fill(card, part.params)})})
+    update = {"params": fill(card, part.params), "learning_rate": part.learning_rate or card.learning_rate}
+    return step.model_copy(update={"recover": part.model_copy(update=update)})
+
+
+def _resolved_prune(prune: Prune, cards: tuple[MethodCard, ...]) -> Prune:
+    card = find(cards, "score", prune.method)
+    structure = "N:M" if n_of_m(prune.structure) else prune.structure
+    if structure not in card.structures:
+        others = ", ".join(c.name for c in cards if c.kind == "score" and structure in c.structures) or "none yet"
+        raise RecipeError(
+            f"{prune.method} does not work on {structure}; it works on {', '.join(card.structures)}.",
+            f"For {structure}: {others}.",
+        )
+    allocation = prune.allocation
+    if allocation.method != "by_hand":
+        allocator = find(cards, "allocator", allocation.method)
+        if structure not in allocator.structures:
+            raise RecipeError(f"Allocation {allocation.method} does not apply to {structure}.", "Leave allocation out there.")
+        allocation = allocation.model_copy(update={"params": fill(allocator, allocation.params)})
+    return prune.model_copy(update={"params": fill(card, prune.params), "allocation": allocation})
+
+
+def _resolved_select(recipe: Recipe, cards: tuple[MethodCard, ...]) -> Any:
+    """`method: NAME` becomes the score with its natural selector (or the selector of that name where no score is needed)."""
+    select = recipe.select
+    scores = {card.name: card for card in cards if card.kind == "data_score"}
+    name, chosen = select.score, select.selector
+    if select.method is not None:
+        name, chosen = (select.method, scores[select.method].selector) if select.method in scores else (None, select.method)
+    chosen = chosen or (scores[name].selector if name in scores else "") or "top"
+    params = dict(select.params)
+    found = [find(cards, "selector", chosen)] + ([find(cards, "data_score", name)] if name else [])
+    known = {param.name for card in found for param in card.params}
+    for unknown in params.keys() - known:
+        raise RecipeError(
+            f"{name or chosen} has no parameter {unknown!r}.", f"It has: {', '.join(sorted(known)) or 'no parameters'}."
+        )
+    filled = {}
+    for card in found:
+        filled |= fill(card, {key: value for key, value in params.items() if key in {p.name for p in card.params}})
+    if select.keep is None:
+        raise RecipeError("select does not say what share to keep.", "Add keep, such as keep: 0.3.")
+    return select.model_copy(update={"method": None, "score": name, "selector": chosen, "params": filled})
+
+
+def _card(value: dict[str, Any]) -> MethodCard:
+    value = dict(value)
+    value["paper"] = PaperCard(**value["paper"]) if value.get("paper") else None
+    value["params"] = tuple(ParamCard(**{**param, "choices": tuple(param["choices"])}) for param in value["params"])
+    return MethodCard(**{**value, "needs": tuple(value["needs"]), "structures": tuple(value["structures"])})
+
+
+def to_json(cards: list[MethodCard] | tuple[MethodCard, ...]) -> str:
+    return json.dumps({"methods": [asdict(card) for card in cards]}, indent=1, ensure_ascii=False) + "\n"
+
+
+def main(arguments: list[str]) -> int:
+    """`write` makes the file anew; else the list, from the methods themselves where the person has a folder of their own."""
+    if "write" in arguments or os.environ.get("PRUNARIUM_METHODS"):
+        from core.method import cards as registered
+
+        found = tuple(registered())
+        if "write" in arguments:
+            FILE.write_text(to_json(found), encoding="utf-8")
+            return 0
+    else:
+        found = load()
+    if "--json" in arguments:
+        print(json.dumps(json.loads(to_json(found))["methods"], ensure_ascii=False))
+        return 0
+    for card in found:
+        paper = f"{card.paper.authors.split(',')[0]} {card.paper.year}" if card.paper else ""
+        print(f"{card.kind:12} {card.name:18} {card.label:28} {paper:14} {card.problem or card.summary}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

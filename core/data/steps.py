@@ -1,0 +1,82 @@
+"""The data half of a run: load, embed, cluster, project, score and select, prove; and what it leaves in the run folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from core import folder
+from core.catalogue import embedding_method
+from core.data.clusters import Clusters, spherical_kmeans
+from core.data.dataset import Dataset, need_labels
+from core.data.embedding import argument, embed
+from core.data.loading import load
+from core.data.projection import project
+from core.data.prove import PROTOCOL, prove
+from core.data.selection import Selection, decide, write_frame, write_selection
+from core.events import Progress, Watcher
+from core.recipe import Projection, Recipe
+
+
+def run_data(recipe: Recipe, path: Path, watcher: Watcher, loaded: Any = None) -> dict[str, Any]:
+    """Do what a resolved recipe says about data, write selection.parquet, selection.csv and points.parquet, and return report fields.
+
+    `loaded`: the opened LoadedModel, for `model@BLOCK`. Returns {"data": {...}, "prove": [...]}. The same recipe, seed, versions and thread
+    count give the same files, byte for byte. Raises what its parts raise; what was written before stays.
+    """
+    assert recipe.data is not None
+    dataset = open_rows(recipe, watcher)
+    if recipe.prove:
+        need_labels(dataset, "the proof")  # said now, not after minutes of embedding
+    vectors = embed(dataset, recipe.embedding, loaded, watcher, recipe.seed)
+    clusters = spherical_kmeans(vectors, recipe.clusters.count, recipe.seed, watcher)
+    places, trust = project(vectors, recipe.projection or Projection(), recipe.seed, watcher)
+    _write_points(path, dataset, clusters, places, trust)
+    selection = None
+    if recipe.select:
+        watcher.check()
+        watcher.say(Progress("select", 0, 1))
+        selection = decide(dataset, vectors, clusters, recipe.select, recipe.seed)
+        write_selection(selection, path)
+        watcher.say(Progress("select", 1, 1))
+    lines = prove(dataset, vectors, recipe, watcher) if recipe.prove and recipe.select else []
+    return {"data": _facts(recipe, dataset, vectors, clusters, selection), "prove": lines}
+
+
+def open_rows(recipe: Recipe, watcher: Watcher) -> Dataset:
+    """The recipe's rows; says how many bad ones were skipped."""
+    assert recipe.data is not None
+    watcher.check()
+    watcher.say(Progress("load", 0, 1))
+    column = argument(recipe.embedding.source) if embedding_method(recipe.embedding.source) == "column" else None
+    dataset = load(recipe.data, column)
+    if dataset.bad_rows:
+        watcher.say(Progress("load", kind="note", text=f"{len(dataset.bad_rows)} bad rows were skipped, as asked."))
+    watcher.say(Progress("load", 1, 1))
+    return dataset
+
+
+def _write_points(path: Path, dataset: Dataset, clusters: Clusters, places: np.ndarray, trust: np.ndarray) -> None:
+    frame = pd.DataFrame({"row": dataset.row, "x": places[:, 0], "y": places[:, 1], "cluster": clusters.assignment, "trust": trust})
+    write_frame(frame, path / folder.POINTS)
+
+
+def _facts(recipe: Recipe, dataset: Dataset, vectors: np.ndarray, clusters: Clusters, selection: Selection | None) -> dict[str, Any]:
+    """What report.json says about the data."""
+    return {
+        "name": dataset.name,
+        "rows": len(dataset),
+        "kept": int(selection.kept.sum()) if selection else None,
+        "bad_rows": len(dataset.bad_rows),
+        "classes": len(dataset.label_names),
+        "fingerprint": dataset.fingerprint,
+        "embedding": recipe.embedding.source,
+        "features": int(vectors.shape[1]),
+        "clusters": len(clusters),
+        "cluster_sizes": clusters.sizes.tolist(),
+        "projection": (recipe.projection or Projection()).method,
+        "protocol": PROTOCOL if recipe.prove else None,
+    }

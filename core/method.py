@@ -1,0 +1,209 @@
+"""The registry: a decorator for each kind of method. A method is one file: its decorator, signature and docstring say all about it.
+
+A method asks for what it needs by parameter name. Positional parameters are filled from what the engine has (see each decorator);
+keyword-only parameters are the person's, typed `Annotated[float, Param("Label", low, high)] = default`. From this one place come the menu
+entry, the card, the controls, the recipe's validation, the docs table and the contract tests.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import inspect
+import os
+import pkgutil
+import sys
+import typing
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, TypeVar
+
+from core.catalogue import MethodCard, PaperCard, ParamCard
+from core.errors import RecipeError
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+PACKAGES = ("core.statistics", "core.prune", "core.allocate", "core.recover", "core.embed", "core.select")
+
+
+@dataclass(frozen=True)
+class Paper:
+    authors: str
+    year: int
+    title: str
+    arxiv: str = ""
+
+
+@dataclass(frozen=True)
+class Param:
+    """A bound for a person's parameter: `low` and `high` inclusive, or the `choices`."""
+
+    label: str
+    low: float | None = None
+    high: float | None = None
+    choices: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Method:
+    """A registered method: its card, its function, and what only the engine needs to know."""
+
+    card: MethodCard
+    function: Callable[..., Any]
+    needs: frozenset[str] = frozenset()
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+    def __call__(self, have: Mapping[str, Any], params: Mapping[str, Any] | None = None) -> Any:
+        """Call the function with those of `have` that it names, and the person's parameters (defaults where left out)."""
+        names = [name for name, p in inspect.signature(self.function).parameters.items() if p.kind is p.POSITIONAL_OR_KEYWORD]
+        return self.function(**{name: have[name] for name in names}, **dict(params or {}))
+
+
+METHODS: dict[tuple[str, str], Method] = {}
+_BROKEN: list[MethodCard] = []
+
+
+Decorator = Callable[[Function], Function]
+_NOTHING: Mapping[str, Any] = MappingProxyType({})
+
+
+def _register(
+    kind: str,
+    name: str,
+    label: str,
+    paper: Paper | None = None,
+    needs: set[str] | None = None,
+    *,
+    extra: Mapping[str, Any] = _NOTHING,
+    **card: Any,
+) -> Decorator:
+    def add(function: Function) -> Function:
+        doc = inspect.getdoc(function)
+        if not doc:
+            raise TypeError(f"{kind} {name!r} has no docstring: the first line says what it keeps and why")
+        shown = PaperCard(paper.authors, paper.year, paper.title, paper.arxiv) if paper else None
+        needed = tuple(sorted(needs or ()))
+        made = MethodCard(name, kind, label, doc.split("\n")[0], doc, paper=shown, needs=needed, params=_params(function), **card)
+        METHODS[kind, name] = Method(made, function, frozenset(needed), extra)
+        return function
+
+    return add
+
+
+def statistic(name: str, *, label: str, of: str, finish: Callable[..., Any], version: int = 1) -> Decorator:
+    """What a calibration pass collects.
+
+    `of` "layer": function(state, inputs) -> state, inputs float32 (sequences, tokens, features). `of` "block": function(state, before, after)
+    -> state, both (sequences, tokens, hidden). The first state is None; `finish(state, sequences)` makes the tensor that scores ask for.
+    """
+    return _register("statistic", name, label, extra={"of": of, "finish": finish}, version=version)
+
+
+def score(name: str, *, label: str, paper: Paper | None = None, needs: set[str] | None = None, **card: Any) -> Decorator:
+    """Importances: the lowest go first.
+
+    For unstructured and N:M: function(weight (out, in), ...) -> (out, in); a convolution comes as (out, in * kernel). For blocks: one number.
+    May name weight, shape, generator (torch's, seeded by recipe and layer) and its needs. Card: compare ("row" | "layer": what its scores
+    are comparable within), structures, place, version.
+    """
+    return _register("score", name, label, paper, needs, **{"compare": "layer", "structures": ("unstructured", "N:M"), **card})
+
+
+def allocator(name: str, *, label: str, paper: Paper | None = None, needs: set[str] | None = None, **card: Any) -> Decorator:
+    """A total sparsity -> {layer name: share to remove}.
+
+    May name sizes ({layer name: weights}), sparsity, and where needs has "scores": scores ({layer name: importances, any shape}).
+    """
+    return _register("allocator", name, label, paper, needs, **{"structures": ("unstructured",), **card})
+
+
+def recovery(name: str, *, label: str, paper: Paper | None = None, learning_rate: float = 1e-4, **card: Any) -> Decorator:
+    """Training after pruning: function(model, batches, masks, learning_rate, watcher) -> list of losses, one a step.
+
+    `batches`: iterable of (batch, tokens) ids, one a step, on the model's device. `masks`: {module path: bool kept}; their zeros stay zero.
+    Changes the torch module `model` in place.
+    """
+    return _register("recovery", name, label, paper, learning_rate=learning_rate, **card)
+
+
+def embedding(name: str, *, label: str, of: tuple[str, ...], paper: Paper | None = None, **card: Any) -> Decorator:
+    """Rows of a data set -> float32 (rows, features).
+
+    May name images, texts, frame, argument (what follows `@` or `:` in the source), loaded (a LoadedModel), watcher, seed. `of`: what it can embed:
+    "images", "text", "any".
+    """
+    return _register("embedding", name, label, paper, structures=of, **card)
+
+
+def data_score(
+    name: str, *, label: str, paper: Paper | None = None, needs: set[str] | None = None, selector: str = "top", **card: Any
+) -> Decorator:
+    """One number a row, higher = keep first.
+
+    May name vectors (rows, features), clusters (int a row), centroids, labels, generator (numpy's). `selector`: the one it is used with by nature.
+    """
+    return _register("data_score", name, label, paper, needs, selector=selector, **card)
+
+
+def selector(name: str, *, label: str, paper: Paper | None = None, needs: set[str] | None = None, **card: Any) -> Decorator:
+    """Which rows to keep: -> bool (rows,) with exactly `count` True.
+
+    May name count, rows (their number), scores, vectors, clusters, labels, generator (numpy's).
+    """
+    return _register("selector", name, label, paper, needs, **card)
+
+
+def load_methods() -> dict[tuple[str, str], Method]:
+    """Import every method file, and those of the person's own folder (PRUNARIUM_METHODS). A file there that fails gets a greyed card."""
+    for package in PACKAGES:
+        for module in pkgutil.iter_modules(importlib.import_module(package).__path__, package + "."):
+            importlib.import_module(module.name)
+    own = os.environ.get("PRUNARIUM_METHODS")
+    _BROKEN.clear()
+    for path in sorted(Path(own).expanduser().glob("*.py")) if own else ():
+        try:
+            _import_file(path)
+        except Exception as error:  # a stranger's file may fail in any way; its card says how
+            _BROKEN.append(
+                MethodCard(name=path.stem, kind="score", label=path.stem, problem=f"{path.name}: {type(error).__name__}: {error}")
+            )
+    return METHODS
+
+
+def get(kind: str, name: str) -> Method:
+    """A method by name. Raises RecipeError where there is none of that name."""
+    methods = METHODS or load_methods()
+    if (kind, name) not in methods:
+        known = ", ".join(sorted(found for k, found in methods if k == kind))
+        raise RecipeError(f"There is no {kind.replace('_', ' ')} called {name!r}.", f"There are: {known}.")
+    return methods[kind, name]
+
+
+def cards() -> list[MethodCard]:
+    """The cards of all methods, sorted by kind and name: what assets/catalogue.json holds."""
+    return sorted([method.card for method in load_methods().values()] + _BROKEN, key=lambda card: (card.kind, card.name))
+
+
+def _import_file(path: Path) -> None:
+    spec = importlib.util.spec_from_file_location(f"own_methods.{path.stem}", path)
+    if spec is None or spec.loader is None:
+        raise ImportError(f"{path} is not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+
+
+def _params(function: Callable[..., Any]) -> tuple[ParamCard, ...]:
+    """The person's parameters of a method: its keyword-only ones."""
+    hints = typing.get_type_hints(function, include_extras=True)
+    found = []
+    for name, p in inspect.signature(function).parameters.items():
+        if p.kind is not p.KEYWORD_ONLY:
+            continue
+        base, *marks = typing.get_args(hints[name]) if typing.get_origin(hints[name]) is typing.Annotated else (hints[name],)
+        bound = next((mark for mark in marks if isinstance(mark, Param)), None)
+        if bound is None or p.default is p.empty:
+            raise TypeError(f"{function.__name__}: parameter {name} needs Annotated[..., Param(...)] and a default")
+        found.append(ParamCard(name, bound.label, base.__name__, p.default, bound.low, bound.high, bound.choices))
+    return tuple(found)

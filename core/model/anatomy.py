@@ -1,0 +1,225 @@
+"""What there is to prune in a model: blocks, attention, MLP layers, norms, embeddings. Found from modules and shapes, never from a table of
+model names, so that a new architecture works on the day transformers has it.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import nn
+from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from core.errors import ModelError
+from core.model import roles
+from core.model.roles import Attention, Layer
+
+__all__ = ["Anatomy", "Attention", "Block", "Layer", "read_anatomy"]
+PRUNABLE = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, Conv1D)
+
+
+@dataclass(frozen=True)
+class Block:
+    """One of the equal parts a model is a chain of. `norms`: module paths. `parameters`: all of the block's."""
+
+    index: int
+    name: str
+    path: str
+    layers: tuple[Layer, ...]
+    attention: Attention | None
+    norms: tuple[str, ...]
+    parameters: int
+
+
+@dataclass(frozen=True)
+class Anatomy:
+    """`kind`: decoder | encoder | image_classifier | module. `outside`: layers in no block (the head, a patch projection), never pruned
+    where there are blocks. `tied`: pairs of parameter names that are one tensor. `parameters`: each tensor counted once. `hidden`: width
+    between blocks, 0 where it changes; `context`: most tokens, 0 where there is no such limit. `refused`: structure -> why not, a sentence.
+    """
+
+    family: str
+    kind: str
+    blocks: tuple[Block, ...]
+    outside: tuple[Layer, ...]
+    embeddings: tuple[str, ...]
+    norms: tuple[str, ...]
+    tied: tuple[tuple[str, str], ...]
+    parameters: int
+    hidden: int
+    context: int
+    refused: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def layers(self) -> tuple[Layer, ...]:
+        """All layers that can be pruned, in order: those of the blocks; of a module without blocks, all."""
+        return tuple(layer for block in self.blocks for layer in block.layers) if self.blocks else self.outside
+
+    def layer(self, name: str) -> Layer:
+        """A layer by its name. Raises ModelError with the nearest one."""
+        layers = self.layers
+        for layer in layers:
+            if layer.name == name:
+                return layer
+        near = difflib.get_close_matches(name, [layer.name for layer in layers], 1)
+        remedy = f"Did you mean {near[0]}?" if near else f"It has {', '.join(layer.name for layer in layers[:3])} ..."
+        raise ModelError(f"This model has no layer called {name}.", remedy)
+
+
+def read_anatomy(model: nn.Module) -> Anatomy:
+    """Find the blocks and layers of a model, on any device (meta too). Raises ModelError where it has nothing that can be pruned."""
+    config = model.config if isinstance(model, PreTrainedModel) else None
+    config = config.get_text_config() if config is not None else None
+    hidden = _number(config, "hidden_size")
+    paths = block_paths(model) if config is not None else []
+    blocks = tuple(_block(model, path, index, config, hidden) for index, path in enumerate(paths))
+    inside = tuple(f"{path}." for path in paths)
+    rest = [(path, module) for path, module in model.named_modules() if not f"{path}.".startswith(inside)]
+    outside = tuple(roles.make_layer(path or "(model)", path, module, None) for path, module in rest if isinstance(module, PRUNABLE))
+    if not blocks and not outside:
+        raise ModelError(f"{type(model).__name__} has no linear or convolution layer.", "There is nothing in it that can be pruned.")
+    kind = _kind(model, blocks) if config is not None else "module"
+    return Anatomy(
+        family=config.model_type if config is not None else type(model).__name__,
+        kind=kind,
+        blocks=blocks,
+        outside=outside,
+        embeddings=tuple(path for path, module in rest if isinstance(module, nn.Embedding)),
+        norms=tuple(path for path, module in rest if _is_norm(module)),
+        tied=_tied(model),
+        parameters=sum(parameter.numel() for parameter in model.parameters()),
+        hidden=hidden,
+        context=_number(config, "max_position_embeddings"),
+        refused=_refused(model, kind, blocks, hidden),
+    )
+
+
+def block_paths(model: nn.Module) -> list[str]:
+    """Module paths of the blocks, in order: the heaviest chain of modules of one class that hold two prunable layers or more each.
+
+    A chain of stages (ResNet, Swin) is opened into the chains of which its stages consist. Empty where there is no chain, or where there
+    are two models in one (an encoder and a decoder with cross-attention).
+    """
+    if getattr(model.config, "is_encoder_decoder", False):
+        return []
+    chains = list(_chains(model, ""))
+    if not chains:
+        return []
+    weight = {path: sum(p.numel() for p in chain.parameters()) for path, chain in chains}
+    path, chain = max(chains, key=lambda item: (weight[item[0]], -item[0].count(".")))
+    return _opened(path, chain)
+
+
+def _chains(model: nn.Module, prefix: str) -> Iterator[tuple[str, nn.Module]]:
+    for path, module in model.named_modules(prefix=prefix):
+        children = list(module.children())
+        if (
+            isinstance(module, (nn.ModuleList, nn.Sequential))
+            and children
+            and len({type(child) for child in children}) == 1
+            and all(len(_prunable(child)) >= 2 for child in children)
+        ):
+            yield path, module
+
+
+def _opened(path: str, chain: nn.Module) -> list[str]:
+    """The chain's elements; where each is itself little more than a chain (at most one layer beside it), the elements of those."""
+    inner: list[str] = []
+    for name, child in chain.named_children():
+        place = f"{path}.{name}"
+        found = [item for item in _chains(child, place) if len(_prunable(child)) - len(_prunable(item[1])) <= 1]
+        if not found:
+            return [f"{path}.{name}" for name, _ in chain.named_children()]
+        inner += _opened(*min(found, key=lambda item: item[0].count(".")))
+    return inner
+
+
+def _prunable(module: nn.Module) -> list[tuple[str, nn.Module]]:
+    return [(path, part) for path, part in module.named_modules() if isinstance(part, PRUNABLE)]
+
+
+def _block(model: nn.Module, path: str, index: int, config: Any, hidden: int) -> Block:
+    module = model.get_submodule(path)
+    name = f"blocks.{index}"
+    layers = [roles.make_layer(f"{name}.{inner}", f"{path}.{inner}", part, index) for inner, part in _prunable(module)]
+    attention, named = roles.find_attention(module, path, layers, config, hidden)
+    named = {**roles.mlp_roles(layers, named, hidden), **named}
+    return Block(
+        index=index,
+        name=name,
+        path=path,
+        layers=tuple(roles.with_role(layer, named.get(layer.path, layer.role)) for layer in layers),
+        attention=attention,
+        norms=tuple(f"{path}.{inner}" for inner, part in module.named_modules() if _is_norm(part)),
+        parameters=sum(parameter.numel() for parameter in module.parameters()),
+    )
+
+
+def _is_norm(module: nn.Module) -> bool:
+    """A leaf whose weight is one number a feature: LayerNorm, RMSNorm, BatchNorm, GroupNorm, whatever its class is called."""
+    weight = getattr(module, "weight", None)
+    if isinstance(module, (nn.PReLU, nn.Embedding)) or next(module.children(), None) is not None:
+        return False
+    return isinstance(weight, nn.Parameter) and weight.dim() == 1
+
+
+def _tied(model: nn.Module) -> tuple[tuple[str, str], ...]:
+    """Pairs of parameter names that share one storage, each with the first name it goes by."""
+    first: dict[Any, str] = {}
+    pairs = []
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        place = 0 if parameter.is_meta else parameter.untyped_storage().data_ptr()
+        key = (place, parameter.storage_offset(), parameter.shape) if place else id(parameter)
+        if key in first:
+            pairs.append((first[key], name))
+        first.setdefault(key, name)
+    return tuple(pairs)
+
+
+def _kind(model: PreTrainedModel, blocks: tuple[Block, ...]) -> str:
+    """image_classifier: takes pixels. decoder: its attention looks back only. Else encoder; without blocks: module."""
+    if model.main_input_name == "pixel_values":
+        return "image_classifier"
+    if not blocks:
+        return "module"
+    marks = [part.is_causal for part in model.get_submodule(blocks[0].path).modules() if isinstance(getattr(part, "is_causal", None), bool)]
+    causal = any(marks) if marks else type(model).__name__.endswith(("ForCausalLM", "LMHeadModel"))
+    return "decoder" if causal else "encoder"
+
+
+def _number(config: Any, name: str) -> int:
+    try:
+        value = getattr(config, name, 0)
+    except AttributeError:  # some configurations map one name to another that they lack
+        return 0
+    return value if isinstance(value, int) and not isinstance(value, bool) else 0
+
+
+def _refused(model: nn.Module, kind: str, blocks: tuple[Block, ...], hidden: int) -> dict[str, str]:
+    """Structures that this model does not have, each with the reason."""
+    said: dict[str, str] = {}
+    what = type(model).__name__
+    if not blocks:
+        chain = f"{what} is not a chain of equal blocks, so only its single weights can be pruned."
+        said = dict.fromkeys(("blocks", "sublayers", "heads", "neurons", "slices"), chain)
+    elif kind == "image_classifier" and not any(block.attention for block in blocks):
+        said["blocks"] = said["sublayers"] = f"The blocks of {what} change width and resolution, so one cannot be left out."
+        said["heads"] = said["slices"] = f"{what} has no attention."
+        said["neurons"] = f"{what} has convolutions where a transformer has its MLP: prune channels instead."
+    else:
+        found = {layer.role for block in blocks for layer in block.layers}
+        if not all(block.attention for block in blocks):
+            said["heads"] = f"Not every block of {what} has query, key, value and output layers that could be told apart."
+        if "down" not in found or not ("up" in found or "mlp" in found):
+            said["neurons"] = f"No pair of layers into and out of an MLP was found in the blocks of {what}."
+        if kind != "decoder":
+            said["slices"] = f"{what} is not a decoder, and slicing rotates a decoder's residual stream."
+    convolutions = any(isinstance(part, (nn.Conv1d, nn.Conv2d, nn.Conv3d)) for part in model.modules())
+    if not convolutions or (blocks and "heads" not in said):
+        said["channels"] = f"{what} has no chain of convolutions, so it has no channels to remove."
+    if not any("expert" in type(part).__name__.lower() or "moe" in type(part).__name__.lower() for part in model.modules()):
+        said["experts"] = f"{what} is not a mixture of experts."
+    return said

@@ -1,0 +1,112 @@
+"""A model as a chain of blocks: hidden states wait at the entrance of one block, and move through it batch by batch.
+
+Memory is the hidden states of the calibration set once, plus the activations of one batch inside one block.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from core.errors import ModelError
+from core.events import Watcher
+from core.model.loading import LoadedModel
+
+BATCH = 8  # sequences at a time: large enough to keep the matrix products busy, small enough to stay in the cache
+Hidden = list[Tensor]
+Arguments = tuple[tuple[Any, ...], dict[str, Any]]
+Return = TypeVar("Return")
+
+
+class _Reached(Exception):
+    """Ends a forward at the entrance of the first block."""
+
+
+def enter(loaded: LoadedModel, inputs: Tensor, batch: int = BATCH) -> Hidden:
+    """Hidden states at the entrance of the first block, batch by batch. inputs: ids (sequences, tokens), or pixels (n, c, h, w)."""
+    hidden: Hidden = []
+
+    def catch(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        hidden.append(_first(args, kwargs).detach().clone())
+        raise _Reached
+
+    first = _first_block(loaded)
+    handle = first.register_forward_pre_hook(catch, with_kwargs=True)
+    try:
+        with torch.inference_mode(False), torch.no_grad():
+            for part in inputs.split(batch):
+                try:
+                    call(loaded, part)
+                except _Reached:
+                    continue
+                raise ModelError(
+                    "The model's forward never reaches its first block.", "Use an unstructured criterion without activations."
+                )
+    finally:
+        handle.remove()
+    return hidden
+
+
+def arguments(loaded: LoadedModel, inputs: Tensor) -> list[Arguments]:
+    """What the model hands each block besides the hidden state (positions, masks), taken from one forward of one sequence.
+
+    Everything there has a leading dimension of 1 and broadcasts over a batch.
+    """
+    found: list[Arguments] = []
+
+    def note(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        found.append((args[1:], {key: value for key, value in kwargs.items() if key != "hidden_states"}))
+
+    handles = [loaded.module(block.path).register_forward_pre_hook(note, with_kwargs=True) for block in loaded.anatomy.blocks]
+    try:
+        with torch.no_grad():
+            call(loaded, inputs[:1])
+    finally:
+        for handle in handles:
+            handle.remove()
+    if len(found) != len(loaded.anatomy.blocks):
+        raise ModelError(
+            "The model does not call each of its blocks once.", "Use magnitude or random, which need no activations."
+        )
+    return found
+
+
+def through(block: nn.Module, hidden: Hidden, extra: Arguments, watcher: Watcher) -> Iterator[tuple[int, Tensor]]:
+    """Run every batch through a block: yields (batch number, hidden states after it). Obeys a stop between two batches."""
+    args, kwargs = extra
+    for number, before in enumerate(hidden):
+        watcher.check()
+        with torch.no_grad():
+            after = block(before, *args, **kwargs)
+        yield number, after[0] if isinstance(after, tuple) else after
+
+
+def advance(block: nn.Module, hidden: Hidden, extra: Arguments, watcher: Watcher) -> None:
+    """Move all hidden states through a block, in place: one copy is in memory at a time."""
+    for number, after in through(block, hidden, extra, watcher):
+        hidden[number] = after
+
+
+def call(loaded: LoadedModel, inputs: Tensor) -> Any:
+    """One forward of the whole model on ids or pixels, without a cache of keys and values."""
+    inputs = inputs.to(loaded.device)
+    if loaded.anatomy.kind == "decoder":
+        return loaded.model(input_ids=inputs, use_cache=False)
+    if loaded.anatomy.kind == "encoder":
+        return loaded.model(input_ids=inputs)
+    return loaded.model(inputs)
+
+
+def _first_block(loaded: LoadedModel) -> nn.Module:
+    if not loaded.anatomy.blocks:
+        raise ModelError(
+            "This model has no chain of blocks to go through.", "Use magnitude or random, which need no activations."
+        )
+    return loaded.module(loaded.anatomy.blocks[0].path)
+
+
+def _first(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+    return args[0] if args else kwargs["hidden_states"]

@@ -1,0 +1,77 @@
+"""Turn a GGUF file into a folder of safetensors that loads in a second. `python -m core.model.convert FILE.gguf FOLDER`."""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch: see docs/decisions
+
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+from core.errors import ModelError, PrunariumError
+
+_CARD = """# {name}
+
+Converted from `{file}` by Prunarium. The weights were stored quantised ({kind}) and have been **dequantised to float32**: each takes one of
+few values in its group, so magnitudes tie often, and the quality is that of the quantised file, not of the original training run.
+The licence is that of the original weights.
+"""
+
+
+def convert_gguf(gguf: Path, folder: Path) -> Path:
+    """Load a causal language model from a .gguf file in float32, save it with its tokenizer and a card as `folder`, and return `folder`.
+
+    The folder appears whole or not at all. Raises ModelError where the file cannot be read as a model.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    where = {"pretrained_model_name_or_path": str(gguf.parent), "gguf_file": gguf.name, "local_files_only": True}
+    try:
+        model = AutoModelForCausalLM.from_pretrained(**where, dtype=torch.float32)
+        tokenizer = AutoTokenizer.from_pretrained(**where)
+    except (OSError, ValueError, KeyError, RuntimeError, TypeError, AttributeError, IndexError, NotImplementedError) as error:
+        raise ModelError(
+            f"{gguf.name} cannot be read as a language model ({error}).", "Use a complete GGUF file of a known architecture."
+        ) from error
+    _forget_quantisation(model)
+    with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as scratch:
+        new = Path(scratch) / folder.name
+        model.save_pretrained(new)
+        tokenizer.save_pretrained(new)
+        kind = gguf.stem.rpartition(".")[2] or "quantised"
+        (new / "README.md").write_text(_CARD.format(name=gguf.stem, file=gguf.name, kind=kind))
+        if folder.exists():
+            shutil.rmtree(folder)
+        new.replace(folder)
+    return folder
+
+
+def _forget_quantisation(model: object) -> None:
+    """The weights are plain float32 now; transformers would otherwise write that they are still quantised, and refuse to load them."""
+    model.hf_quantizer = None
+    for name in ("is_quantized", "quantization_method"):
+        if name in vars(model):
+            delattr(model, name)
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config
+
+
+def main(arguments: list[str]) -> int:
+    """Convert `FILE.gguf FOLDER`. Returns 0; 1 when it cannot be read; 2 when called wrongly."""
+    if len(arguments) != 2:
+        print("usage: python -m core.model.convert FILE.gguf FOLDER", file=sys.stderr)
+        return 2
+    try:
+        convert_gguf(Path(arguments[0]), Path(arguments[1]))
+    except PrunariumError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

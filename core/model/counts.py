@@ -1,0 +1,153 @@
+"""What a model has and costs on paper: parameters, non-zeros, bytes when saved, floating-point operations. Nothing here runs the model,
+except that an image classifier sees one blank image, because the work of a convolution depends on the size of what it sees."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from core.model.loading import LoadedModel
+
+_SAFETENSORS_NAMES = {
+    torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16",
+    torch.int64: "I64", torch.int32: "I32", torch.int16: "I16", torch.int8: "I8", torch.uint8: "U8", torch.bool: "BOOL",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Counts:
+    """`parameters`: each weight once, however many names it has (a tied head is not counted again). `size_bytes`: on disk, see `counts`."""
+
+    parameters: int
+    nonzero: int
+    size_bytes: int
+
+
+def counts(loaded: LoadedModel) -> Counts:
+    """Parameters, those that are not zero, and the bytes of the safetensors file that saving in the source's dtype makes.
+
+    The bytes are those of one file with its header; a model saved in shards takes some hundred bytes a shard more. Zeros take as much room
+    as any other number, so unstructured pruning does not change size_bytes.
+    """
+    parameters = [parameter for _, parameter in unique(loaded.model.named_parameters())]
+    return Counts(
+        parameters=sum(parameter.numel() for parameter in parameters),
+        nonzero=sum(int(torch.count_nonzero(parameter)) for parameter in parameters),
+        size_bytes=size_when_saved_bytes(loaded.model, loaded.source_dtype),
+    )
+
+
+def unique(named: Iterator[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
+    """Each tensor under its first name only: names that share one memory are one tensor."""
+    seen = set()
+    for name, tensor in named:
+        key = (tensor.data_ptr(), tuple(tensor.shape), tensor.dtype) if tensor.device.type != "meta" and tensor.numel() else id(tensor)
+        if key not in seen:
+            seen.add(key)
+            yield name, tensor
+
+
+def size_when_saved_bytes(model: nn.Module, dtype: torch.dtype) -> int:
+    """Bytes of one safetensors file with the model's unique tensors, floating ones as `dtype`: 8 + header (padded to 8) + data."""
+    header: dict[str, object] = {"__metadata__": {"format": "pt"}}
+    offset = 0
+    for name, tensor in unique(iter(model.state_dict().items())):
+        kept = dtype if tensor.is_floating_point() else tensor.dtype
+        end = offset + tensor.numel() * kept.itemsize
+        header[name] = {"dtype": _SAFETENSORS_NAMES.get(kept, "F32"), "shape": list(tensor.shape), "data_offsets": [offset, end]}
+        offset = end
+    text = len(json.dumps(header, separators=(",", ":")).encode())
+    return 8 + -(-text // 8) * 8 + offset
+
+
+def saved_bytes(folder: Path) -> int:
+    """Bytes on disk of the weights in a saved model's folder."""
+    return sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+
+
+def flops_per_token(loaded: LoadedModel, *, nonzero: bool = False, context: int = 512) -> float | None:
+    """Floating-point operations of one forward pass, a multiplication and an addition counted as two; `nonzero` skips weights that are zero.
+
+    Language models: for each token, 2 x the weights of every matrix product (linear layers with the head, tied or not; of a mixture of experts the
+    share of experts that a token visits) + the attention scores and sums: 2 x 2 x heads x head_dim x keys a block, where a token of a causal
+    model sees (context + 1) / 2 keys on average, and one of an encoder sees `context`. Norms, activations and softmax (under 1 %) are left out.
+    Image classifiers: for one image of the size that the config names. Other modules: None, as nobody knows what they read.
+
+    With `nonzero` this is what a kernel that skips every zero would do. Today's dense kernels do not: see latency.
+    """
+    kind = loaded.anatomy.kind
+    if kind == "image_classifier":
+        return _flops_of_image(loaded, nonzero)
+    if kind not in ("decoder", "encoder"):
+        return None
+    keys = (context + 1) / 2 if kind == "decoder" else context
+    attention = sum(
+        4 * block.attention.query_heads * block.attention.head_dim * keys for block in loaded.anatomy.blocks if block.attention is not None
+    )
+    return 2.0 * _weights_a_token(loaded.model, nonzero) + attention
+
+
+def _is_matrix(module: nn.Module) -> bool:
+    """Does the module multiply by its weight? (An embedding looks up; a norm scales.) transformers' Conv1D is GPT-2's linear layer."""
+    return isinstance(module, (nn.Linear, nn.modules.conv._ConvNd)) or type(module).__name__ == "Conv1D"
+
+
+def _size(weight: Tensor, nonzero: bool) -> int:
+    return int(torch.count_nonzero(weight)) if nonzero else weight.numel()
+
+
+def _weights_a_token(model: nn.Module, nonzero: bool) -> float:
+    total = 0.0
+    for module in model.modules():
+        if _is_matrix(module):
+            total += _size(module.weight, nonzero)
+        for parameter in module.parameters(recurse=False):
+            if parameter.ndim == 3 and not _is_matrix(module):
+                total += _size(parameter, nonzero) * _share_of_experts(model)
+    return total
+
+
+def _share_of_experts(model: nn.Module) -> float:
+    """Experts a token visits / experts there are, for models that keep all experts of a block in one three-dimensional weight."""
+    config = getattr(model, "config", None)
+    there_are = next((n for key in ("num_local_experts", "num_experts", "n_routed_experts") if (n := getattr(config, key, None))), 1)
+    return getattr(config, "num_experts_per_tok", there_are) / there_are
+
+
+def _flops_of_image(loaded: LoadedModel, nonzero: bool) -> float | None:
+    """Count one forward of a blank image: a linear or convolution layer's weights are applied once for each position of its output."""
+    pixels = blank_image(loaded)
+    if pixels is None:
+        return None
+    total = 0.0
+
+    def count(module: nn.Module, _: object, output: Tensor) -> None:
+        nonlocal total
+        places = output[0, 0].numel() if isinstance(module, nn.modules.conv._ConvNd) else output.numel() // output.shape[-1]
+        total += 2.0 * _size(module.weight, nonzero) * places
+
+    hooks = [module.register_forward_hook(count) for module in loaded.model.modules() if _is_matrix(module)]
+    try:
+        with torch.no_grad():
+            loaded.model(pixels)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return total
+
+
+def blank_image(loaded: LoadedModel, batch: int = 1) -> Tensor | None:
+    """Zeros (batch, channels, height, width) of the size that the model's config names (224 where it names none); None for other models."""
+    config = getattr(loaded.model, "config", None)
+    channels = getattr(config, "num_channels", None)
+    if loaded.anatomy.kind != "image_classifier" or channels is None:
+        return None
+    size = getattr(config, "image_size", None) or 224
+    height, width = size if isinstance(size, (list, tuple)) else (size, size)
+    first = next(loaded.model.parameters())
+    return torch.zeros(batch, channels, height, width, device=first.device, dtype=first.dtype)

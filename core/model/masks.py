@@ -1,0 +1,73 @@
+"""From scores to a mask: which weights of a layer stay. Masks are kept packed, one bit a weight."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from core.errors import ModelError, RecipeError
+from core.recipe import n_of_m
+from kernels.masks import keep_highest, keep_highest_per_row, keep_n_of_m
+
+
+@dataclass(frozen=True)
+class PackedMask:
+    """A bool mask of a weight, True = kept, eight weights a byte."""
+
+    bits: np.ndarray
+    shape: tuple[int, ...]
+
+    @staticmethod
+    def of(keep: Tensor) -> PackedMask:
+        return PackedMask(np.packbits(keep.cpu().numpy()), tuple(keep.shape))
+
+    def unpack(self) -> Tensor:
+        count = int(np.prod(self.shape))
+        return torch.from_numpy(np.unpackbits(self.bits, count=count).astype(bool)).reshape(self.shape)
+
+
+def decide(scores: Tensor, structure: str, share: float, compare: str, name: str) -> Tensor:
+    """Scores (out, in) and a share to remove -> bool (out, in), True = kept.
+
+    compare "row": each row loses round(share * columns); "layer": the matrix loses round(share * weights). N:M keeps N of each M consecutive
+    inputs of a row. Raises ModelError on scores that are not numbers, RecipeError where M does not divide the inputs.
+    """
+    if torch.isnan(scores).any():
+        raise ModelError(
+            f"The scores of {name} are not all numbers.", "Check the model's weights and the calibration text for NaN."
+        )
+    pattern = n_of_m(structure)
+    if pattern is not None:
+        n, m = pattern
+        if scores.shape[1] % m:
+            raise RecipeError(
+                f"{structure} needs a multiple of {m} inputs; {name} has {scores.shape[1]}.",
+                "Protect that layer, or choose another N:M.",
+            )
+        return keep_n_of_m(scores, n, m)
+    if compare == "row":
+        return keep_highest_per_row(scores, nearest(share * scores.shape[1]))
+    return keep_highest(scores, nearest(share * scores.numel()))
+
+
+def nearest(value: float) -> int:
+    """The nearest whole number, halves up (Python's round goes to even, which would make 0.5 of 5 and of 7 differ in direction)."""
+    return int(np.floor(value + 0.5 + 1e-9))
+
+
+def generator(seed: int, name: str) -> torch.Generator:
+    """A random stream of its own for each layer, so that which other layers are pruned does not matter."""
+    digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
+
+
+def sparsity_of(masks: Mapping[str, PackedMask]) -> float:
+    """Share of zeros over all masked weights."""
+    total = sum(int(np.prod(mask.shape)) for mask in masks.values())
+    kept = sum(int(np.unpackbits(mask.bits, count=int(np.prod(mask.shape))).sum()) for mask in masks.values())
+    return 1 - kept / total if total else 0.0

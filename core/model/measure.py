@@ -1,0 +1,174 @@
+"""Measure a model: quality with its protocol, size, speed and sample text. What could not be measured is None, never a guess."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from math import exp, isfinite, sqrt
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from core.errors import ModelError
+from core.events import Progress, Watcher, follow
+from core.model.counts import counts, flops_per_token
+from core.model.latency import WARM_UPS, latency
+from core.model.likelihood import check_causal, token_losses
+from core.model.loading import LoadedModel
+from core.recipe import Accuracy, Measure, Perplexity
+from core.report import Metrics
+
+NEW_TOKENS = 40
+_IMAGES_AT_ONCE = 64
+_Z_95 = 1.959963984540054  # two-sided 95 % of a normal distribution
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a model is measured on, read once and used for the dense, the pruned and the recovered model alike.
+
+    sequences: int64 (samples, tokens); images float32 (n, channels, height, width) with labels int64 (n,). `protocol`: how each figure is taken.
+    """
+
+    sequences: Tensor | None = None
+    images: Tensor | None = None
+    labels: Tensor | None = None
+    protocol: dict[str, Any] = field(default_factory=dict)
+
+
+def gather(loaded: LoadedModel, measure: Measure) -> Inputs:
+    """Read the text and images that `measure` names. Raises ModelError where this kind of model has no such figure, before anything is read."""
+    sequences = images = labels = None
+    protocol: dict[str, Any] = {}
+    if measure.perplexity:
+        check_causal(loaded.model)
+        sequences = _sequences(loaded, measure.perplexity)
+        protocol["perplexity"] = perplexity_protocol(measure.perplexity, sequences)
+    if measure.accuracy:
+        images, labels = _labelled_images(loaded, measure.accuracy)
+        protocol["accuracy"] = {"source": measure.accuracy.source, "samples": len(labels), "interval": "95 % Wilson"}
+    if measure.latency:
+        protocol["latency"] = {
+            **measure.latency.model_dump(), "warm_ups": WARM_UPS, "statistic": "median", "threads": torch.get_num_threads(),
+            "device": str(loaded.device), "dtype": str(next(loaded.model.parameters()).dtype).removeprefix("torch."),
+        }  # fmt: skip
+    if measure.generate:
+        protocol["generate"] = {"prompts": list(measure.generate), "tokens": NEW_TOKENS, "decoding": "greedy"}
+    return Inputs(sequences, images, labels, protocol)
+
+
+def metrics(loaded: LoadedModel, measure: Measure, inputs: Inputs, watcher: Watcher) -> Metrics:
+    """Everything that `measure` asks of the model as it stands now. Counts and bytes always."""
+    counted = counts(loaded)
+    taken: dict[str, Any] = {}
+    if inputs.sequences is not None:
+        taken["perplexity"] = perplexity(loaded, inputs.sequences, watcher)
+    if inputs.images is not None:
+        taken["accuracy"], taken["accuracy_interval"] = accuracy(loaded, inputs.images, inputs.labels, watcher)
+    if measure.latency:
+        timed = latency(loaded, measure.latency.batch, measure.latency.tokens, measure.latency.repeats, watcher)
+        taken["latency_ms"], taken["peak_memory_mb"] = timed.median_ms, timed.peak_memory_mb
+    if measure.generate:
+        taken["samples"] = generate(loaded, measure.generate)
+    context = measure.perplexity.tokens if measure.perplexity else 512
+    return Metrics(
+        parameters=counted.parameters,
+        nonzero=counted.nonzero,
+        size_bytes=counted.size_bytes,
+        flops_per_token=flops_per_token(loaded, context=context),
+        **taken,
+    )
+
+
+def perplexity(loaded: LoadedModel, sequences: Tensor, watcher: Watcher) -> float | None:
+    """exp of the mean negative log-likelihood a predicted token.
+
+    sequences int64 (samples, tokens): each is read alone, so its first token predicts but is not predicted: tokens - 1 predictions a sequence,
+    no stride, no context carried over. Log-softmax in float32, sum in float64. One sequence at a time, logits of at most 128 tokens at once.
+    None, with a note to the watcher, where the result is not a finite number. Raises ModelError for a model that predicts no next token.
+    """
+    total = 0.0
+    with torch.inference_mode():
+        for sequence in follow(sequences, "perplexity", watcher, total=len(sequences)):
+            total += float(token_losses(loaded.model, sequence[None].to(loaded.device)).double().sum())
+    mean = total / (len(sequences) * (sequences.shape[1] - 1))
+    if isfinite(mean) and mean < 700:
+        return exp(mean)
+    watcher.say(Progress("perplexity", kind="note", text="The perplexity is not a finite number: the model's outputs overflow or are NaN."))
+    return None
+
+
+def perplexity_protocol(asked: Perplexity, sequences: Tensor) -> dict[str, Any]:
+    """What a perplexity means nothing without: never compare two that differ in any of these."""
+    rows, tokens = sequences.shape
+    return {
+        "source": asked.source, "samples": rows, "tokens": tokens, "stride": None, "predictions": rows * (tokens - 1), "windows": "consecutive",
+        "joined": _joined(asked.source), "special_tokens": "none added",
+    }  # fmt: skip
+
+
+def accuracy(loaded: LoadedModel, images: Tensor, labels: Tensor, watcher: Watcher) -> tuple[float, tuple[float, float]]:
+    """Share of right answers and its 95 % Wilson interval. images: float32 (n, channels, height, width) as the model expects them; or int64
+    ids (n, tokens) for a text classifier. labels int64 (n,)."""
+    right = 0
+    with torch.inference_mode():
+        for start in follow(range(0, len(labels), _IMAGES_AT_ONCE), "accuracy", watcher):
+            part = images[start : start + _IMAGES_AT_ONCE].to(loaded.device)
+            output = loaded.model(part if part.dtype == torch.int64 else part.to(next(loaded.model.parameters()).dtype))
+            answers = getattr(output, "logits", output).argmax(-1).cpu()
+            right += int((answers == labels[start : start + _IMAGES_AT_ONCE]).sum())
+    return right / len(labels), wilson(right, len(labels))
+
+
+def wilson(right: int, total: int, z: float = _Z_95) -> tuple[float, float]:
+    """The Wilson score interval of a share (Wilson 1927): honest near 0 and 1, where right/total +- z sqrt(pq/n) leaves 0..1."""
+    share, spread = right / total, z * z / total
+    middle = (share + spread / 2) / (1 + spread)
+    half = z / (1 + spread) * sqrt(share * (1 - share) / total + spread / (4 * total))
+    return max(middle - half, 0.0), min(middle + half, 1.0)
+
+
+def generate(loaded: LoadedModel, prompts: Sequence[str], tokens: int = NEW_TOKENS) -> tuple[str, ...]:
+    """Continue each prompt greedily by at most `tokens` tokens (fewer where the model ends its text). Returns the new text alone, special tokens left
+    out. Raises ModelError where the model cannot write or has no tokenizer."""
+    from transformers import GenerationConfig
+
+    check_causal(loaded.model)
+    if loaded.tokenizer is None:
+        raise ModelError(f"{loaded.name} has no tokenizer, so it cannot continue a text.", "Put its tokenizer files into the model's folder.")
+    ends = loaded.model.generation_config.eos_token_id
+    padding = loaded.tokenizer.pad_token_id
+    if padding is None:
+        padding = ends[0] if isinstance(ends, list) else ends
+    settings = GenerationConfig(max_new_tokens=tokens, do_sample=False, eos_token_id=ends, pad_token_id=padding)
+    texts = []
+    for prompt in prompts:
+        ids = loaded.tokenizer(prompt, return_tensors="pt")["input_ids"].to(loaded.device)
+        with torch.inference_mode():
+            written = loaded.model.generate(ids, attention_mask=torch.ones_like(ids), generation_config=settings)
+        texts.append(loaded.tokenizer.decode(written[0, ids.shape[1] :], skip_special_tokens=True))
+    return tuple(texts)
+
+
+def _sequences(loaded: LoadedModel, asked: Perplexity) -> Tensor:
+    from core.model.text import sequences
+
+    return sequences(asked.source, loaded.tokenizer, asked.samples, asked.tokens, None, asked.column)
+
+
+def _joined(source: str) -> str:
+    if not source.startswith("builtin:"):
+        return "as in the file"
+    from core.builtins import text_join
+
+    return {"\n\n": "rows joined by a blank line", " ": "rows joined by a space"}.get(text_join(source), repr(text_join(source)))
+
+
+def _labelled_images(loaded: LoadedModel, asked: Accuracy) -> tuple[Tensor, Tensor]:
+    """Images and labels, refused where the model answers something else than a label of an image."""
+    from core.data.images import labelled_images
+
+    if loaded.anatomy.kind != "image_classifier":
+        raise ModelError(f"{loaded.name} does not classify images, so it has no accuracy on {asked.source}.", "Leave accuracy out.")
+    return labelled_images(asked.source, asked.samples, None)

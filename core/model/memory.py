@@ -1,0 +1,41 @@
+"""How much memory this machine can still give. Torch-free."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import psutil
+
+from core.errors import ResourceError
+
+_CGROUP = Path("/sys/fs/cgroup")
+
+
+def available_bytes() -> int:
+    """Bytes that can still be used: what the system says, the container's limit, and PRUNARIUM_MEMORY_GB (10^9 bytes), whichever is least."""
+    found = [psutil.virtual_memory().available]
+    try:
+        limit = (_CGROUP / "memory.max").read_text().strip()
+        if limit.isdigit():
+            cache = dict(line.split() for line in (_CGROUP / "memory.stat").read_text().splitlines()).get("inactive_file", "0")
+            found.append(int(limit) - int((_CGROUP / "memory.current").read_text()) + int(cache))
+    except OSError:  # no container, or not Linux: the system's own figure holds
+        pass
+    if own := os.environ.get("PRUNARIUM_MEMORY_GB"):
+        try:
+            found.append(int(float(own) * 1e9))
+        except ValueError:
+            raise ResourceError(f"PRUNARIUM_MEMORY_GB is {own!r}, which is not a number.", "Set it to a number of gigabytes, or unset it.") from None
+    return max(min(found), 0)
+
+
+def check_fits(needed_bytes: int, what: str, remedy: str) -> None:
+    """Raise ResourceError, with both figures, where `needed_bytes` are not to be had."""
+    have = available_bytes()
+    if needed_bytes > have:
+        raise ResourceError(f"{what} needs {_size(needed_bytes)} of memory, and this machine has {_size(have)} left.", remedy)
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e9:.1f} GB" if count >= 1e8 else f"{count / 1e6:.1f} MB"

@@ -1,0 +1,135 @@
+"""One streaming calibration pass: statistics of a block's layers, and of the block itself, while its inputs move through it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from core.errors import ModelError
+from core.events import Progress, Watcher
+from core.method import Method, get
+from core.model import blocks
+from core.model.anatomy import Block, Layer
+from core.model.loading import LoadedModel
+
+Statistics = dict[str, Tensor]
+
+
+def observe_block(
+    loaded: LoadedModel, block: Block, module: nn.Module, hidden: blocks.Hidden, extra: blocks.Arguments, names: Sequence[str],
+    watcher: Watcher, keep_outputs: bool = False, also: Callable[[int, Tensor, Tensor], None] | None = None,
+) -> tuple[dict[str, Statistics], Statistics]:  # fmt: skip
+    """Collect statistics while all batches pass a block: ({layer name: {statistic: tensor}}, {statistic of the block: tensor}).
+
+    names: statistics to collect. keep_outputs: the hidden states become the block's outputs, in place; else they stay as they are.
+    also(batch, before, after) sees each batch.
+    """
+    wanted = [get("statistic", name) for name in names]
+    of_layer = [method for method in wanted if method.extra["of"] == "layer"]
+    of_block = [method for method in wanted if method.extra["of"] == "block"]
+    sequences = sum(len(batch) for batch in hidden)
+    states: dict[str, Any] = {}
+    with _collecting(loaded, block.layers, of_layer) as collected:
+        for number, after in blocks.through(module, hidden, extra, watcher):
+            before = hidden[number]
+            for method in of_block:
+                if before.shape != after.shape:
+                    raise ModelError(f"{block.name} changes the shape of its input, so {method.card.label.lower()} is not defined for it.",
+                                     "Choose a criterion for single weights.")  # fmt: skip
+                states[method.card.name] = method.function(states.get(method.card.name), before.float(), after.float())
+            if also:
+                also(number, before, after)
+            if keep_outputs:
+                hidden[number] = after
+    layers = {
+        name: {m.card.name: m.extra["finish"](state[m.card.name], sequences) for m in of_layer}
+        for name, state in collected.items()
+    }
+    return layers, {m.card.name: m.extra["finish"](states[m.card.name], sequences) for m in of_block}
+
+
+def stream(
+    loaded: LoadedModel, inputs: Tensor, watcher: Watcher, stage: str
+) -> Iterator[tuple[Block, nn.Module, blocks.Hidden, blocks.Arguments]]:
+    """Visit the blocks in order with the hidden states at their entrance. The visitor must move the hidden states on."""
+    watcher.check()
+    watcher.say(Progress(stage, 0, len(loaded.anatomy.blocks)))
+    extras = blocks.arguments(loaded, inputs)
+    hidden = blocks.enter(loaded, inputs)
+    for block, extra in zip(loaded.anatomy.blocks, extras, strict=True):
+        with loaded.block(block.index) as module:
+            yield block, module, hidden, extra
+        watcher.say(Progress(stage, block.index + 1, len(loaded.anatomy.blocks)))
+        watcher.check()
+
+
+@contextmanager
+def _collecting(loaded: LoadedModel, layers: Sequence[Layer], methods: Sequence[Method]) -> Iterator[dict[str, dict[str, Any]]]:
+    """Hook the layers and fold their inputs into states. Layers that read the same tensor (query, key, value) share one computation."""
+    collected: dict[str, dict[str, Any]] = {layer.name: {} for layer in layers}
+    latest: dict[str, Any] = {}
+    twin_of: dict[str, str | None] = {}
+
+    def hook(layer: Layer) -> Callable[[nn.Module, tuple[Any, ...]], None]:
+        def fold(module: nn.Module, args: tuple[Any, ...]) -> None:
+            if layer.name not in twin_of:
+                twin_of[layer.name] = latest["name"] if latest.get("input") is args[0] and layer.kind != "conv" else None
+                if twin_of[layer.name]:
+                    collected[layer.name] = collected[latest["name"]]
+            if twin_of[layer.name]:
+                return
+            latest.update(input=args[0], name=layer.name)
+            inputs = layer_inputs(layer, module, args[0]).float()
+            state = collected[layer.name]
+            for method in methods:
+                state[method.card.name] = method.function(state.get(method.card.name), inputs)
+
+        return fold
+
+    handles = [loaded.module(layer.path).register_forward_pre_hook(hook(layer)) for layer in layers] if methods else []
+    try:
+        yield collected if methods else {layer.name: {} for layer in layers}
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def layer_inputs(layer: Layer, module: nn.Module, inputs: Tensor) -> Tensor:
+    """A layer's input as (sequences, positions, features); a convolution's as the patches that its kernel sees."""
+    if layer.kind != "conv":
+        return (
+            inputs
+            if inputs.dim() == 3
+            else inputs.reshape(1, -1, inputs.shape[-1])
+            if inputs.dim() == 2
+            else inputs.flatten(1, -2)
+        )
+    if module.groups != 1 or isinstance(module.padding, str):
+        raise ModelError(
+            f"{layer.name} is a grouped convolution, whose inputs are not collected yet.", "Use magnitude there, or protect it."
+        )
+    patches = torch.nn.functional.unfold(inputs, module.kernel_size, module.dilation, module.padding, module.stride)
+    return patches.transpose(1, 2)
+
+
+def matrix(layer: Layer, weight: Tensor) -> Tensor:
+    """A layer's weight as (out, in): convolutions flattened, GPT-2's transposed layers turned. A view: writing to it writes the weight."""
+    if layer.kind == "conv1d":
+        return weight.T
+    return weight.flatten(1) if layer.kind == "conv" else weight
+
+
+def statistics_of(scores: Sequence[Method]) -> tuple[str, ...]:
+    """The statistics that these methods need, each once."""
+    return tuple(sorted({name for method in scores for name in method.needs if name != "scores"}))
+
+
+def have(
+    weight: Tensor | None, shape: tuple[int, ...], generator: torch.Generator, statistics: Mapping[str, Tensor]
+) -> dict[str, Any]:
+    """What a score function may ask for by name."""
+    return {"weight": weight, "shape": shape, "generator": generator, **statistics}

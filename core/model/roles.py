@@ -1,0 +1,161 @@
+"""What each layer of a block does, told from shapes; from the names of attributes only where shapes leave a choice."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+from typing import Any
+
+from torch import nn
+from transformers.pytorch_utils import Conv1D
+
+ROLES = ("query", "key", "value", "output", "qkv", "gate", "up", "down", "mlp", "conv", "other")
+_HINTS = {
+    "query": re.compile(r"(^|[._])(q|wq|query)($|[._])"),
+    "key": re.compile(r"(^|[._])(k|wk|key)($|[._])"),
+    "value": re.compile(r"(^|[._])(v|wv|value)($|[._])"),
+    "output": re.compile(r"(^|[._])(o|wo|out|output|dense|c_proj|proj)($|[._])"),
+    "gate": re.compile(r"(^|[._])(gate|w1|wi_0)($|[._])"),
+}
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A linear or convolution module. `name` is what recipes use, `path` the module's own. `kind`: linear | conv | conv1d (GPT-2's, whose
+    weight is stored (in, out)). `shape`: (out, in) or (out, in, kernel...), whatever the storage. `parameters`: weights and biases.
+    """
+
+    name: str
+    path: str
+    role: str
+    kind: str
+    shape: tuple[int, ...]
+    block: int | None
+    parameters: int
+
+
+@dataclass(frozen=True)
+class Attention:
+    """`path`: the module that holds the four projections (or the fused one and the output). `kv_heads` < `query_heads`: grouped queries."""
+
+    path: str
+    query_heads: int
+    kv_heads: int
+    head_dim: int
+
+
+def make_layer(name: str, path: str, module: nn.Module, block: int | None) -> Layer:
+    """The Layer of a module; its role is still "conv" or "other"."""
+    transposed = isinstance(module, Conv1D)
+    kind = "conv1d" if transposed else "linear" if isinstance(module, nn.Linear) else "conv"
+    shape = tuple(module.weight.shape[::-1] if transposed else module.weight.shape)
+    parameters = sum(parameter.numel() for parameter in module.parameters(recurse=False))
+    return Layer(name, path, "conv" if kind == "conv" else "other", kind, shape, block, parameters)
+
+
+def with_role(layer: Layer, role: str) -> Layer:
+    """The same layer with its role."""
+    return replace(layer, role=role)
+
+
+def find_attention(
+    block: nn.Module, path: str, layers: list[Layer], config: Any, hidden: int
+) -> tuple[Attention | None, dict[str, str]]:
+    """The attention of a block and the roles of its layers, {layer path: role}.
+
+    It is the smallest module of the block that holds an output layer (heads * head_dim -> hidden) and either three layers out of `hidden`
+    that fit as query, key and value, or one that fits all three. Modules that know of heads themselves come first.
+    """
+    heads = _count(config, "num_attention_heads")
+    head_dim = _count(config, "head_dim") or (hidden // heads if heads else 0)
+    linear = [layer for layer in layers if len(layer.shape) == 2]
+    if not (heads and head_dim and hidden):
+        return None, {}
+    candidates = []
+    for inner, module in block.named_modules():
+        inside = [layer for layer in linear if layer.path.startswith(f"{path}.{inner}." if inner else f"{path}.")]
+        if len(inside) >= 2:
+            knows = any(hasattr(part, name) for part in module.modules() for name in ("head_dim", "num_heads", "attention_head_size"))
+            candidates.append((not knows, len(inside), len(candidates), f"{path}.{inner}".rstrip("."), inside))
+    for exact in (True, False):
+        for unaware, _, _, place, inside in sorted(candidates, key=lambda found: found[:3]):
+            if unaware and not exact:
+                continue
+            found = _fit(inside, place, hidden, head_dim, heads if exact else 0)
+            if found is not None:
+                width, kv_width, roles = found
+                return Attention(place, width // head_dim, kv_width // head_dim, head_dim), roles
+    return None, {}
+
+
+def _count(config: Any, name: str) -> int:
+    try:
+        value = getattr(config, name, None)
+    except AttributeError:  # some configurations map one name to another that they lack
+        return 0
+    return value if isinstance(value, int) and value > 0 else 0
+
+
+def _fit(inside: list[Layer], place: str, hidden: int, head_dim: int, heads: int) -> tuple[int, int, dict[str, str]] | None:
+    """(query width, key width, {path: role}) if these layers can be one attention; `heads` 0 allows any number of whole heads."""
+    for out in _by_hint([layer for layer in inside if layer.shape[0] == hidden], "output", place):
+        width = out.shape[1]
+        if width % head_dim or (heads and width != heads * head_dim):
+            continue
+        entering = [layer for layer in inside if layer is not out and layer.shape[1] == hidden]
+        for layer in entering:
+            kv = layer.shape[0] - width
+            if kv > 0 and kv % (2 * head_dim) == 0 and kv // 2 <= width and (width // head_dim) % (kv // 2 // head_dim) == 0:
+                return width, kv // 2, {layer.path: "qkv", out.path: "output"}
+        for query in _by_hint([layer for layer in entering if layer.shape[0] == width], "query", place):
+            rest = [layer for layer in entering if layer is not query and layer.shape[0] % head_dim == 0 and layer.shape[0] <= width]
+            keys = _by_hint(rest, "key", place)
+            values = _by_hint([layer for layer in rest if keys and layer is not keys[0]], "value", place)
+            if keys and values and keys[0].shape == values[0].shape:
+                roles = {query.path: "query", keys[0].path: "key", values[0].path: "value", out.path: "output"}
+                return width, keys[0].shape[0], roles
+    return None
+
+
+def _by_hint(layers: list[Layer], role: str, place: str) -> list[Layer]:
+    """Layers whose name suggests the role first, then those that suggest no other role, then the rest; else the order of the modules."""
+
+    def rank(layer: Layer) -> int:
+        name = layer.path.removeprefix(place)
+        if _HINTS[role].search(name):
+            return 0
+        return 2 if any(_HINTS[other].search(name) for other in ("query", "key", "value", "output")) else 1
+
+    ranked = sorted(layers, key=rank)
+    return ranked[::-1] if role == "output" and ranked and rank(ranked[0]) else ranked
+
+
+def mlp_roles(layers: list[Layer], taken: dict[str, str], hidden: int) -> dict[str, str]:
+    """{path: role} of the layers that lead into an MLP and out of it.
+
+    down: (hidden, inner) where another layer is (inner, hidden), which is up; of two such side by side one is the gate (told by name, else the
+    first). A layer (2 * inner, hidden) is gate and up in one: mlp.
+    """
+    rest = [layer for layer in layers if layer.path not in taken and len(layer.shape) == 2 and hidden]
+    into = [layer for layer in rest if layer.shape[1] == hidden]
+    roles: dict[str, str] = {}
+    for down in [layer for layer in rest if layer.shape[0] == hidden]:
+        inner = down.shape[1]
+        ups = [layer for layer in into if layer.shape[0] == inner and layer is not down and roles.get(layer.path) != "down"]
+        beside = [layer for layer in ups if _parent(layer) == _parent(down)]
+        ups = beside or ups
+        fused = [layer for layer in into if layer.shape[0] == 2 * inner and layer is not down]
+        if not ups and not fused or roles.get(down.path) in ("gate", "up"):
+            continue
+        roles[down.path] = "down"
+        if not ups:
+            roles[fused[0].path] = "mlp"
+        roles.update({layer.path: "up" for layer in ups})
+        if len(ups) == 2:
+            gate = next((layer for layer in ups if _HINTS["gate"].search(layer.path.rpartition(".")[2])), ups[0])
+            roles[gate.path] = "gate"
+    return roles
+
+
+def _parent(layer: Layer) -> str:
+    return layer.path.rpartition(".")[0]

@@ -1,0 +1,205 @@
+"""The model half of a run: measure dense, prune, reconstruct, recover, measure again, save; and what it leaves in the run folder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+import torch
+from safetensors.torch import save
+from torch import Tensor
+
+from core import folder
+from core.errors import ModelError
+from core.events import Progress, Watcher
+from core.method import get
+from core.model import export, measure, text
+from core.model.loading import LoadedModel
+from core.model.masks import PackedMask, sparsity_of
+from core.model.pruning import Pruned, prune
+from core.model.xray import observe_model
+from core.recipe import Recipe, Recover, Text
+from core.report import LayerRow, Metrics
+
+if TYPE_CHECKING:
+    from core.run import Clock
+
+
+def run_model(recipe: Recipe, path: Path, watcher: Watcher, loaded: LoadedModel, clock: Clock) -> dict[str, Any]:
+    """Do what a resolved recipe says about its model, write its artefacts into `path`, and return report fields."""
+    state = _State(recipe, path, watcher, loaded, clock)
+    if recipe.observe:
+        with clock.stage("observe"):
+            found = observe_model(loaded, recipe.observe, state.calibration, recipe.seed, watcher)
+        folder.write_json(path / folder.OBSERVATIONS, found)
+    if not recipe.steps:
+        return {"protocol": state.protocol}
+    state.dense = state.metrics("measure dense")
+    for number, step in enumerate(recipe.steps):
+        before = state.nonzero()
+        kind, method = next((name, part.method) for name, part in step if part is not None)
+        with clock.stage(kind):
+            state.take(kind, getattr(step, kind), number)
+        done = {"kind": kind, "method": method, "nonzero_before": before, "nonzero_after": state.nonzero()}
+        state.steps.append(done | state.said)
+        following = next(
+            (name for later in recipe.steps[number + 1 : number + 2] for name, part in later if part is not None), None
+        )
+        if kind != "recover" and following not in ("prune", "reconstruct"):
+            state.pruned = state.metrics("measure pruned")
+        elif kind == "recover" and following != "recover":
+            state.recovered = state.metrics("measure recovered")
+    state.write()
+    return state.fields()
+
+
+class _State:
+    """What a model run has done so far. One object for one run; nothing outlives it."""
+
+    def __init__(self, recipe: Recipe, path: Path, watcher: Watcher, loaded: LoadedModel, clock: Clock) -> None:
+        self.recipe, self.path, self.watcher, self.loaded, self.clock = recipe, path, watcher, loaded, clock
+        self.dense: Metrics | None = None
+        self.pruned: Metrics | None = None
+        self.recovered: Metrics | None = None
+        self.masks: dict[str, PackedMask] = {}
+        self.kept_blocks = [block.index for block in loaded.anatomy.blocks]
+        self.blocks = len(self.kept_blocks)
+        self.rows: list[LayerRow] = []
+        self.scores: dict[str, Tensor] = {}
+        self.steps: list[dict[str, Any]] = []
+        self.said: dict[str, Any] = {}
+        self.protocol: dict[str, Any] = {}
+
+    @cached_property
+    def _calibration(self) -> Tensor:
+        return calibration_inputs(self.loaded, self.recipe.calibration, self.recipe.seed)
+
+    def calibration(self) -> Tensor:
+        with self.clock.stage("calibration text"):
+            return self._calibration
+
+    @cached_property
+    def _measure(self) -> measure.Prepared:
+        return measure.prepare(self.loaded, self.recipe.measure)
+
+    def metrics(self, stage: str) -> Metrics:
+        with self.clock.stage("measure"):
+            figures = measure.metrics(self.loaded, self._measure, self.watcher, stage)
+        self.protocol |= self._measure.protocol
+        return figures
+
+    def nonzero(self) -> int:
+        return measure.counts(self.loaded.model).nonzero
+
+    def take(self, kind: str, part: Any, number: int) -> None:
+        """Carry out one step."""
+        self.said = {}
+        if kind == "prune":
+            self._took(prune(self.loaded, part, self.calibration, self.recipe.seed, self.watcher))
+        elif kind == "recover":
+            self._recover(part)
+        else:
+            raise ModelError(f"There is no reconstruction called {part.method!r} yet.", "Leave that step out.")
+
+    def _took(self, done: Pruned) -> None:
+        self.loaded = done.loaded
+        if done.removed:
+            self.masks = _renumbered(self.masks, done.removed, self.loaded)
+            self.kept_blocks = [index for place, index in enumerate(self.kept_blocks) if place not in done.removed]
+            self.said = {"removed_blocks": [row.name for row in done.rows if row.sparsity == 1.0]}
+        for name, mask in done.masks.items():
+            self.masks[name] = PackedMask(mask.bits & self.masks[name].bits, mask.shape) if name in self.masks else mask
+        if done.masks:
+            self.said = {"sparsity": sparsity_of(done.masks)}
+        self.rows += done.rows
+        self.scores |= done.scores
+
+    def _recover(self, part: Recover) -> None:
+        source = part.data or self.recipe.calibration
+        if self.loaded.tokenizer is None:
+            raise ModelError("Recovery trains on text, and this model has no tokenizer.", "Leave the recover step out for it.")
+        stream = text.stream(source.source, self.loaded.tokenizer, part.batch, part.tokens, self.recipe.seed, source.column)
+        batches = (next(stream).to(self.loaded.device) for _ in range(part.steps))
+        masks = {name: mask.unpack().to(self.loaded.device) for name, mask in self.masks.items()}
+        before = self.nonzero()
+        method = get("recovery", part.method)
+        have = {"model": self.loaded.model, "batches": batches, "masks": masks, "steps": part.steps, "watcher": self.watcher}
+        losses = method(have | {"learning_rate": part.learning_rate or method.card.learning_rate}, part.params)
+        _assert_zeros(self.loaded, masks)
+        self.said = {"losses": [round(loss, 5) for loss in losses], "nonzero_change": self.nonzero() - before}
+
+    def write(self) -> None:
+        """Leave mask, scores, layers and, where asked, the model."""
+        mask = {f"{name}.weight": packed.unpack() for name, packed in self.masks.items()}
+        if len(self.kept_blocks) < self.blocks:
+            mask["blocks"] = torch.tensor([index in self.kept_blocks for index in range(self.blocks)])
+        if mask:
+            folder.write_bytes(self.path / folder.MASK, save(dict(sorted(mask.items()))))
+        if self.scores:
+            scores = {name: value.float().contiguous() for name, value in sorted(self.scores.items())}
+            folder.write_bytes(self.path / folder.SCORES, save(scores))
+        if self.rows:
+            frame = pd.DataFrame([asdict(row) | {"shape": list(row.shape)} for row in self.rows])
+            folder.write_bytes(self.path / folder.LAYERS, frame.to_parquet(index=False))
+        if self.recipe.save.model:
+            self.watcher.say(Progress("save", 0, 1))
+            with self.clock.stage("save"):
+                saved = export.save(self.loaded, self.path / folder.MODEL, self.recipe, self.fields())
+            self.protocol["saved"] = saved
+            self.watcher.say(Progress("save", 1, 1))
+
+    def fields(self) -> dict[str, Any]:
+        """The report's fields about the model."""
+        figures = self.recovered or self.pruned
+        sparsity: dict[str, float] = {}
+        if figures and self.dense and self.dense.parameters and figures.nonzero is not None:
+            sparsity["all_parameters"] = 1 - figures.nonzero / self.dense.parameters
+        if self.masks:
+            sparsity["pruned_layers"] = sparsity_of(self.masks)
+        if self.blocks and len(self.kept_blocks) < self.blocks:
+            sparsity["blocks"] = 1 - len(self.kept_blocks) / self.blocks
+        return {
+            "dense": self.dense, "pruned": self.pruned, "recovered": self.recovered, "sparsity": sparsity,
+            "steps": tuple(self.steps), "layers": tuple(self.rows), "protocol": self.protocol,
+        }  # fmt: skip
+
+
+def calibration_inputs(loaded: LoadedModel, source: Text, seed: int) -> Tensor:
+    """Calibration ids (samples, tokens), or pixels (samples, c, h, w) for an image classifier."""
+    if loaded.anatomy.kind == "image_classifier":
+        from core.data.loading import labelled_images
+
+        return labelled_images(source.source, source.samples, seed)[0]
+    if loaded.tokenizer is None:
+        raise ModelError(
+            "This criterion reads text, and the model has no tokenizer.", "Use magnitude or random, which need no text."
+        )
+    return text.sequences(source.source, loaded.tokenizer, source.samples, source.tokens, seed, source.column)
+
+
+def _renumbered(masks: Mapping[str, PackedMask], removed: tuple[int, ...], loaded: LoadedModel) -> dict[str, PackedMask]:
+    """Masks under the module paths that they have after the blocks went: a mask made before keeps its layer."""
+    stem = loaded.anatomy.blocks[0].path.rpartition(".")[0] + "."
+    out = {}
+    for path, mask in masks.items():
+        if path.startswith(stem):
+            index, _, rest = path.removeprefix(stem).partition(".")
+            if int(index) in removed:
+                continue
+            path = f"{stem}{int(index) - sum(gone < int(index) for gone in removed)}.{rest}"
+        out[path] = mask
+    return out
+
+
+def _assert_zeros(loaded: LoadedModel, masks: Mapping[str, Tensor]) -> None:
+    """Recovery must not bring back a pruned weight: not one."""
+    for name, keep in masks.items():
+        back = int(torch.count_nonzero(loaded.module(name).weight.detach()[~keep]))
+        if back:
+            raise ModelError(
+                f"Recovery brought back {back} pruned weights of {name}.", "This is a fault of the recovery method; use another."
+            )

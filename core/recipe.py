@@ -1,0 +1,365 @@
+"""The recipe: everything that decides a result, as data. Torch-free, so that the screen and the command line share it.
+
+YAML is read as 1.2 (`2:4` is a string, `1e-4` a number). Unknown keys are refused by name, with the nearest known one as a remedy.
+Method names and their parameters are checked against the catalogue (`core.catalogue.resolve`), not here.
+"""
+
+from __future__ import annotations
+
+import difflib
+import io
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from core.errors import RecipeError
+
+VERSION = 1
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+Count = Annotated[int, Field(ge=1)]
+STRUCTURES = ("unstructured", "N:M", "tiles", "channels", "neurons", "heads", "blocks", "sublayers", "experts", "slices")
+_N_OF_M = re.compile(r"^([1-9]\d*):([1-9]\d*)$")
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+
+class Model(Section):
+    """What to prune: builtin:NAME, a folder, a .gguf file, or a hub id with @revision."""
+
+    source: str
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    device: str = "auto"
+
+
+class Text(Section):
+    """Sequences of exactly `tokens` tokens cut from a text source: builtin:wikitext2/train, a .txt, .csv, .jsonl or .parquet file.
+
+    `auto` is builtin:wikitext2/train for language models and builtin:mnist5k/train for image classifiers (where `tokens` means nothing).
+    """
+
+    source: str = "auto"
+    samples: Count = 128
+    tokens: Annotated[int, Field(ge=2)] = 512
+    column: str | None = None
+
+
+class Allocation(Section):
+    """How a total sparsity becomes one share for each layer. `shares` is for by_hand: layer or block name -> share to remove."""
+
+    method: str = "uniform"
+    params: dict[str, Any] = {}
+    shares: dict[str, Share] = {}
+
+
+class Prune(Section):
+    method: str
+    structure: str = "unstructured"
+    sparsity: Share | None = None
+    allocation: Allocation = Allocation()
+    params: dict[str, Any] = {}
+    only: tuple[str, ...] = ()
+    protect: tuple[str, ...] = ()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short_allocation(cls, value: Any) -> Any:
+        if isinstance(value, dict) and isinstance(value.get("allocation"), str):
+            return {**value, "allocation": {"method": value["allocation"]}}
+        return value
+
+    @model_validator(mode="after")
+    def _agree(self) -> Prune:
+        pattern = n_of_m(self.structure)
+        if (pattern is None and self.structure not in STRUCTURES) or self.structure == "N:M":
+            raise ValueError(
+                f"structure must be one of {', '.join(STRUCTURES)} (N:M as numbers, such as 2:4), not {self.structure!r}"
+            )
+        if pattern is not None:
+            implied = 1 - pattern[0] / pattern[1]
+            if self.sparsity is None:
+                object.__setattr__(self, "sparsity", implied)
+            elif abs(self.sparsity - implied) > 1e-9:
+                raise ValueError(
+                    f"structure {self.structure} means a sparsity of {implied:g}, not {self.sparsity:g}; leave sparsity out"
+                )
+        elif self.sparsity is None and self.allocation.method != "by_hand":
+            raise ValueError("sparsity is missing: say what share to remove, such as 0.5")
+        if self.allocation.method == "by_hand" and not self.allocation.shares:
+            raise ValueError("allocation by_hand needs shares: a layer or block name with the share to remove")
+        return self
+
+
+class Reconstruct(Section):
+    method: str
+    params: dict[str, Any] = {}
+
+
+class Recover(Section):
+    """Training after pruning. Draws `batch` sequences of `tokens` tokens a step from the whole calibration source, or from `data`."""
+
+    method: str
+    steps: Count = 100
+    learning_rate: Annotated[float, Field(gt=0.0, le=1.0)] | None = None
+    batch: Count = 4
+    tokens: Annotated[int, Field(ge=2)] = 256
+    data: Text | None = None
+    params: dict[str, Any] = {}
+
+
+class Step(Section):
+    """Exactly one of prune, reconstruct, recover."""
+
+    prune: Prune | None = None
+    reconstruct: Reconstruct | None = None
+    recover: Recover | None = None
+
+    @model_validator(mode="after")
+    def _one(self) -> Step:
+        if sum(part is not None for part in (self.prune, self.reconstruct, self.recover)) != 1:
+            raise ValueError("a step is exactly one of prune, reconstruct, recover")
+        return self
+
+
+class Perplexity(Section):
+    source: str = "builtin:wikitext2/test"
+    samples: Count | None = 64
+    tokens: Annotated[int, Field(ge=2)] = 512
+    column: str | None = None
+
+
+class Accuracy(Section):
+    """Share of right answers of an image or text classifier on labelled rows."""
+
+    source: str = "builtin:mnist5k/heldout"
+    samples: Count | None = None
+
+
+class Latency(Section):
+    batch: Count = 1
+    tokens: Count = 128
+    repeats: Count = 10
+
+
+class Measure(Section):
+    perplexity: Perplexity | None = None
+    accuracy: Accuracy | None = None
+    latency: Latency | None = None
+    generate: tuple[str, ...] = ()
+
+
+class Curves(Section):
+    """Measured cost curves for the budget: each block pruned alone at each level, and the quality it leaves."""
+
+    method: str = "wanda"
+    structure: str = "unstructured"
+    levels: tuple[Share, ...] = (0.2, 0.4, 0.6, 0.8)
+    source: str = "builtin:wikitext2/valid"
+    samples: Count = 8
+    tokens: Annotated[int, Field(ge=2)] = 256
+
+
+class Observe(Section):
+    """What to learn about the model without changing it: importance of blocks and layers, block similarity, cost curves."""
+
+    scores: tuple[str, ...] = ("magnitude", "wanda", "block_influence")
+    similarity: bool = True
+    curves: Curves | None = None
+
+
+class Save(Section):
+    model: bool = False
+
+
+class Data(Section):
+    """builtin:NAME, a .csv, .jsonl or .parquet file, or a hub id. `text` and `label` default to columns of those names."""
+
+    source: str
+    text: str | None = None
+    label: str | None = None
+    skip_bad_rows: bool = False
+
+
+class Embedding(Section):
+    """pixels | tfidf | builtin:minilm | column:NAME | model@BLOCK (needs `model`)."""
+
+    source: str = "pixels"
+    params: dict[str, Any] = {}
+
+
+class Clusters(Section):
+    """Spherical k-means. `count` left out means the square root of half the rows, between 2 and 100."""
+
+    count: Annotated[int, Field(ge=2)] | None = None
+
+
+class Projection(Section):
+    """A map of the embedding in the plane. neighbours and min_dist are for umap."""
+
+    method: Literal["pca", "umap"] = "pca"
+    neighbours: Annotated[int, Field(ge=2, le=200)] = 15
+    min_dist: Share = 0.1
+
+
+class Select(Section):
+    """`method: prototypes` is short for that score with its natural selector."""
+
+    method: str | None = None
+    score: str | None = None
+    selector: str | None = None
+    keep: Share | None = None
+    params: dict[str, Any] = {}
+
+    @model_validator(mode="after")
+    def _named(self) -> Select:
+        if (self.method is None) == (self.score is None and self.selector is None):
+            raise ValueError("select needs either method, or score and selector")
+        return self
+
+
+class Prove(Section):
+    """Train `learner` on the kept share and on a random share of the same size; `shares` left out means the selection's own."""
+
+    learner: Literal["linear"] = "linear"
+    shares: tuple[Share, ...] = ()
+    seeds: Annotated[int, Field(ge=1, le=100)] = 3
+
+
+class Recipe(Section):
+    recipe: Literal[1]
+    name: Annotated[str, Field(min_length=1, max_length=80, pattern=r"^[A-Za-z0-9][A-Za-z0-9._ -]*$")]
+    seed: Annotated[int, Field(ge=0, le=2**32 - 1)] = 0
+    model: Model | None = None
+    calibration: Text = Text()
+    steps: tuple[Step, ...] = ()
+    observe: Observe | None = None
+    measure: Measure = Measure()
+    save: Save = Save()
+    data: Data | None = None
+    embedding: Embedding = Embedding()
+    clusters: Clusters = Clusters()
+    projection: Projection | None = None
+    select: Select | None = None
+    prove: Prove | None = None
+
+    @model_validator(mode="after")
+    def _whole(self) -> Recipe:
+        asks_model, asks_data = bool(self.steps or self.observe), bool(self.select or self.projection)
+        if not asks_model and not asks_data:
+            raise ValueError("a recipe needs model + steps (or observe), or data + select (or projection)")
+        if asks_model and self.model is None:
+            raise ValueError(
+                "steps and observe need model: say which model to work on, such as model: {source: builtin:tiny-llama}"
+            )
+        if (asks_data or self.prove) and self.data is None:
+            raise ValueError("select, projection and prove need data: say which rows, such as data: {source: builtin:digits}")
+        if self.embedding.source.startswith("model@") and self.model is None:
+            raise ValueError(f"embedding {self.embedding.source} needs model")
+        return self
+
+
+def n_of_m(structure: str) -> tuple[int, int] | None:
+    """("2:4") -> (2, 4): keep N of each M consecutive inputs. None where the structure is not N:M."""
+    match = _N_OF_M.match(structure)
+    if match is None:
+        return None
+    n, m = int(match[1]), int(match[2])
+    return (n, m) if n < m else None
+
+
+def parse(value: Any) -> Recipe:
+    """A mapping as read from YAML -> Recipe. Raises RecipeError: one sentence that names the key."""
+    if not isinstance(value, dict):
+        raise RecipeError("A recipe is a mapping of keys to values.", "See assets/recipes for examples.")
+    version = value.get("recipe")
+    if version is None:
+        raise RecipeError("The recipe does not say its version.", f"Add the line `recipe: {VERSION}`.")
+    if version != VERSION:
+        raise RecipeError(f"The recipe is of version {version!r}, this program reads version {VERSION}.", "Update Prunarium.")
+    try:
+        return Recipe.model_validate(value)
+    except ValidationError as error:
+        raise _said(error) from None
+
+
+def from_yaml(text: str) -> Recipe:
+    """YAML 1.2 text -> Recipe. Raises RecipeError."""
+    try:
+        value = YAML(typ="safe", pure=True).load(text)
+    except (YAMLError, ValueError) as error:
+        mark = getattr(error, "problem_mark", None)
+        place = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        raise RecipeError(f"The recipe is not valid YAML{place}.", "Check the indentation, colons and brackets there.") from None
+    return parse(value)
+
+
+def read(path: Path) -> Recipe:
+    """A recipe file -> Recipe. Raises RecipeError."""
+    try:
+        return from_yaml(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise RecipeError(f"There is no recipe at {path}.", "Check the path; examples are in assets/recipes.") from None
+    except (UnicodeDecodeError, IsADirectoryError, PermissionError):
+        raise RecipeError(f"{path} cannot be read as a text file.", "A recipe is a YAML file in UTF-8.") from None
+
+
+def to_dict(recipe: Recipe, *, full: bool = False) -> dict[str, Any]:
+    """Recipe -> plain mapping. `full` shows every default; else only what differs from the defaults."""
+    if full:
+        return _plain(recipe.model_dump(exclude_none=True))
+    return {"recipe": recipe.recipe, **_plain(recipe.model_dump(exclude_defaults=True, exclude_none=True))}
+
+
+def to_yaml(recipe: Recipe, *, full: bool = False) -> str:
+    """Recipe -> YAML 1.2 text that reads back as the same recipe."""
+    yaml = YAML(typ="safe", pure=True)
+    yaml.default_flow_style, yaml.width = None, 140
+    yaml.sort_base_mapping_type_on_output = False
+    out = io.StringIO()
+    yaml.dump(to_dict(recipe, full=full), out)
+    return out.getvalue()
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value
+
+
+def _said(error: ValidationError) -> RecipeError:
+    """The first thing wrong, in one sentence: the key as a person wrote it, and the nearest key that exists."""
+    first = error.errors()[0]
+    place = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        known = _keys_at(first["loc"][:-1])
+        near = difflib.get_close_matches(str(first["loc"][-1]), known, 1)
+        remedy = f"Did you mean {near[0]!r}?" if near else f"Known there: {', '.join(known)}."
+        return RecipeError(f"The recipe has an unknown key {place!r}.", remedy)
+    if first["type"] == "missing":
+        return RecipeError(f"The recipe lacks {place!r}.", "Add it; see assets/recipes for examples.")
+    message = first["msg"].removeprefix("Value error, ")
+    given = "" if first["type"] in ("value_error",) else f" (it says {str(first['input'])[:60]!r})"
+    return RecipeError(
+        f"In the recipe, {place + ': ' if place else ''}{message[0].lower() + message[1:]}{given}.", "Correct that value."
+    )
+
+
+def _keys_at(loc: tuple[int | str, ...]) -> list[str]:
+    """The keys a section at this place may have."""
+    section: type[Section] = Recipe
+    for part in loc:
+        if isinstance(part, str) and part in section.model_fields:
+            inner = _sections(section.model_fields[part].annotation)
+            section = inner[0] if inner else section
+    return list(section.model_fields)
+
+
+def _sections(annotation: Any) -> list[type[Section]]:
+    if isinstance(annotation, type) and issubclass(annotation, Section):
+        return [annotation]
+    return [found for part in getattr(annotation, "__args__", ()) for found in _sections(part)]

@@ -1,0 +1,58 @@
+"""What a run reports: plain frozen data that becomes report.json. A figure that was not measured is None."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """A model at one moment. perplexity: exp of the mean negative log-likelihood a token; accuracy_interval: 95 % Wilson."""
+
+    perplexity: float | None = None
+    accuracy: float | None = None
+    accuracy_interval: tuple[float, float] | None = None
+    parameters: int | None = None
+    nonzero: int | None = None
+    size_bytes: int | None = None
+    flops_per_token: float | None = None
+    latency_ms: float | None = None
+    peak_memory_mb: float | None = None
+    samples: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class LayerRow:
+    """One pruned layer, or block where whole blocks go: asked and reached share of zeros (or units), local output error."""
+
+    name: str
+    block: int | None
+    shape: tuple[int, ...]
+    parameters: int
+    asked: float
+    sparsity: float
+    score_mean: float | None = None
+    output_error: float | None = None
+
+
+@dataclass(frozen=True)
+class Report:
+    """Everything measured in a run. `sparsity`: over the pruned layers and over all parameters. `protocol`: how each figure was taken."""
+
+    name: str
+    seed: int
+    dense: Metrics | None = None
+    pruned: Metrics | None = None
+    recovered: Metrics | None = None
+    sparsity: dict[str, float] = field(default_factory=dict)
+    steps: tuple[dict[str, Any], ...] = ()
+    layers: tuple[LayerRow, ...] = ()
+    data: dict[str, Any] | None = None
+    prove: tuple[dict[str, Any], ...] = ()
+    protocol: dict[str, Any] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+    peak_rss_mb: float | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)

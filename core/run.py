@@ -1,0 +1,168 @@
+"""run(recipe, folder, watcher) -> Report: the spine on one page. Also `python -m core.run RECIPE --out DIR`, and `--wait` for the warm spare.
+
+load -> observe -> score -> allocate -> decide -> apply -> (reconstruct) -> (recover) -> measure -> save, for models (core.model.steps) and
+for data (core.data.steps) alike. The run holds its folder's lock while it lives, and writes its own terminal state.
+"""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch: a busy neighbour otherwise makes a forward four times slower
+
+import hashlib
+import importlib.metadata
+import json
+import platform
+import resource
+import sys
+import time
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from core import folder
+from core.catalogue import resolve
+from core.errors import PrunariumError, Stopped
+from core.events import Progress, Watcher
+from core.method import cards
+from core.model.loading import LoadedModel, load
+from core.recipe import Recipe, read, to_dict, to_yaml
+from core.report import Report
+
+PACKAGES = ("torch", "transformers", "safetensors", "numpy", "scikit-learn", "umap-learn", "peft", "tokenizers", "datasets")
+
+
+def run(recipe: Recipe, path: Path, watcher: Watcher | None = None) -> Report:
+    """Carry out a recipe and leave everything in the folder `path`. Raises PrunariumError (the folder says so too) and Stopped."""
+    folder.create(path)
+    watcher = watcher or folder.FolderWatcher(path)
+    with folder.held(path):
+        folder.append_event(path, Progress("start", kind="note", text=recipe.name))
+        try:
+            report = _work(recipe, path, watcher)
+            folder.write_json(path / folder.REPORT, report.to_dict())
+            folder.end(path, "done")
+        except Stopped:
+            folder.end(
+                path, "stopped", "The run was stopped.", "What it had finished is in its folder; start it again to do the rest."
+            )
+            raise
+        except PrunariumError as error:
+            folder.end(path, "failed", error.problem, error.remedy)
+            raise
+        except MemoryError:
+            folder.end(
+                path, "failed", "There was not enough memory.", "Use fewer samples, shorter sequences, or a smaller model."
+            )
+            raise
+        except Exception as error:
+            problem = f"Prunarium itself failed: {type(error).__name__}: {str(error)[:300]}"
+            folder.end(path, "failed", problem, f"The whole story is in {path / folder.LOG}; please report it.")
+            raise
+    return report
+
+
+def _work(recipe: Recipe, path: Path, watcher: Watcher) -> Report:
+    clock = Clock()
+    recipe = resolve(recipe, tuple(cards()))
+    torch.manual_seed(recipe.seed)
+    loaded: LoadedModel | None = None
+    if recipe.model:
+        watcher.say(Progress("load", 0, 1))
+        with clock.stage("load"):
+            loaded = load(recipe.model.source, dtype=recipe.model.dtype, device=recipe.model.device)
+        watcher.say(Progress("load", 1, 1))
+        recipe = _with_calibration(recipe, loaded)
+    folder.write_text(path / folder.RECIPE, to_yaml(recipe, full=True))
+    folder.write_json(path / folder.ENVIRONMENT, environment(recipe, loaded))
+    fields: dict[str, Any] = {}
+    if loaded and (recipe.steps or recipe.observe):
+        from core.model.steps import run_model
+
+        fields |= run_model(recipe, path, watcher, loaded, clock)
+    if recipe.data:
+        from core.data.steps import run_data
+
+        with clock.stage("data"):
+            fields |= run_data(recipe, path, watcher, loaded)
+    peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 if sys.platform != "darwin" else 1024**2)
+    return Report(recipe.name, recipe.seed, seconds=clock.seconds, peak_rss_mb=round(peak_mb, 1), **fields)
+
+
+def _with_calibration(recipe: Recipe, loaded: LoadedModel) -> Recipe:
+    """`calibration: auto` becomes the source that fits the model, so that the resolved recipe says it."""
+    if recipe.calibration.source != "auto":
+        return recipe
+    source = "builtin:mnist5k/train" if loaded.anatomy.kind == "image_classifier" else "builtin:wikitext2/train"
+    return recipe.model_copy(update={"calibration": recipe.calibration.model_copy(update={"source": source})})
+
+
+def environment(recipe: Recipe, loaded: LoadedModel | None) -> dict[str, Any]:
+    """What a result depends on besides the recipe: versions, threads, hashes."""
+    from core.model.source import fingerprint
+
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "threads": torch.get_num_threads(),
+        "device": str(loaded.device) if loaded else "cpu",
+        "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
+        "recipe_sha256": hashlib.sha256(json.dumps(to_dict(recipe, full=True), sort_keys=True).encode()).hexdigest(),
+        "model_sha256": fingerprint(loaded.location) if loaded else None,
+    }
+
+
+class Clock:
+    """Seconds by stage."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[name] = round(self.seconds.get(name, 0.0) + time.perf_counter() - start, 3)
+
+
+def main(arguments: list[str]) -> int:
+    """Exit codes: 0 done, 1 something was wrong (said in the folder's last event), 130 stopped."""
+    torch.set_num_threads(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+    if arguments == ["--wait"]:
+        import transformers  # noqa: F401 - the warm spare has the slow imports behind it
+
+        line = sys.stdin.readline()
+        if not line.strip():
+            return 0
+        order = json.loads(line)
+        source, out = Path(order["recipe"]), Path(order["out"])
+    else:
+        source, out = Path(arguments[0]), Path(arguments[arguments.index("--out") + 1])
+    try:
+        folder.create(out)
+        log = (out / folder.LOG).open("a", buffering=1)
+        os.dup2(log.fileno(), 1)
+        os.dup2(log.fileno(), 2)
+        run(read(source), out)
+    except Stopped:
+        return 130
+    except PrunariumError as error:
+        print(error)
+        if out.is_dir() and not folder.status(out).ended:
+            folder.end(out, "failed", error.problem, error.remedy)
+        return 1
+    except Exception:
+        traceback.print_exc()
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

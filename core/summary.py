@@ -1,0 +1,69 @@
+"""A report as a short table for a terminal. Takes report.json as read, so it needs no torch and shows old reports too."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+from statistics import mean
+from typing import Any
+
+_FIGURES = {  # key in Metrics -> (label, how it is written)
+    "perplexity": ("perplexity", lambda x: f"{x:,.2f}"),
+    "accuracy": ("accuracy", lambda x: f"{x:.2%}"),
+    "parameters": ("parameters", lambda x: f"{x:,}"),
+    "nonzero": ("non-zero", lambda x: f"{x:,}"),
+    "size_bytes": ("size, MB", lambda x: f"{x / 1e6:,.2f}"),
+    "flops_per_token": ("MFLOPs a token", lambda x: f"{x / 1e6:,.1f}"),
+    "latency_ms": ("latency, ms", lambda x: f"{x:,.1f}"),
+}
+
+
+def text(report: dict[str, Any]) -> str:
+    """The figures that were measured: a column for each moment of the model, then what the data half found, then seconds and memory."""
+    parts = [_moments(report), _data(report), _proof(report.get("prove") or ()), _cost(report)]
+    return "\n\n".join(part for part in parts if part)
+
+
+def _moments(report: dict[str, Any]) -> str:
+    moments = [name for name in ("dense", "pruned", "recovered") if report.get(name)]
+    rows = []
+    for key, (label, written) in _FIGURES.items():
+        values = [report[name].get(key) for name in moments]
+        if any(value is not None for value in values):
+            rows.append([label, *("" if value is None else written(value) for value in values)])
+    for name, share in (report.get("sparsity") or {}).items():
+        rows.append([f"zeros ({name.replace('_', ' ')})", *[""] * (len(moments) - 1), f"{share:.2%}"])
+    return _columns([["", *moments], *rows]) if moments and rows else ""
+
+
+def _data(report: dict[str, Any]) -> str:
+    data = report.get("data") or {}
+    rows, kept = data.get("rows"), data.get("kept")
+    if not rows or kept is None:
+        return ""
+    return f"kept {kept:,} of {rows:,} rows ({kept / rows:.1%})"
+
+
+def _proof(proofs: Iterable[dict[str, Any]]) -> str:
+    """Mean accuracy over the seeds, a line for each share and selector."""
+    groups: dict[tuple[float, str], list[float]] = defaultdict(list)
+    for proof in proofs:
+        groups[proof["share"], proof["selector"]].append(proof["accuracy"])
+    rows = [[f"{share:.0%}", name, f"{mean(found):.2%}", str(len(found))] for (share, name), found in sorted(groups.items())]
+    return _columns([["share", "selector", "accuracy", "seeds"], *rows]) if rows else ""
+
+
+def _cost(report: dict[str, Any]) -> str:
+    seconds = {name: value for name, value in (report.get("seconds") or {}).items() if name != "total"}
+    stages = ", ".join(f"{name} {value:.1f} s" for name, value in seconds.items())
+    peak = report.get("peak_rss_mb")
+    return "; ".join(part for part in (stages, f"peak memory {peak:,.0f} MB" if peak else "") if part)
+
+
+def _columns(rows: list[list[str]]) -> str:
+    """Rows as lines: the first column to the left, the others to the right."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = (
+        [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))] for row in rows
+    )
+    return "\n".join("  ".join(line).rstrip() for line in lines)

@@ -1,0 +1,164 @@
+"""One run's process: start it, watch what it uses, end it in order, and write the end that it could not write itself. Torch-free."""
+
+from __future__ import annotations
+
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import psutil
+
+from core import folder
+from core.errors import ResourceError
+
+CHECKOUT = Path(__file__).resolve().parent.parent
+GRACE_S = 2.0  # a run has this long to obey a stop, then again after SIGTERM
+_LOOK_S, _WEIGH_S = 0.1, 0.5
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a run may use: resident bytes of its whole process tree; minutes on the clock (infinite where nobody said)."""
+
+    memory_bytes: float
+    minutes: float = math.inf
+
+
+def limits(minutes: float | None = None) -> Limits:
+    """PRUNARIUM_MEMORY_GB, or 90 % of the memory that is available now. Raises ResourceError where it is not a positive number."""
+    own = os.environ.get("PRUNARIUM_MEMORY_GB")
+    try:
+        memory_bytes = float(own) * 1e9 if own else 0.9 * psutil.virtual_memory().available
+    except ValueError:
+        memory_bytes = -1.0
+    if not memory_bytes > 0:
+        raise ResourceError(
+            f"PRUNARIUM_MEMORY_GB is {own!r}, which is no amount of memory.", "Set it to a number such as 8, or unset it."
+        )
+    return Limits(memory_bytes, math.inf if minutes is None else minutes)
+
+
+def spawn(words: list[str], output: IO[bytes] | int, stdin: int = subprocess.DEVNULL) -> subprocess.Popen[bytes]:
+    """Start `python WORDS` as the leader of its own session, so that it can be ended with all its children, and only by us."""
+    around = {**os.environ, "OMP_WAIT_POLICY": "passive", "PYTHONPATH": str(CHECKOUT), "PYTHONSAFEPATH": "1"}
+    command = [sys.executable, *words]
+    return subprocess.Popen(command, stdin=stdin, stdout=output, stderr=subprocess.STDOUT, start_new_session=True, env=around)
+
+
+def resident_bytes(pid: int) -> int:
+    """Resident memory of a process and all its descendants; those that end while we look count as nothing."""
+    try:
+        top = psutil.Process(pid)
+        tree = [top, *top.children(recursive=True)]
+    except psutil.Error:
+        return 0
+    total = 0
+    for process in tree:
+        try:
+            total += process.memory_info().rss
+        except psutil.Error:
+            continue
+    return total
+
+
+def watch(child: subprocess.Popen[bytes], out: Path, allowed: Limits, heard: Callable[[dict[str, Any]], None]) -> None:
+    """Follow the run until it ends, by itself or ended here. Always leaves a terminal state in `out` and no process behind."""
+    started_s, weighed_s, asked_s, offset = time.monotonic(), 0.0, math.inf, 0
+    while not ended(child, _LOOK_S):
+        events, offset = folder.read_events(out, offset)
+        for event in events:
+            heard(event)
+        now = time.monotonic()
+        if now - weighed_s > _WEIGH_S:
+            weighed_s = now
+            if resident_bytes(child.pid) > allowed.memory_bytes:
+                _end_for_memory(child, out, allowed)
+        if now - started_s > allowed.minutes * 60:
+            problem = f"The run was stopped after {allowed.minutes:g} minutes, the time it was given."
+            folder.end(out, "stopped", problem, "What was finished is kept; give it more with --minutes.")
+            stop(child, out)
+        asked_s = min(asked_s, now) if folder.stop_asked(out) else math.inf
+        if now - asked_s > GRACE_S:
+            stop(child, out, grace_s=0.0)
+    for event in folder.read_events(out, offset)[0]:
+        heard(event)
+    close(child, out)
+
+
+def stop(child: subprocess.Popen[bytes], out: Path, grace_s: float = GRACE_S) -> None:
+    """End a run in order: ask, then SIGTERM, then SIGKILL. A second Ctrl-C meanwhile means at once."""
+    try:
+        with suppress(OSError):  # a full disk must not keep a run alive
+            folder.ask_stop(out)
+        if not ended(child, grace_s):
+            _signal(child, "terminate")
+            ended(child, GRACE_S)
+    finally:
+        if child.poll() is None:
+            _signal(child, "kill")
+            child.wait()
+
+
+def _end_for_memory(child: subprocess.Popen[bytes], out: Path, allowed: Limits) -> None:
+    folder.end(
+        out,
+        "failed",
+        f"The run needed more than the {allowed.memory_bytes / 1e9:.1f} GB of memory that it may use.",
+        "Take fewer or shorter samples or a smaller model, close other programs, or set PRUNARIUM_MEMORY_GB higher.",
+    )
+    _signal(child, "kill")  # at once: memory that grows for another two seconds can take the whole machine down
+    child.wait()
+
+
+def ended(child: subprocess.Popen[bytes], seconds: float) -> bool:
+    try:
+        child.wait(seconds)
+    except subprocess.TimeoutExpired:
+        return False
+    return True
+
+
+def _signal(child: subprocess.Popen[bytes], action: str) -> None:
+    """`terminate` or `kill` the run and every descendant."""
+    try:
+        top = psutil.Process(child.pid)
+        tree = [*top.children(recursive=True), top]
+    except psutil.Error:
+        return
+    for process in tree:
+        try:
+            getattr(process, action)()
+        except psutil.Error:
+            continue
+
+
+def close(child: subprocess.Popen[bytes], out: Path) -> None:
+    """After the run's death: end children it left, and write the end where it wrote none."""
+    if hasattr(os, "killpg"):
+        with suppress(ProcessLookupError, PermissionError):  # nobody of its session is left
+            os.killpg(child.pid, signal.SIGKILL)
+    if folder.status(out).state in ("done", "failed", "stopped"):
+        return
+    code, log = child.returncode, out / folder.LOG
+    if folder.stop_asked(out):
+        folder.end(out, "stopped", "The run was stopped.", "What was finished before is kept.")
+    elif code in (-9, -15):
+        often = ", often for lack of memory" if code == -9 else ""
+        remedy = "Take fewer or shorter samples or a smaller model, close other programs, and run it again."
+        folder.end(
+            out, "failed", f"The run was ended from outside (signal {-code}){often}.", remedy if often else "Run it again."
+        )
+    elif code < 0:
+        folder.end(out, "failed", f"The run crashed (signal {-code}).", f"Run it again; if it repeats, report it with {log}.")
+    else:
+        lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()] if log.exists() else []
+        problem = f"The run ended early, without saying how it ended: {lines[-1].strip()[:300] if lines else f'exit code {code}'}"
+        folder.end(out, "failed", problem.rstrip(".") + ".", f"All it said is in {log}.")

@@ -1,0 +1,55 @@
+"""Which entries of a score matrix stay. Arrays in, arrays out; ties drop the lower column first, so that equal scores give equal masks everywhere."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+def keep_highest_per_row(scores: Tensor, drop: int) -> Tensor:
+    """Drop the `drop` lowest entries of each row.
+
+    scores: (rows, columns), no NaN. Returns bool (rows, columns), True = keep, exactly `drop` False in each row.
+    """
+    if drop <= 0:
+        return torch.ones(scores.shape, dtype=torch.bool, device=scores.device)
+    if drop >= scores.shape[1]:
+        return torch.zeros(scores.shape, dtype=torch.bool, device=scores.device)
+    cut = _kth_smallest_per_row(scores, drop)
+    keep = scores > cut
+    # Entries that equal the cut: as many are dropped, from the left, as the row still owes. Few rows have more than one.
+    owed = drop - (scores < cut).sum(1)
+    tied = scores == cut
+    rows = torch.nonzero(tied.sum(1) > owed).flatten()
+    keep[rows] |= tied[rows] & (tied[rows].cumsum(1) > owed[rows, None])
+    return keep
+
+
+def keep_highest(scores: Tensor, drop: int) -> Tensor:
+    """Drop the `drop` lowest entries of the whole matrix; ties drop the earlier entry in row-major order first."""
+    return keep_highest_per_row(scores.reshape(1, -1), drop).reshape(scores.shape)
+
+
+def keep_n_of_m(scores: Tensor, n: int, m: int) -> Tensor:
+    """Keep the n highest of each m consecutive entries of a row.
+
+    scores: (rows, columns), columns divisible by m, no NaN. Returns bool of that shape. An entry's rank in its group is the number of
+    entries that must go before it: m * m comparisons of whole slices, no sort.
+    """
+    groups = scores.reshape(scores.shape[0], -1, m)
+    keep = torch.empty(groups.shape, dtype=torch.bool, device=scores.device)
+    for j in range(m):
+        rank = torch.zeros(groups.shape[:2], dtype=torch.int16, device=scores.device)
+        for i in range(m):
+            if i != j:
+                rank += (groups[:, :, i] <= groups[:, :, j]) if i < j else (groups[:, :, i] < groups[:, :, j])
+        keep[:, :, j] = rank >= m - n
+    return keep.reshape(scores.shape)
+
+
+def _kth_smallest_per_row(scores: Tensor, k: int) -> Tensor:
+    """The k-th smallest of each row as (rows, 1). numpy's partition is several times faster than torch.kthvalue on a CPU."""
+    if scores.device.type == "cpu" and scores.dtype in (torch.float32, torch.float64):
+        return torch.from_numpy(np.partition(scores.detach().numpy(), k - 1, axis=1)[:, k - 1 : k].copy())
+    return scores.kthvalue(k, dim=1, keepdim=True).values

@@ -1,0 +1,151 @@
+"""Every registered method keeps the contract of its kind. Parametrised from the registry: a new file is tested the moment it is there."""
+
+import inspect
+import re
+
+import numpy as np
+import pytest
+import torch
+
+from core import catalogue
+from core.method import METHODS, cards, load_methods
+
+load_methods()
+BY_KIND: dict[str, list] = {}
+for (kind, _), method in sorted(METHODS.items()):
+    BY_KIND.setdefault(kind, []).append(method)
+
+
+def of(kind: str) -> list:
+    return [pytest.param(method, id=method.card.name) for method in BY_KIND.get(kind, [])]
+
+
+def statistics(method, features: int) -> dict[str, torch.Tensor]:
+    """What the method's needs look like for a layer of that many inputs, made by the statistics themselves from one random batch."""
+    inputs = torch.randn(3, 5, features, generator=torch.Generator().manual_seed(1))
+    after = inputs + 0.1
+    out = {}
+    for name in method.needs - {"scores"}:
+        statistic = METHODS["statistic", name]
+        state = statistic.function(None, inputs) if statistic.extra["of"] == "layer" else statistic.function(None, inputs, after)
+        out[name] = statistic.extra["finish"](state, 3)
+    return out
+
+
+@pytest.mark.parametrize("method", [m for kind in BY_KIND for m in of(kind)])
+def test_a_card_says_what_it_keeps_where_it_lies_and_is_bounded(method):
+    card = method.card
+    assert re.fullmatch(r"[a-z][a-z0-9_]*", card.name)
+    assert card.summary.endswith(".") and len(card.summary) <= 140
+    assert card.label and card.version >= 1
+    for param in card.params:
+        assert param.choices or param.type == "bool" or (param.low is not None and param.high is not None), f"{param.name} has no bounds"
+        assert catalogue.fill(card, {})[param.name] == param.default
+    if card.kind in ("score", "allocator", "data_score") and "baseline" not in card.place:
+        assert "When it lies" in card.doc
+    if card.paper:
+        assert re.fullmatch(r"\d{4}\.\d{4,5}|", card.paper.arxiv)
+
+
+@pytest.mark.parametrize("method", of("score"))
+def test_a_score_is_finite_has_the_weights_shape_and_repeats(method):
+    if "unstructured" in method.card.structures:
+        weight = torch.randn(4, 6, generator=torch.Generator().manual_seed(0))
+        have = lambda: {"weight": weight.clone(), "shape": (4, 6), "generator": torch.Generator().manual_seed(2), **statistics(method, 6)}  # noqa: E731
+        first = method(have(), catalogue.fill(method.card, {}))
+        assert first.shape == (4, 6) and torch.isfinite(first).all()
+        assert torch.equal(first, method(have(), catalogue.fill(method.card, {})))
+    if "blocks" in method.card.structures:
+        have = {"weight": None, "shape": (), "generator": torch.Generator().manual_seed(2), **statistics(method, 6)}
+        assert np.isfinite(float(method(have)))
+
+
+@pytest.mark.parametrize("method", of("score"))
+def test_a_score_leaves_the_weight_as_it_was(method):
+    if "unstructured" not in method.card.structures:
+        pytest.skip("scores whole blocks")
+    weight = torch.randn(4, 6)
+    before = weight.clone()
+    method({"weight": weight, "shape": (4, 6), "generator": torch.Generator(), **statistics(method, 6)})
+    assert torch.equal(weight, before)
+
+
+@pytest.mark.parametrize("method", of("allocator"))
+@pytest.mark.parametrize("sparsity", [0.0, 0.3, 0.5, 0.9])
+def test_an_allocation_meets_the_total_and_stays_between_0_and_1(method, sparsity):
+    sizes = {"a": 600, "b": 1200, "c": 200}
+    generator = torch.Generator().manual_seed(0)
+    scores = {name: torch.rand(size, generator=generator) * (i + 1) for i, (name, size) in enumerate(sizes.items())}
+    shares = method({"sizes": sizes, "sparsity": sparsity, "scores": scores.__getitem__})
+    assert shares.keys() == sizes.keys()
+    assert all(0 <= share <= 1 for share in shares.values())
+    assert sum(round(shares[n] * sizes[n]) for n in sizes) == pytest.approx(sparsity * 2000, abs=1)
+
+
+@pytest.mark.parametrize("method", of("selector"))
+@pytest.mark.parametrize("count", [1, 7, 20])
+def test_a_selector_keeps_exactly_as_many_as_asked(method, count):
+    rng = np.random.default_rng(0)
+    vectors = rng.standard_normal((20, 3)).astype(np.float32)
+    given = {"count": count, "rows": 20, "scores": rng.random(20), "vectors": vectors, "clusters": np.arange(20) % 4,
+             "labels": np.arange(20) % 2, "generator": np.random.default_rng(1)}  # fmt: skip
+    kept = method(given)
+    assert kept.dtype == bool and kept.shape == (20,) and kept.sum() == count
+
+
+@pytest.mark.parametrize("method", of("data_score"))
+def test_a_data_score_is_one_finite_number_a_row(method):
+    rng = np.random.default_rng(0)
+    vectors = rng.standard_normal((20, 3)).astype(np.float32)
+    clusters = np.arange(20) % 4
+    centroids = np.stack([vectors[clusters == c].mean(0) for c in range(4)])
+    centroids /= np.linalg.norm(centroids, axis=1, keepdims=True)
+    given = {"vectors": vectors, "clusters": clusters, "centroids": centroids, "labels": np.arange(20) % 2, "rows": 20,
+             "generator": np.random.default_rng(1)}  # fmt: skip
+    scores = method(given)
+    assert scores.shape == (20,) and np.isfinite(scores).all()
+
+
+def test_the_catalogue_file_is_fresh():
+    assert catalogue.FILE.read_text(encoding="utf-8") == catalogue.to_json(cards()), "run: python -m core.catalogue write"
+
+
+def test_every_need_is_a_registered_statistic():
+    for method in BY_KIND["score"] + BY_KIND["allocator"]:
+        assert all(need == "scores" or ("statistic", need) in METHODS for need in method.needs), method.card.name
+
+
+def test_a_stranger_finds_a_method_of_their_own_in_the_catalogue(tmp_path, monkeypatch):
+    own = '''
+from typing import Annotated
+from core.method import Param, score
+
+@score("cubed", label="Cubed")
+def cubed(weight, *, power: Annotated[float, Param("Power", 1.0, 5.0)] = 3.0):
+    """Keep weights whose cube is large."""
+    return weight.abs() ** power
+'''
+    (tmp_path / "cubed.py").write_text(own)
+    (tmp_path / "broken.py").write_text("import nothing_of_that_name")
+    monkeypatch.setenv("PRUNARIUM_METHODS", str(tmp_path))
+    try:
+        found = {card.name: card for card in cards()}
+        assert found["cubed"].params[0].high == 5.0
+        assert "nothing_of_that_name" in found["broken"].problem
+    finally:
+        METHODS.pop(("score", "cubed"))
+
+
+def test_every_method_function_takes_only_what_its_kind_can_give():
+    offered = {
+        "score": {"weight", "shape", "generator"} | {name for kind, name in METHODS if kind == "statistic"},
+        "allocator": {"sizes", "sparsity", "scores"},
+        "recovery": {"model", "batches", "masks", "steps", "learning_rate", "watcher"},
+        "embedding": {"images", "texts", "frame", "argument", "loaded", "watcher", "seed"},
+        "data_score": {"vectors", "clusters", "centroids", "labels", "rows", "generator"},
+        "selector": {"count", "rows", "scores", "vectors", "clusters", "labels", "generator"},
+    }
+    for (kind, name), method in METHODS.items():
+        if kind in offered:
+            asked = {p.name for p in inspect.signature(method.function).parameters.values() if p.kind is p.POSITIONAL_OR_KEYWORD}
+            assert asked <= offered[kind], f"{kind} {name} asks for {asked - offered[kind]}"

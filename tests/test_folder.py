@@ -1,0 +1,121 @@
+"""Run folders: atomic, read from disk alone, honest about how a run ended."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from core import folder
+from core.errors import ResourceError, Stopped
+from core.events import Progress
+
+pytestmark = pytest.mark.quick
+
+HOLDER = """
+import sys, time
+from pathlib import Path
+from core import folder
+from core.events import Progress
+path = Path(sys.argv[1])
+with folder.held(path):
+    for done in range(4):
+        folder.append_event(path, Progress("prune", done, 10, values={"loss": 1.0 / (done + 1)}))
+        time.sleep(0.01)
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.fixture
+def holder(tmp_path):
+    path = folder.create(tmp_path / "run")
+    process = subprocess.Popen([sys.executable, "-c", HOLDER, str(path)], stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "held\n"
+    yield path, process
+    process.kill()
+    process.wait()
+
+
+def test_a_living_run_reads_running_and_a_killed_one_interrupted(holder):
+    path, process = holder
+    status = folder.status(path)
+    assert (status.state, status.stage, status.done, status.total) == ("running", "prune", 3, 10)
+    assert status.seconds_left > 0 and status.values == {"loss": 0.25}
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    status = folder.status(path)
+    assert status.state == "interrupted" and status.done == 3 and status.remedy
+    assert len(folder.read_events(path)[0]) == 4, "what was written before the kill is still there"
+
+
+def test_a_second_process_cannot_hold_the_same_run(holder):
+    with pytest.raises(ResourceError, match="Another process"), folder.held(holder[0]):
+        pass
+
+
+def test_the_first_terminal_state_stands(tmp_path):
+    path = folder.create(tmp_path / "run")
+    folder.end(path, "done")
+    folder.end(path, "stopped", "late", "no")
+    assert folder.status(path).state == "done"
+
+
+def test_a_finished_run_is_never_overwritten(tmp_path):
+    path = folder.create(tmp_path / "run")
+    folder.write_json(path / folder.REPORT, {})
+    with pytest.raises(ResourceError, match="already holds a run"):
+        folder.create(path)
+
+
+def test_a_torn_last_line_is_left_for_the_next_read(tmp_path):
+    path = folder.create(tmp_path / "run")
+    folder.append_event(path, Progress("a", 1, 2))
+    with (path / folder.EVENTS).open("a") as file:
+        file.write('{"stage": "b"')
+    events, offset = folder.read_events(path)
+    assert [event["stage"] for event in events] == ["a"]
+    with (path / folder.EVENTS).open("a") as file:
+        file.write("}\n")
+    assert folder.read_events(path, offset)[0] == [{"stage": "b"}]
+
+
+def test_numbers_that_are_none_become_null(tmp_path):
+    folder.write_json(tmp_path / "x.json", {"a": float("nan"), "b": [float("inf"), 1.5], "c": (1,)})
+    assert json.loads((tmp_path / "x.json").read_text()) == {"a": None, "b": [None, 1.5], "c": [1]}
+
+
+def test_a_full_disk_is_one_sentence_and_the_old_file_stays(tmp_path):
+    target = tmp_path / "report.json"
+    target.write_text("old")
+    code = (
+        "import resource, signal, sys; from pathlib import Path; from core import folder\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
+        "try: folder.write_bytes(Path(sys.argv[1]), b'x' * 5000)\n"
+        "except Exception as error: print(type(error).__name__, error)"
+    )
+    out = subprocess.run([sys.executable, "-c", code, str(target)], capture_output=True, text=True)
+    assert out.stdout.startswith("ResourceError") and str(target) in out.stdout, out.stderr
+    assert target.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [target], "nothing half written is left behind"
+
+
+def test_the_watcher_obeys_the_stop_file(tmp_path):
+    path = folder.create(tmp_path / "run")
+    watcher = folder.FolderWatcher(path)
+    watcher.check()
+    folder.ask_stop(path)
+    with pytest.raises(Stopped):
+        watcher.check()
+
+
+def test_runs_are_listed_newest_first(tmp_path):
+    for number, name in enumerate(("a", "b", "c")):
+        path = folder.create(tmp_path / name)
+        folder.append_event(path, Progress("start"))
+        os.utime(path, (number, number))
+    (tmp_path / "not-a-run").mkdir()
+    assert [path.name for path in folder.runs(tmp_path)] == ["c", "b", "a"]
+    assert folder.runs(tmp_path / "missing") == []
