@@ -45,7 +45,7 @@ function build() {
   }
   parts.mean = make('b', 'mean'); grid.append(parts.mean); row.append(grid); axis.append(make('i', '', model.curves ? 'cost' : ''));
   row.setAttribute('role', 'group'); row.setAttribute('aria-label', 'Share of weights to remove, a bar a block');
-  row.style.setProperty('--column', model.units.length > 16 ? '34px' : '44px');
+  row.style.setProperty('--wide', `${model.units.length * (model.units.length > 16 ? 34 : 44)}px`);
   model.units.forEach((unit, index) => row.append(column(unit, index)));
   parts.told = make('div', 'eq-told'); parts.told.setAttribute('role', 'status');
   host.append(figures, tools, put(make('div', 'eq-board'), axis, put(make('div', 'eq-scroll'), row)), parts.told, help());
@@ -53,9 +53,9 @@ function build() {
 }
 
 function help() {
-  const line = make('div', 'eq-help');
-  for (const [key, text] of [['↑ ↓', ' 1 %, with '], ['Shift', ' 10 %   '], ['← →', ' next bar   '], ['0–9', ' type a share   '], ['L', ' lock   '], ['Shift', ' + drag draws across the bars']])
-    put(line, make('kbd', '', key), document.createTextNode(text));
+  const line = make('div', 'eq-help'), keys = [['↑ ↓', '1 %'], ['Shift ↑ ↓', '10 %'], ['← →', 'next bar'], ['0–9', 'type a share'], ['L', 'lock'], ['Shift + drag', 'draw across the bars']];
+  for (const [key, text] of keys) line.append(put(make('span'), make('kbd', '', key), document.createTextNode(text)));
+  if (model.curves) line.append(make('span', '', `Cost: what a block alone adds to the log of the ${metricOf()}.`));
   return line;
 }
 
@@ -138,7 +138,8 @@ function paint() {
     const was = model.measured && model.measured.shares[unit]; bar.ghost.hidden = was == null; bar.ghost.style.bottom = `${100 * (was || 0)}%`;
   }
   figures(now);
-  if (document.activeElement !== parts.slider || base === null) parts.slider.value = 100 * now.sparsity;
+  if (base === null) parts.slider.value = 100 * now.sparsity;
+  parts.slider.style.setProperty('--at', `${100 * now.sparsity / model.highest}%`);
   parts.slider.setAttribute('aria-valuetext', `remove ${percent(now.sparsity)} of the blocks' weights`);
   parts.output.textContent = percent(now.sparsity); parts.mean.style.bottom = `${100 * now.sparsity}%`;
   parts.undo.disabled = !model.undo; parts.redo.disabled = !model.redo;

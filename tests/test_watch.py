@@ -87,7 +87,7 @@ def test_a_run_that_needs_too_much_memory_is_ended_and_says_how_much_it_might_us
 
 
 def test_a_run_within_its_memory_is_left_alone(tmp_path: Path):
-    at = watched(tmp_path / "run", EATS + "", Limits(2e9), heard=lambda child, event: folder.ask_stop(tmp_path / "run"))
+    at = watched(tmp_path / "run", EATS, Limits(2e9), heard=lambda child, event: folder.ask_stop(tmp_path / "run"))
     assert at.state == "stopped"
 
 

@@ -51,7 +51,14 @@ def argument(source: str) -> str:
 def cache_file(dataset: Dataset, embedding: Embedding, loaded: Any, seed: int) -> Path:
     """Where this embedding lies or would lie: its name is a hash of the rows, the method, its version and all that it depends on."""
     method = get("embedding", embedding_method(embedding.source))
-    says: list[Any] = [dataset.fingerprint, method.card.name, method.card.version, argument(embedding.source), embedding.params, seed]
+    says: list[Any] = [
+        dataset.fingerprint,
+        method.card.name,
+        method.card.version,
+        argument(embedding.source),
+        embedding.params,
+        seed,
+    ]
     if loaded is not None and method.card.name == "model":
         from core.model.source import fingerprint
 
@@ -75,12 +82,15 @@ def _check_kind(dataset: Dataset, method: Method, source: str) -> None:
 
 def _checked(vectors: np.ndarray, dataset: Dataset, source: str) -> np.ndarray:
     if vectors.ndim != 2 or len(vectors) != len(dataset) or vectors.shape[1] == 0:
-        raise RecipeError(f"{source} gave vectors of shape {vectors.shape} for {len(dataset)} rows.", "Mend the method, or choose another.")
+        raise RecipeError(
+            f"{source} gave vectors of shape {vectors.shape} for {len(dataset)} rows.", "Mend the method, or choose another."
+        )
     broken = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
     if len(broken):
         rows = ", ".join(str(row) for row in dataset.row[broken[:5]])
         raise DataError(
-            f"{source} gives no finite vector for {len(broken)} rows (the first: {rows}).", "Correct or remove those rows, or embed otherwise."
+            f"{source} gives no finite vector for {len(broken)} rows (the first: {rows}).",
+            "Correct or remove those rows, or embed otherwise.",
         )
     return vectors
 

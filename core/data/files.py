@@ -46,9 +46,15 @@ def open_hub(data: Data, vectors: str | None) -> Dataset:
         splits = datasets.get_dataset_split_names(name, revision=revision or None)
         split = "train" if "train" in splits else splits[0]
         table = datasets.load_dataset(name, revision=revision or None, split=split)
-    except (OSError, ValueError, RuntimeError) as error:  # what the library raises offline, for a wrong name, and for a broken repository
+    except (
+        OSError,
+        ValueError,
+        RuntimeError,
+    ) as error:  # what the library raises offline, for a wrong name, and for a broken repository
         first = (str(error) or type(error).__name__).splitlines()[0]
-        raise ResourceError(f"{data.source} cannot be had from the hub: {first}", "Check the name and the network, or use a file.") from None
+        raise ResourceError(
+            f"{data.source} cannot be had from the hub: {first}", "Check the name and the network, or use a file."
+        ) from None
     return _dataset(data.source, table, data, (), np.array([], dtype=np.int64), vectors)
 
 
@@ -79,7 +85,9 @@ def _parquet(path: Path) -> Any:
         return datasets.Dataset(datasets.table.InMemoryTable(pq.read_table(path, use_threads=False)))
     except (pa.ArrowException, ValueError, TypeError, KeyError) as error:
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise DataError(f"{path.name} is not a parquet file that can be read: {first[:160]}", "Write it again, or choose another.") from None
+        raise DataError(
+            f"{path.name} is not a parquet file that can be read: {first[:160]}", "Write it again, or choose another."
+        ) from None
 
 
 def _from_columns(name: str, columns: dict[str, list[Any]]) -> Any:
@@ -121,7 +129,9 @@ def _images(name: str, table: Any, column: str, rows: np.ndarray) -> tuple[np.nd
         try:
             image = Image.open(io.BytesIO(item["bytes"]), formats=("PNG", "JPEG", "BMP", "GIF", "WEBP"))
             if image.width * image.height > _MOST_PIXELS:
-                raise DataError(f"{name} holds images of {image.width} x {image.height} pixels.", "At most 512 x 512 are read so far.")
+                raise DataError(
+                    f"{name} holds images of {image.width} x {image.height} pixels.", "At most 512 x 512 are read so far."
+                )
             found.append(np.asarray(image.convert("L"), dtype=np.float32) / 255)
         except (OSError, TypeError, ValueError, SyntaxError):
             found.append(None)
@@ -130,4 +140,6 @@ def _images(name: str, table: Any, column: str, rows: np.ndarray) -> tuple[np.nd
     if len(shapes) > 1:
         raise DataError(f"{name} holds images of {len(shapes)} different sizes.", "Scale them to one size first.")
     blank = np.zeros(shapes.pop() if shapes else (1, 1), dtype=np.float32)
-    return np.stack([blank if image is None else image for image in found]) if found else np.zeros((0, 1, 1), np.float32), tuple(bad)
+    return np.stack([blank if image is None else image for image in found]) if found else np.zeros((0, 1, 1), np.float32), tuple(
+        bad
+    )

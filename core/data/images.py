@@ -42,7 +42,9 @@ def labelled_images(
     rows = np.arange(len(dataset))
     if samples is not None:
         if samples > len(dataset):
-            raise DataError(f"{samples} samples were asked of {source}, which has {len(dataset)}.", "Lower samples, or leave it out.")
+            raise DataError(
+                f"{samples} samples were asked of {source}, which has {len(dataset)}.", "Lower samples, or leave it out."
+            )
         rows = stratified(labels, samples, seed)
     return prepared(dataset.images[rows], folder or builtins.location("tiny-cnn")), labels[rows]
 
@@ -64,7 +66,9 @@ def prepared(images: np.ndarray, folder: Path | None) -> np.ndarray:
     if wants.size is not None and wants.size != images.shape[1:]:
         import torch
 
-        scaled = torch.nn.functional.interpolate(torch.from_numpy(images)[:, None], wants.size, mode="bilinear", align_corners=False)
+        scaled = torch.nn.functional.interpolate(
+            torch.from_numpy(images)[:, None], wants.size, mode="bilinear", align_corners=False
+        )
         images = scaled[:, 0].numpy()
     mean, std = (np.asarray(values, dtype=np.float32).reshape(1, -1, 1, 1) for values in (wants.mean, wants.std))
     return np.ascontiguousarray(((np.repeat(images[:, None], wants.channels, axis=1) - mean) / std).astype(np.float32))
@@ -76,7 +80,7 @@ def image_input(folder: Path | None) -> ImageInput:
     own = config.get("prunarium_input")
     if own:
         return ImageInput(own["channels"], tuple(own["mean"]), tuple(own["std"]), (own["height"], own["width"]))
-    channels = int(config.get("num_channels", 3))
+    channels = int(config.get("num_channels", 3 if config else 1))
     said = _json(folder, "preprocessor_config.json")
     size = said.get("size")
     if isinstance(size, dict):

@@ -108,7 +108,9 @@ def _plane_neighbours(places: np.ndarray, count: int) -> np.ndarray:
 
     _, index = cKDTree(places).query(places, k=count + 1)
     rows = np.arange(len(places))[:, None]
-    others = np.argsort(index == rows, axis=1, kind="stable")[:, :count]  # the row itself last; where doubles hide it, the farthest goes
+    others = np.argsort(index == rows, axis=1, kind="stable")[
+        :, :count
+    ]  # the row itself last; where doubles hide it, the farthest goes
     return np.take_along_axis(index, others, axis=1)
 
 

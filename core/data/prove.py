@@ -43,7 +43,14 @@ def prove(dataset: Dataset, vectors: np.ndarray, recipe: Recipe, watcher: Watche
             watcher.check()
             accuracy = probe(vectors[rows], labels[rows], vectors[test], labels[test])
             lines.append(
-                {"share": share, "selector": chosen, "seed": seed, "accuracy": accuracy, "rows": len(rows), "test_rows": len(test)}
+                {
+                    "share": share,
+                    "selector": chosen,
+                    "seed": seed,
+                    "accuracy": accuracy,
+                    "rows": len(rows),
+                    "test_rows": len(test),
+                }
             )
             watcher.say(Progress(STAGE, len(lines), total))
     return lines
@@ -71,12 +78,16 @@ def hold_out(labels: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
     Raises DataError where no class has five rows, or there is only one class.
     """
     if len(np.unique(labels)) < 2:
-        raise DataError("The proof needs at least two classes, and these labels have one.", "Choose another label column with `label:`.")
+        raise DataError(
+            "The proof needs at least two classes, and these labels have one.", "Choose another label column with `label:`."
+        )
     random = generator(seed, "hold out")
     test = [random.permutation(np.flatnonzero(labels == label)) for label in np.unique(labels)]
     test = np.sort(np.concatenate([rows[: int(len(rows) * TEST_SHARE)] for rows in test]))
     if len(test) == 0:
-        raise DataError("No class has the 5 rows that the proof needs to hold some out.", "Give it more rows, or leave prove out.")
+        raise DataError(
+            "No class has the 5 rows that the proof needs to hold some out.", "Give it more rows, or leave prove out."
+        )
     return np.setdiff1d(np.arange(len(labels)), test), test
 
 

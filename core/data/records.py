@@ -39,7 +39,9 @@ def read_lines(path: Path) -> list[str]:
     if not content.strip():
         raise DataError(f"{path.name} is empty.", "Choose a file with at least one row.")
     if b"\0" in content[: 1 << 20]:
-        raise DataError(f"{path.name} is not a text file.", "Give a .csv or .jsonl file in UTF-8, or a .parquet file with that ending.")
+        raise DataError(
+            f"{path.name} is not a text file.", "Give a .csv or .jsonl file in UTF-8, or a .parquet file with that ending."
+        )
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -115,7 +117,9 @@ def _csv_records(lines: list[str], delimiter: str) -> list[tuple[int, list[str],
             open_quote = "unexpected end" in str(error)
             never_closed += open_quote
             if never_closed > _MOST_OPEN_QUOTES:  # each one means reading to the end of the file once more
-                raise DataError("More than 100 lines open a quote that never closes.", "Check which quotes and delimiter it uses.") from None
+                raise DataError(
+                    "More than 100 lines open a quote that never closes.", "Check which quotes and delimiter it uses."
+                ) from None
             said = "opens a quote that never closes" if open_quote else "has a quote in the wrong place"
             found.append((start + before + 1, [], said))
             start += before + 1

@@ -39,13 +39,19 @@ def score_rows(dataset: Dataset, vectors: np.ndarray, clusters: Clusters, select
     """The scores that `select` asks for, float32 (rows,); NaN where it chooses without a score. Raises DataError on a broken score."""
     if select.score is None:
         return np.full(len(dataset), np.nan, dtype=np.float32)
-    scores = np.asarray(get("data_score", select.score)(_have(dataset, vectors, clusters, select.score, seed), _params(select, "data_score")))
+    scores = np.asarray(
+        get("data_score", select.score)(_have(dataset, vectors, clusters, select.score, seed), _params(select, "data_score"))
+    )
     if scores.shape != (len(dataset),) or np.isnan(scores).any():
-        raise DataError(f"{select.score} gave no score for some rows.", "Choose another score, or look for broken rows in the data.")
+        raise DataError(
+            f"{select.score} gave no score for some rows.", "Choose another score, or look for broken rows in the data."
+        )
     return scores.astype(np.float32)
 
 
-def decide(dataset: Dataset, vectors: np.ndarray, clusters: Clusters, select: Select, seed: int, share: float | None = None) -> Selection:
+def decide(
+    dataset: Dataset, vectors: np.ndarray, clusters: Clusters, select: Select, seed: int, share: float | None = None
+) -> Selection:
     """Keep `share` of the rows (by default the recipe's `keep`): the nearest whole number of rows, exactly.
 
     `select` is resolved (core.catalogue.resolve). The same rows, vectors, recipe and seed give the same selection.
@@ -59,7 +65,9 @@ def decide(dataset: Dataset, vectors: np.ndarray, clusters: Clusters, select: Se
     have = {**_have(dataset, vectors, clusters, "select", seed), "scores": scores, "count": count}
     kept = np.asarray(chosen(have, _params(select, "selector")), dtype=bool)
     if int(kept.sum()) != count:
-        raise DataError(f"The selector {select.selector} kept {int(kept.sum())} rows instead of {count}.", "Choose another selector.")
+        raise DataError(
+            f"The selector {select.selector} kept {int(kept.sum())} rows instead of {count}.", "Choose another selector."
+        )
     frame = pd.DataFrame({"row": dataset.row, "score": scores, "kept": kept, "cluster": clusters.assignment})
     return Selection(frame, share)
 

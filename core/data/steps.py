@@ -60,11 +60,15 @@ def open_rows(recipe: Recipe, watcher: Watcher) -> Dataset:
 
 
 def _write_points(path: Path, dataset: Dataset, clusters: Clusters, places: np.ndarray, trust: np.ndarray) -> None:
-    frame = pd.DataFrame({"row": dataset.row, "x": places[:, 0], "y": places[:, 1], "cluster": clusters.assignment, "trust": trust})
+    frame = pd.DataFrame(
+        {"row": dataset.row, "x": places[:, 0], "y": places[:, 1], "cluster": clusters.assignment, "trust": trust}
+    )
     write_frame(frame, path / folder.POINTS)
 
 
-def _facts(recipe: Recipe, dataset: Dataset, vectors: np.ndarray, clusters: Clusters, selection: Selection | None) -> dict[str, Any]:
+def _facts(
+    recipe: Recipe, dataset: Dataset, vectors: np.ndarray, clusters: Clusters, selection: Selection | None
+) -> dict[str, Any]:
     """What report.json says about the data."""
     return {
         "name": dataset.name,

@@ -35,7 +35,9 @@ def dataset_of(
         raise bad_rows_error(name, problems, len(frame) + len(bad))
     keep = np.flatnonzero(~frame["row"].isin(list(problems)).to_numpy())
     if len(keep) == 0:
-        raise DataError(f"{name} has no row that can be used.", _first_reasons(problems) or "Choose a file with at least one row.")
+        raise DataError(
+            f"{name} has no row that can be used.", _first_reasons(problems) or "Choose a file with at least one row."
+        )
     sound = frame.iloc[keep].reset_index(drop=True)
     labels, names = _classes(sound[label]) if label else (None, ())
     texts = [str(value) for value in sound[text]] if text else None

@@ -23,5 +23,7 @@ def column(frame: pd.DataFrame, argument: str) -> np.ndarray:
     try:
         vectors = np.stack([np.atleast_1d(np.asarray(item, dtype=np.float32)) for item in frame[argument]])
     except (TypeError, ValueError):
-        raise DataError(f"The column {argument!r} does not hold vectors of one length.", "Give each row a list of as many numbers.") from None
+        raise DataError(
+            f"The column {argument!r} does not hold vectors of one length.", "Give each row a list of as many numbers."
+        ) from None
     return vectors.reshape(len(vectors), -1)

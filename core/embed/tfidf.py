@@ -34,7 +34,9 @@ def tfidf(texts: list[str], seed: int, *, dimensions: Annotated[int, Param("Dime
     try:
         weights = TfidfVectorizer(sublinear_tf=True, max_features=_MOST_WORDS, dtype=np.float32).fit_transform(texts)
     except ValueError:  # an empty vocabulary
-        raise DataError("No text has a word of two letters or more.", "Choose the column that holds the text with `text:`.") from None
+        raise DataError(
+            "No text has a word of two letters or more.", "Choose the column that holds the text with `text:`."
+        ) from None
     most = min(weights.shape) - 1
     if most < 2:
         vectors = weights.toarray()

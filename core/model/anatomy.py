@@ -93,7 +93,7 @@ def read_anatomy(model: nn.Module) -> Anatomy:
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         hidden=hidden,
         context=_number(config, "max_position_embeddings"),
-        refused=_refused(model, kind, blocks, hidden),
+        refused=_refused(model, kind, blocks, outside),
     )
 
 
@@ -198,28 +198,27 @@ def _number(config: Any, name: str) -> int:
     return value if isinstance(value, int) and not isinstance(value, bool) else 0
 
 
-def _refused(model: nn.Module, kind: str, blocks: tuple[Block, ...], hidden: int) -> dict[str, str]:
+def _refused(model: nn.Module, kind: str, blocks: tuple[Block, ...], outside: tuple[Layer, ...]) -> dict[str, str]:
     """Structures that this model does not have, each with the reason."""
     said: dict[str, str] = {}
     what = type(model).__name__
     if not blocks:
         chain = f"{what} is not a chain of equal blocks, so only its single weights can be pruned."
         said = dict.fromkeys(("blocks", "sublayers", "heads", "neurons", "slices"), chain)
-    elif kind == "image_classifier" and not any(block.attention for block in blocks):
-        said["blocks"] = said["sublayers"] = f"The blocks of {what} change width and resolution, so one cannot be left out."
-        said["heads"] = said["slices"] = f"{what} has no attention."
-        said["neurons"] = f"{what} has convolutions where a transformer has its MLP: prune channels instead."
     else:
-        found = {layer.role for block in blocks for layer in block.layers}
-        if not all(block.attention for block in blocks):
+        roles_found = {layer.role for block in blocks for layer in block.layers}
+        attentive = all(block.attention for block in blocks)
+        if not attentive:
             said["heads"] = f"Not every block of {what} has query, key, value and output layers that could be told apart."
-        if "down" not in found or not ("up" in found or "mlp" in found):
+        if kind == "image_classifier" and not attentive:
+            said["blocks"] = said["sublayers"] = f"The blocks of {what} may change width and resolution, so one cannot be left out."
+        if "down" not in roles_found or not roles_found & {"up", "mlp"}:
             said["neurons"] = f"No pair of layers into and out of an MLP was found in the blocks of {what}."
         if kind != "decoder":
             said["slices"] = f"{what} is not a decoder, and slicing rotates a decoder's residual stream."
-    convolutions = any(isinstance(part, (nn.Conv1d, nn.Conv2d, nn.Conv3d)) for part in model.modules())
-    if not convolutions or (blocks and "heads" not in said):
-        said["channels"] = f"{what} has no chain of convolutions, so it has no channels to remove."
+    prunable = [layer for block in blocks for layer in block.layers] or outside
+    if not any(layer.kind == "conv" for layer in prunable):
+        said["channels"] = f"{what} has no convolutions to prune, so it has no channels to remove."
     if not any("expert" in type(part).__name__.lower() or "moe" in type(part).__name__.lower() for part in model.modules()):
         said["experts"] = f"{what} is not a mixture of experts."
     return said

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from core.model.anatomy import PRUNABLE
 from core.model.loading import LoadedModel
 
 _SAFETENSORS_NAMES = {
@@ -28,17 +29,17 @@ class Counts:
     size_bytes: int
 
 
-def counts(loaded: LoadedModel) -> Counts:
-    """Parameters, those that are not zero, and the bytes of the safetensors file that saving in the source's dtype makes.
+def counts(model: nn.Module, dtype: torch.dtype | None = None) -> Counts:
+    """Parameters, those that are not zero, and the bytes of the safetensors file that saving as `dtype` (left out: as it is) makes.
 
     The bytes are those of one file with its header; a model saved in shards takes some hundred bytes a shard more. Zeros take as much room
     as any other number, so unstructured pruning does not change size_bytes.
     """
-    parameters = [parameter for _, parameter in unique(loaded.model.named_parameters())]
+    parameters = [parameter for _, parameter in unique(model.named_parameters())]
     return Counts(
         parameters=sum(parameter.numel() for parameter in parameters),
         nonzero=sum(int(torch.count_nonzero(parameter)) for parameter in parameters),
-        size_bytes=size_when_saved_bytes(loaded.model, loaded.source_dtype),
+        size_bytes=size_when_saved_bytes(model, dtype),
     )
 
 
@@ -46,18 +47,22 @@ def unique(named: Iterator[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
     """Each tensor under its first name only: names that share one memory are one tensor."""
     seen = set()
     for name, tensor in named:
-        key = (tensor.data_ptr(), tuple(tensor.shape), tensor.dtype) if tensor.device.type != "meta" and tensor.numel() else id(tensor)
+        key = (
+            (tensor.data_ptr(), tuple(tensor.shape), tensor.dtype)
+            if tensor.device.type != "meta" and tensor.numel()
+            else id(tensor)
+        )
         if key not in seen:
             seen.add(key)
             yield name, tensor
 
 
-def size_when_saved_bytes(model: nn.Module, dtype: torch.dtype) -> int:
+def size_when_saved_bytes(model: nn.Module, dtype: torch.dtype | None = None) -> int:
     """Bytes of one safetensors file with the model's unique tensors, floating ones as `dtype`: 8 + header (padded to 8) + data."""
     header: dict[str, object] = {"__metadata__": {"format": "pt"}}
     offset = 0
     for name, tensor in unique(iter(model.state_dict().items())):
-        kept = dtype if tensor.is_floating_point() else tensor.dtype
+        kept = dtype if dtype and tensor.is_floating_point() else tensor.dtype
         end = offset + tensor.numel() * kept.itemsize
         header[name] = {"dtype": _SAFETENSORS_NAMES.get(kept, "F32"), "shape": list(tensor.shape), "data_offsets": [offset, end]}
         offset = end
@@ -87,14 +92,11 @@ def flops_per_token(loaded: LoadedModel, *, nonzero: bool = False, context: int 
         return None
     keys = (context + 1) / 2 if kind == "decoder" else context
     attention = sum(
-        4 * block.attention.query_heads * block.attention.head_dim * keys for block in loaded.anatomy.blocks if block.attention is not None
+        4 * block.attention.query_heads * block.attention.head_dim * keys
+        for block in loaded.anatomy.blocks
+        if block.attention is not None
     )
     return 2.0 * _weights_a_token(loaded.model, nonzero) + attention
-
-
-def _is_matrix(module: nn.Module) -> bool:
-    """Does the module multiply by its weight? (An embedding looks up; a norm scales.) transformers' Conv1D is GPT-2's linear layer."""
-    return isinstance(module, (nn.Linear, nn.modules.conv._ConvNd)) or type(module).__name__ == "Conv1D"
 
 
 def _size(weight: Tensor, nonzero: bool) -> int:
@@ -104,10 +106,10 @@ def _size(weight: Tensor, nonzero: bool) -> int:
 def _weights_a_token(model: nn.Module, nonzero: bool) -> float:
     total = 0.0
     for module in model.modules():
-        if _is_matrix(module):
+        if isinstance(module, PRUNABLE):
             total += _size(module.weight, nonzero)
         for parameter in module.parameters(recurse=False):
-            if parameter.ndim == 3 and not _is_matrix(module):
+            if parameter.ndim == 3 and not isinstance(module, PRUNABLE):
                 total += _size(parameter, nonzero) * _share_of_experts(model)
     return total
 
@@ -115,7 +117,9 @@ def _weights_a_token(model: nn.Module, nonzero: bool) -> float:
 def _share_of_experts(model: nn.Module) -> float:
     """Experts a token visits / experts there are, for models that keep all experts of a block in one three-dimensional weight."""
     config = getattr(model, "config", None)
-    there_are = next((n for key in ("num_local_experts", "num_experts", "n_routed_experts") if (n := getattr(config, key, None))), 1)
+    there_are = next(
+        (n for key in ("num_local_experts", "num_experts", "n_routed_experts") if (n := getattr(config, key, None))), 1
+    )
     return getattr(config, "num_experts_per_tok", there_are) / there_are
 
 
@@ -128,10 +132,12 @@ def _flops_of_image(loaded: LoadedModel, nonzero: bool) -> float | None:
 
     def count(module: nn.Module, _: object, output: Tensor) -> None:
         nonlocal total
-        places = output[0, 0].numel() if isinstance(module, nn.modules.conv._ConvNd) else output.numel() // output.shape[-1]
+        places = (
+            output[0, 0].numel() if isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d)) else output.numel() // output.shape[-1]
+        )
         total += 2.0 * _size(module.weight, nonzero) * places
 
-    hooks = [module.register_forward_hook(count) for module in loaded.model.modules() if _is_matrix(module)]
+    hooks = [module.register_forward_hook(count) for module in loaded.model.modules() if isinstance(module, PRUNABLE)]
     try:
         with torch.no_grad():
             loaded.model(pixels)
@@ -143,11 +149,10 @@ def _flops_of_image(loaded: LoadedModel, nonzero: bool) -> float | None:
 
 def blank_image(loaded: LoadedModel, batch: int = 1) -> Tensor | None:
     """Zeros (batch, channels, height, width) of the size that the model's config names (224 where it names none); None for other models."""
-    config = getattr(loaded.model, "config", None)
-    channels = getattr(config, "num_channels", None)
-    if loaded.anatomy.kind != "image_classifier" or channels is None:
+    if loaded.anatomy.kind != "image_classifier":
         return None
-    size = getattr(config, "image_size", None) or 224
+    config, first = loaded.model.config, next(loaded.model.parameters())
+    own = getattr(config, "prunarium_input", None)
+    size = (own["height"], own["width"]) if own else getattr(config, "image_size", None) or 224
     height, width = size if isinstance(size, (list, tuple)) else (size, size)
-    first = next(loaded.model.parameters())
-    return torch.zeros(batch, channels, height, width, device=first.device, dtype=first.dtype)
+    return torch.zeros(batch, getattr(config, "num_channels", 3), height, width, device=first.device, dtype=first.dtype)

@@ -39,7 +39,7 @@ class Latency:
     threads: int
 
 
-def latency(loaded: LoadedModel, batch: int, tokens: int, repeats: int, watcher: Watcher) -> Latency:
+def latency(loaded: LoadedModel, batch: int, tokens: int, repeats: int, watcher: Watcher, stage: str = "latency") -> Latency:
     """Time one forward pass of (batch, tokens) ids, or of `batch` blank images for an image classifier. No key-value cache, all logits
     of a causal model left out but the last one's, as in reading a prompt.
 
@@ -51,7 +51,7 @@ def latency(loaded: LoadedModel, batch: int, tokens: int, repeats: int, watcher:
     times_ms = []
     with torch.inference_mode():
         peak_bytes = _peak_memory_bytes(loaded, forward)
-        for turn in follow(range(WARM_UPS - 1 + repeats), "latency", watcher):
+        for turn in follow(range(WARM_UPS - 1 + repeats), stage, watcher):
             took_ms = _timed_ms(forward, loaded.device)
             if turn >= WARM_UPS - 1:
                 times_ms.append(took_ms)

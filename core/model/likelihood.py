@@ -34,21 +34,25 @@ def token_losses(model: nn.Module, ids: Tensor) -> Tensor:
     for start in range(0, ids.shape[1] - 1, width):
         stop = min(start + width, ids.shape[1] - 1)
         chunk = (model, body, kind, hidden[:, start:stop], ids[:, start + 1 : stop + 1])
-        losses.append(checkpoint(_chunk_losses, *chunk, use_reentrant=False) if torch.is_grad_enabled() else _chunk_losses(*chunk))
+        losses.append(
+            checkpoint(_chunk_losses, *chunk, use_reentrant=False) if torch.is_grad_enabled() else _chunk_losses(*chunk)
+        )
     return torch.cat(losses, dim=1)
 
 
-def check_causal(model: nn.Module) -> nn.Module:
-    """The body under a causal language model's head. Raises ModelError for any other model, with what it is."""
+def check_causal(model: nn.Module, so: str = "has no perplexity") -> nn.Module:
+    """The body under a causal language model's head. Raises ModelError for any other model: what it is, and what follows (`so`)."""
     name = type(model).__name__
     head = getattr(model, "get_output_embeddings", lambda: None)()
     body = model.get_decoder() if hasattr(model, "get_decoder") else model
     if head is None or body is model:
-        raise ModelError(f"{name} has no head that predicts tokens, so it has no perplexity.", "Use a causal language model, or leave it out.")
+        raise ModelError(
+            f"{name} has no head that predicts tokens, so it {so}.", "Use a causal language model, or leave that out."
+        )
     if not model.can_generate() or getattr(model.config, "is_encoder_decoder", False):
         raise ModelError(
-            f"{name} does not predict each token from those before it alone, so it has no perplexity.",
-            "Leave perplexity out for this model; counts, latency and (for classifiers) accuracy can be measured.",
+            f"{name} does not predict each token from those before it alone, so it {so}.",
+            "Leave that out for this model; counts, latency and (for classifiers) accuracy can be measured.",
         )
     return body
 

@@ -25,24 +25,25 @@ _Z_95 = 1.959963984540054  # two-sided 95 % of a normal distribution
 
 
 @dataclass(frozen=True)
-class Inputs:
+class Prepared:
     """What a model is measured on, read once and used for the dense, the pruned and the recovered model alike.
 
-    sequences: int64 (samples, tokens); images float32 (n, channels, height, width) with labels int64 (n,). `protocol`: how each figure is taken.
+    sequences: int64 (samples, tokens); images: float32 (n, channels, height, width) with labels int64 (n,). `protocol`: how each figure is
+    taken.
     """
 
+    measure: Measure
     sequences: Tensor | None = None
     images: Tensor | None = None
     labels: Tensor | None = None
     protocol: dict[str, Any] = field(default_factory=dict)
 
 
-def gather(loaded: LoadedModel, measure: Measure) -> Inputs:
+def prepare(loaded: LoadedModel, measure: Measure) -> Prepared:
     """Read the text and images that `measure` names. Raises ModelError where this kind of model has no such figure, before anything is read."""
     sequences = images = labels = None
     protocol: dict[str, Any] = {}
     if measure.perplexity:
-        check_causal(loaded.model)
         sequences = _sequences(loaded, measure.perplexity)
         protocol["perplexity"] = perplexity_protocol(measure.perplexity, sequences)
     if measure.accuracy:
@@ -54,34 +55,44 @@ def gather(loaded: LoadedModel, measure: Measure) -> Inputs:
             "device": str(loaded.device), "dtype": str(next(loaded.model.parameters()).dtype).removeprefix("torch."),
         }  # fmt: skip
     if measure.generate:
+        check_writes(loaded)
         protocol["generate"] = {"prompts": list(measure.generate), "tokens": NEW_TOKENS, "decoding": "greedy"}
-    return Inputs(sequences, images, labels, protocol)
+    protocol["flops_per_token"] = {"context": _context(measure), "counts": "every weight, zero or not"}
+    return Prepared(measure, sequences, images, labels, protocol)
 
 
-def metrics(loaded: LoadedModel, measure: Measure, inputs: Inputs, watcher: Watcher) -> Metrics:
-    """Everything that `measure` asks of the model as it stands now. Counts and bytes always."""
-    counted = counts(loaded)
+def metrics(loaded: LoadedModel, prepared: Prepared, watcher: Watcher, stage: str = "measure") -> Metrics:
+    """Everything that `prepared.measure` asks of the model as it stands now. Counts and bytes always."""
+    measure, counted = prepared.measure, counts(loaded.model, loaded.source_dtype)
     taken: dict[str, Any] = {}
-    if inputs.sequences is not None:
-        taken["perplexity"] = perplexity(loaded, inputs.sequences, watcher)
-    if inputs.images is not None:
-        taken["accuracy"], taken["accuracy_interval"] = accuracy(loaded, inputs.images, inputs.labels, watcher)
+    if prepared.sequences is not None:
+        taken["perplexity"] = perplexity(loaded, prepared.sequences, watcher, f"{stage}: perplexity")
+    if prepared.images is not None:
+        share, interval = accuracy(loaded, prepared.images, prepared.labels, watcher, f"{stage}: accuracy")
+        taken |= {"accuracy": share, "accuracy_interval": interval}
     if measure.latency:
-        timed = latency(loaded, measure.latency.batch, measure.latency.tokens, measure.latency.repeats, watcher)
-        taken["latency_ms"], taken["peak_memory_mb"] = timed.median_ms, timed.peak_memory_mb
+        timed = latency(
+            loaded, measure.latency.batch, measure.latency.tokens, measure.latency.repeats, watcher, f"{stage}: latency"
+        )
+        taken |= {"latency_ms": timed.median_ms, "peak_memory_mb": timed.peak_memory_mb}
+        prepared.protocol["latency"].setdefault("quartiles_ms", {})[stage] = [timed.low_ms, timed.high_ms]
     if measure.generate:
+        watcher.check()
         taken["samples"] = generate(loaded, measure.generate)
-    context = measure.perplexity.tokens if measure.perplexity else 512
     return Metrics(
         parameters=counted.parameters,
         nonzero=counted.nonzero,
         size_bytes=counted.size_bytes,
-        flops_per_token=flops_per_token(loaded, context=context),
+        flops_per_token=flops_per_token(loaded, context=_context(measure)),
         **taken,
     )
 
 
-def perplexity(loaded: LoadedModel, sequences: Tensor, watcher: Watcher) -> float | None:
+def _context(measure: Measure) -> int:
+    return measure.perplexity.tokens if measure.perplexity else 512
+
+
+def perplexity(loaded: LoadedModel, sequences: Tensor, watcher: Watcher, stage: str = "perplexity") -> float | None:
     """exp of the mean negative log-likelihood a predicted token.
 
     sequences int64 (samples, tokens): each is read alone, so its first token predicts but is not predicted: tokens - 1 predictions a sequence,
@@ -90,12 +101,14 @@ def perplexity(loaded: LoadedModel, sequences: Tensor, watcher: Watcher) -> floa
     """
     total = 0.0
     with torch.inference_mode():
-        for sequence in follow(sequences, "perplexity", watcher, total=len(sequences)):
+        for sequence in follow(sequences, stage, watcher, total=len(sequences)):
             total += float(token_losses(loaded.model, sequence[None].to(loaded.device)).double().sum())
     mean = total / (len(sequences) * (sequences.shape[1] - 1))
     if isfinite(mean) and mean < 700:
         return exp(mean)
-    watcher.say(Progress("perplexity", kind="note", text="The perplexity is not a finite number: the model's outputs overflow or are NaN."))
+    watcher.say(
+        Progress(stage, kind="note", text="The perplexity is not a finite number: the model's outputs overflow or are NaN.")
+    )
     return None
 
 
@@ -108,12 +121,14 @@ def perplexity_protocol(asked: Perplexity, sequences: Tensor) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def accuracy(loaded: LoadedModel, images: Tensor, labels: Tensor, watcher: Watcher) -> tuple[float, tuple[float, float]]:
+def accuracy(
+    loaded: LoadedModel, images: Tensor, labels: Tensor, watcher: Watcher, stage: str = "accuracy"
+) -> tuple[float, tuple[float, float]]:
     """Share of right answers and its 95 % Wilson interval. images: float32 (n, channels, height, width) as the model expects them; or int64
     ids (n, tokens) for a text classifier. labels int64 (n,)."""
     right = 0
     with torch.inference_mode():
-        for start in follow(range(0, len(labels), _IMAGES_AT_ONCE), "accuracy", watcher):
+        for start in follow(range(0, len(labels), _IMAGES_AT_ONCE), stage, watcher):
             part = images[start : start + _IMAGES_AT_ONCE].to(loaded.device)
             output = loaded.model(part if part.dtype == torch.int64 else part.to(next(loaded.model.parameters()).dtype))
             answers = getattr(output, "logits", output).argmax(-1).cpu()
@@ -134,9 +149,7 @@ def generate(loaded: LoadedModel, prompts: Sequence[str], tokens: int = NEW_TOKE
     out. Raises ModelError where the model cannot write or has no tokenizer."""
     from transformers import GenerationConfig
 
-    check_causal(loaded.model)
-    if loaded.tokenizer is None:
-        raise ModelError(f"{loaded.name} has no tokenizer, so it cannot continue a text.", "Put its tokenizer files into the model's folder.")
+    check_writes(loaded)
     ends = loaded.model.generation_config.eos_token_id
     padding = loaded.tokenizer.pad_token_id
     if padding is None:
@@ -151,9 +164,23 @@ def generate(loaded: LoadedModel, prompts: Sequence[str], tokens: int = NEW_TOKE
     return tuple(texts)
 
 
+def check_writes(loaded: LoadedModel) -> None:
+    """Raises ModelError where the model cannot continue a text."""
+    check_causal(loaded.model, "cannot continue a text")
+    if loaded.tokenizer is None:
+        raise ModelError(
+            f"{loaded.name} has no tokenizer, so it cannot continue a text.", "Put its tokenizer files into the model's folder."
+        )
+
+
 def _sequences(loaded: LoadedModel, asked: Perplexity) -> Tensor:
     from core.model.text import sequences
 
+    check_causal(loaded.model)
+    if loaded.tokenizer is None:
+        raise ModelError(
+            f"{loaded.name} has no tokenizer, so no text can be measured.", "Put its tokenizer files into the model's folder."
+        )
     return sequences(asked.source, loaded.tokenizer, asked.samples, asked.tokens, None, asked.column)
 
 
@@ -166,9 +193,12 @@ def _joined(source: str) -> str:
 
 
 def _labelled_images(loaded: LoadedModel, asked: Accuracy) -> tuple[Tensor, Tensor]:
-    """Images and labels, refused where the model answers something else than a label of an image."""
+    """Images as the model's folder states them, and labels. Refused where the model answers something else than a label of an image."""
     from core.data.images import labelled_images
 
     if loaded.anatomy.kind != "image_classifier":
-        raise ModelError(f"{loaded.name} does not classify images, so it has no accuracy on {asked.source}.", "Leave accuracy out.")
-    return labelled_images(asked.source, asked.samples, None)
+        raise ModelError(
+            f"{loaded.name} does not classify images, so it has no accuracy on {asked.source}.", "Leave accuracy out."
+        )
+    images, labels = labelled_images(asked.source, asked.samples, folder=loaded.location.path)
+    return torch.from_numpy(images), torch.from_numpy(labels)

@@ -10,11 +10,12 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 ROLES = ("query", "key", "value", "output", "qkv", "gate", "up", "down", "mlp", "conv", "other")
+_INPUTS = ("query", "key", "value")
 _HINTS = {
     "query": re.compile(r"(^|[._])(q|wq|query)($|[._])"),
     "key": re.compile(r"(^|[._])(k|wk|key)($|[._])"),
     "value": re.compile(r"(^|[._])(v|wv|value)($|[._])"),
-    "output": re.compile(r"(^|[._])(o|wo|out|output|dense|c_proj|proj)($|[._])"),
+    "output": re.compile(r"(^|[._])(o|wo|out|output|dense)($|[._])"),
     "gate": re.compile(r"(^|[._])(gate|w1|wi_0)($|[._])"),
 }
 
@@ -76,7 +77,7 @@ def find_attention(
         inside = [layer for layer in linear if layer.path.startswith(f"{path}.{inner}." if inner else f"{path}.")]
         if len(inside) >= 2:
             knows = any(hasattr(part, name) for part in module.modules() for name in ("head_dim", "num_heads", "attention_head_size"))
-            candidates.append((not knows, len(inside), len(candidates), f"{path}.{inner}".rstrip("."), inside))
+            candidates.append((not knows, len(inside), -len(candidates), f"{path}.{inner}".rstrip("."), inside))
     for exact in (True, False):
         for unaware, _, _, place, inside in sorted(candidates, key=lambda found: found[:3]):
             if unaware and not exact:
@@ -122,12 +123,11 @@ def _by_hint(layers: list[Layer], role: str, place: str) -> list[Layer]:
 
     def rank(layer: Layer) -> int:
         name = layer.path.removeprefix(place)
-        if _HINTS[role].search(name):
-            return 0
-        return 2 if any(_HINTS[other].search(name) for other in ("query", "key", "value", "output")) else 1
+        meant = next((hint for hint in (*_INPUTS, "output") if _HINTS[hint].search(name)), None)
+        return 0 if meant == role else 1 if meant is None else 2
 
-    ranked = sorted(layers, key=rank)
-    return ranked[::-1] if role == "output" and ranked and rank(ranked[0]) else ranked
+    in_order = layers[::-1] if role == "output" else layers  # unnamed, the output is taken to be defined last
+    return sorted(in_order, key=rank)
 
 
 def mlp_roles(layers: list[Layer], taken: dict[str, str], hidden: int) -> dict[str, str]:

@@ -15,9 +15,10 @@ from torch import Tensor
 
 from core import folder
 from core.errors import ModelError
-from core.events import Progress, Watcher
+from core.events import Named, Progress, Watcher
 from core.method import get
 from core.model import export, measure, text
+from core.model.counts import counts
 from core.model.loading import LoadedModel
 from core.model.masks import PackedMask, sparsity_of
 from core.model.pruning import Pruned, prune
@@ -38,7 +39,7 @@ def run_model(recipe: Recipe, path: Path, watcher: Watcher, loaded: LoadedModel,
         folder.write_json(path / folder.OBSERVATIONS, found)
     if not recipe.steps:
         return {"protocol": state.protocol}
-    state.dense = state.metrics("measure dense")
+    state.dense = state.metrics("dense")
     for number, step in enumerate(recipe.steps):
         before = state.nonzero()
         kind, method = next((name, part.method) for name, part in step if part is not None)
@@ -50,9 +51,9 @@ def run_model(recipe: Recipe, path: Path, watcher: Watcher, loaded: LoadedModel,
             (name for later in recipe.steps[number + 1 : number + 2] for name, part in later if part is not None), None
         )
         if kind != "recover" and following not in ("prune", "reconstruct"):
-            state.pruned = state.metrics("measure pruned")
+            state.pruned = state.metrics("pruned")
         elif kind == "recover" and following != "recover":
-            state.recovered = state.metrics("measure recovered")
+            state.recovered = state.metrics("recovered")
     state.write()
     return state.fields()
 
@@ -83,17 +84,17 @@ class _State:
             return self._calibration
 
     @cached_property
-    def _measure(self) -> measure.Prepared:
-        return measure.prepare(self.loaded, self.recipe.measure)
+    def _inputs(self) -> measure.Inputs:
+        return measure.gather(self.loaded, self.recipe.measure)
 
-    def metrics(self, stage: str) -> Metrics:
+    def metrics(self, name: str) -> Metrics:
         with self.clock.stage("measure"):
-            figures = measure.metrics(self.loaded, self._measure, self.watcher, stage)
-        self.protocol |= self._measure.protocol
+            figures = measure.metrics(self.loaded, self.recipe.measure, self._inputs, Named(self.watcher, name))
+        self.protocol |= self._inputs.protocol
         return figures
 
     def nonzero(self) -> int:
-        return measure.counts(self.loaded.model).nonzero
+        return counts(self.loaded).nonzero
 
     def take(self, kind: str, part: Any, number: int) -> None:
         """Carry out one step."""
@@ -171,7 +172,7 @@ class _State:
 def calibration_inputs(loaded: LoadedModel, source: Text, seed: int) -> Tensor:
     """Calibration ids (samples, tokens), or pixels (samples, c, h, w) for an image classifier."""
     if loaded.anatomy.kind == "image_classifier":
-        from core.data.loading import labelled_images
+        from core.data.images import labelled_images
 
         return labelled_images(source.source, source.samples, seed)[0]
     if loaded.tokenizer is None:

@@ -11,11 +11,12 @@ from torch import Tensor, nn
 
 from core.events import Progress, Watcher
 from core.method import Method, get
-from core.model import blocks, measure
+from core.model import blocks
 from core.model.anatomy import Block
 from core.model.loading import LoadedModel
 from core.model.masks import decide, generator
 from core.model.observe import have, matrix, observe_block, statistics_of, stream
+from core.model.quality import open_check
 from core.model.source import fingerprint
 from core.recipe import Curves, Observe
 
@@ -107,9 +108,9 @@ def measure_curves(loaded: LoadedModel, ask: Curves, calibration: Tensor, seed: 
     The evaluation sequences wait at the entrance of the block, so only the rest of the model runs. Costs are the log of quality over dense.
     """
     method = get("score", ask.method)
-    check = measure.quality_check(loaded, ask, seed)
+    check = open_check(loaded, ask)
     watcher.check()
-    dense = check.quality()
+    dense = check.measure()
     levels = sorted({level for level in ask.levels if 0 < level < 1})
     quality: dict[str, list[float]] = {}
     statistics = {}
@@ -126,7 +127,7 @@ def measure_curves(loaded: LoadedModel, ask: Curves, calibration: Tensor, seed: 
                     _pruned_alone(loaded, block, ask, method, statistics, level, seed),
                     _starting_at(loaded, block.index, states),
                 ):
-                    quality[block.name].append(check.quality())
+                    quality[block.name].append(check.measure())
                 done = block.index * len(levels) + levels.index(level) + 1
                 watcher.say(Progress("curves", done, len(loaded.anatomy.blocks) * len(levels)))
             blocks.advance(module, states, extras[block.index], watcher)

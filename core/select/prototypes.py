@@ -13,7 +13,10 @@ from core.method import Paper, Param, data_score
     "prototypes",
     label="Prototypes",
     paper=Paper(
-        "Sorscher, Geirhos, Shekhar, Ganguli, Morcos", 2022, "Beyond neural scaling laws: beating power law scaling via data pruning", "2206.14486"
+        "Sorscher, Geirhos, Shekhar, Ganguli, Morcos",
+        2022,
+        "Beyond neural scaling laws: beating power law scaling via data pruning",
+        "2206.14486",
     ),
     needs={"vectors", "clusters"},
     place="geometry",

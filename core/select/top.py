@@ -32,7 +32,9 @@ def top(
     kept = np.zeros(len(scores), dtype=bool)
     if class_balance > 0:
         if labels is None:
-            raise DataError("class_balance needs labels, and this data has none.", "Say `label:` in data, or set class_balance to 0.")
+            raise DataError(
+                "class_balance needs labels, and this data has none.", "Say `label:` in data, or set class_balance to 0."
+            )
         for label in np.unique(labels):
             mine = order[labels[order] == label]
             kept[mine[: int(class_balance * count * len(mine) / len(scores) + 1e-9)]] = True

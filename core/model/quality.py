@@ -1,0 +1,69 @@
+"""One cheap figure of how good a model is right now, for curves that need it dozens of times."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import exp
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from core.errors import ModelError
+from core.model import text
+from core.model.blocks import call
+from core.model.likelihood import token_losses
+from core.model.loading import LoadedModel
+from core.recipe import Curves
+
+
+@dataclass(frozen=True)
+class Check:
+    """measure() -> exp of the mean negative log-likelihood: of the next token (`perplexity`) or of the right label (`label perplexity`).
+
+    inputs: what it reads, one forward a row, in order. `protocol` says how, so that the figure can be compared.
+    """
+
+    metric: str
+    inputs: Tensor
+    measure: Callable[[], float]
+    protocol: dict[str, Any]
+
+
+def open_check(loaded: LoadedModel, ask: Curves) -> Check:
+    """The figure that fits the model. Raises ModelError for a model that predicts neither tokens nor labels."""
+    if loaded.anatomy.kind == "image_classifier":
+        return _on_labels(loaded, ask)
+    if loaded.anatomy.kind != "decoder" or loaded.tokenizer is None:
+        raise ModelError(
+            f"{loaded.name} predicts no next token, so its curves have no perplexity.",
+            "Leave curves out of observe for this model.",
+        )
+    return _on_tokens(loaded, ask)
+
+
+def _on_tokens(loaded: LoadedModel, ask: Curves) -> Check:
+    sequences = text.sequences(ask.source, loaded.tokenizer, ask.samples, ask.tokens, None).to(loaded.device)
+
+    def measure() -> float:
+        with torch.no_grad():
+            return exp(float(torch.cat([token_losses(loaded.model, row[None]) for row in sequences]).double().mean()))
+
+    return Check(
+        "perplexity", sequences, measure, {"source": ask.source, "samples": ask.samples, "tokens": ask.tokens, "stride": None}
+    )
+
+
+def _on_labels(loaded: LoadedModel, ask: Curves) -> Check:
+    from core.data.images import labelled_images
+
+    source = ask.source if "wikitext" not in ask.source else "builtin:mnist5k/train"  # the default is a text
+    images, labels = labelled_images(source, max(ask.samples, 256), 1)
+
+    def measure() -> float:
+        with torch.no_grad():
+            logits = torch.cat([call(loaded, image[None]).logits for image in images])
+            return exp(float(torch.nn.functional.cross_entropy(logits.float(), labels.to(logits.device))))
+
+    return Check("label perplexity", images, measure, {"source": source, "samples": len(labels)})

@@ -1,0 +1,210 @@
+"""The data part of the interactive worker: open rows, map them, order them, show them, find what is near. See core/serve.py.
+
+Numbers for thousands of rows travel as a parquet file in the worker's cache folder; pictures of a few rows as data: URIs made here.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from core.catalogue import embedding_method, resolve
+from core.data.clusters import Clusters, spherical_kmeans, unit
+from core.data.dataset import Dataset
+from core.data.embedding import cache_file, embed
+from core.data.loading import load
+from core.data.projection import pca, trust
+from core.data.selection import generator, score_rows, write_frame
+from core.errors import DataError
+from core.events import Silent
+from core.method import METHODS, cards, load_methods
+from core.recipe import Data, Recipe, parse
+
+# Rows that an embedding makes in a second here, in float32 on one slow core: beyond ten seconds it is a run, with progress and Stop.
+ROWS_A_SECOND = {"minilm": 80, "model": 40}
+LONGEST_WAIT_S = 10
+MOST_TRUSTED_ROWS = 10_000
+_TEXT_SHOWN = 300
+
+
+@dataclass
+class OpenData:
+    """The data set that is open, and what has been made of it so far."""
+
+    dataset: Dataset
+    made: dict[str, tuple[np.ndarray, Clusters]] = field(default_factory=dict)
+    last: str = ""
+
+
+def open_data(
+    session: Any,
+    source: str,
+    text: str | None = None,
+    label: str | None = None,
+    skip_bad_rows: bool = False,
+    vectors: str | None = None,
+) -> dict[str, Any]:
+    """Open rows and say what they are. The one held before is given up first. Raises BadRows, DataError as core.data.loading.load."""
+    session.parts.pop("data", None)
+    dataset = load(Data(source=source, text=text, label=label, skip_bad_rows=skip_bad_rows), vectors)
+    session.parts["data"] = OpenData(dataset)
+    counts = np.bincount(dataset.labels, minlength=len(dataset.label_names)) if dataset.labels is not None else []
+    return {
+        "name": dataset.name,
+        "kind": dataset.kind,
+        "rows": len(dataset),
+        "columns": list(dataset.columns),
+        "label_names": list(dataset.label_names),
+        "class_counts": [int(count) for count in counts],
+        "bad_rows": [[row, reason] for row, reason in dataset.bad_rows],
+        "embeddings": _suiting(dataset),
+        "image_shape": list(dataset.images.shape[1:]) if dataset.images is not None else None,
+    }
+
+
+def map_data(session: Any, recipe: dict[str, Any]) -> dict[str, Any]:
+    """Embed, cluster, lay out (PCA) and order the open rows as a recipe says (embedding, clusters, select, seed).
+
+    Answers {"ready": True, "points": path of a parquet file with row, x, y, trust, cluster, label, score, rank; "sizes", "features",
+    "trust": mean, "clusters"}, or {"ready": False, "seconds": estimate} where the embedding is too long for a question and has to be a run.
+    `rank` 0 is kept first.
+    """
+    opened, whole = _opened(session), resolve(parse(recipe), tuple(cards()))
+    wait_s = _seconds(opened.dataset, whole, session.loaded)
+    if wait_s > LONGEST_WAIT_S:
+        return {"ready": False, "seconds": wait_s}
+    vectors, clusters = _vectors(opened, whole, session.loaded)
+    score, rank = _order(opened.dataset, vectors, clusters, whole)
+    places = pca(vectors)
+    near = trust(vectors, places) if len(vectors) <= MOST_TRUSTED_ROWS else np.full(len(vectors), np.nan, np.float32)
+    frame = pd.DataFrame(
+        {"row": opened.dataset.row, "x": places[:, 0], "y": places[:, 1], "trust": near, "cluster": clusters.assignment}
+    )
+    labels = opened.dataset.labels if opened.dataset.labels is not None else np.full(len(vectors), -1)
+    frame = frame.assign(label=labels.astype(np.int32), score=score, rank=rank)
+    return {
+        "ready": True,
+        "points": str(_write(session.cache, frame)),
+        "sizes": clusters.sizes.tolist(),
+        "features": int(vectors.shape[1]),
+        "trust": float(near.mean()),
+    }
+
+
+def rows(session: Any, rows: list[int], pixels: int = 56) -> list[dict[str, Any]]:
+    """These rows (by their numbers) as a table shows them: label, text (its first 300 signs) or `picture` (a data: URI), and other columns."""
+    dataset = _opened(session).dataset
+    place = {int(row): at for at, row in enumerate(dataset.row)}
+    unknown = next((row for row in rows if row not in place), None)
+    if unknown is not None:
+        raise DataError(f"{dataset.name} has no row {unknown}.", f"Its rows are numbered {dataset.row[0]} to {dataset.row[-1]}.")
+    return [_shown(dataset, place[row], pixels) for row in rows]
+
+
+def neighbours(session: Any, row: int, count: int = 8) -> list[dict[str, Any]]:
+    """The rows nearest to one row by cosine, in the embedding that was mapped last: {row, cosine}, nearest first, itself left out."""
+    opened = _opened(session)
+    if not opened.last:
+        raise DataError("There is no embedding yet.", "Draw the map first.")
+    vectors, _ = opened.made[opened.last]
+    at = np.flatnonzero(opened.dataset.row == row)
+    if len(at) == 0:
+        raise DataError(f"{opened.dataset.name} has no row {row}.", "Choose a point on the map.")
+    cosine = unit(vectors) @ unit(vectors[at])[0]
+    cosine[at] = -2
+    nearest = np.argsort(-cosine, kind="stable")[: min(count, len(cosine) - 1)]
+    return [{"row": int(opened.dataset.row[one]), "cosine": float(cosine[one])} for one in nearest]
+
+
+ASKS: dict[str, Callable[..., Any]] = {"open_data": open_data, "map_data": map_data, "rows": rows, "neighbours": neighbours}
+
+
+def _opened(session: Any) -> OpenData:
+    if "data" not in session.parts:
+        raise DataError("No data set is open.", "Open one in the Data room.")
+    return session.parts["data"]
+
+
+def _suiting(dataset: Dataset) -> list[dict[str, str]]:
+    """The embeddings that can read this kind of data."""
+    if not METHODS:
+        load_methods()
+    found = [method.card for (kind, _), method in sorted(METHODS.items()) if kind == "embedding"]
+    kinds = {"any", "images" if dataset.images is not None else "", "text" if dataset.texts is not None else ""}
+    return [{"name": card.name, "label": card.label, "summary": card.summary} for card in found if kinds & set(card.structures)]
+
+
+def _seconds(dataset: Dataset, recipe: Recipe, loaded: Any) -> float:
+    """How long the embedding will take at the most: 0 where it lies in the cache."""
+    name = embedding_method(recipe.embedding.source)
+    if name not in ROWS_A_SECOND or cache_file(dataset, recipe.embedding, loaded, recipe.seed).exists():
+        return 0.0
+    return len(dataset) / ROWS_A_SECOND[name]
+
+
+def _vectors(opened: OpenData, recipe: Recipe, loaded: Any) -> tuple[np.ndarray, Clusters]:
+    """Vectors and clusters, kept while the data set is open."""
+    file = cache_file(opened.dataset, recipe.embedding, loaded, recipe.seed)
+    key = f"{file.stem} {recipe.clusters.count} {recipe.seed}"
+    if key not in opened.made:
+        vectors = embed(opened.dataset, recipe.embedding, loaded, Silent(), recipe.seed)
+        opened.made[key] = vectors, spherical_kmeans(vectors, recipe.clusters.count, recipe.seed)
+    opened.last = key
+    return opened.made[key]
+
+
+def _order(dataset: Dataset, vectors: np.ndarray, clusters: Clusters, recipe: Recipe) -> tuple[np.ndarray, np.ndarray]:
+    """Score and rank of each row. Where the selection has no score, its rank is the order in which chance would take the rows."""
+    assert recipe.select is not None
+    scores = score_rows(dataset, vectors, clusters, recipe.select, recipe.seed)
+    if recipe.select.score is None:
+        order = generator(recipe.seed, "select").permutation(len(dataset))
+    else:
+        order = np.lexsort((np.arange(len(scores)), -scores.astype(np.float64)))
+    rank = np.empty(len(order), dtype=np.int64)
+    rank[order] = np.arange(len(order))
+    return scores, rank
+
+
+def _write(cache: Path, frame: pd.DataFrame) -> Path:
+    """The frame under a name made from its content: an equal map is an equal file."""
+    content = hashlib.sha256(
+        pd.util.hash_pandas_object(frame, index=False).to_numpy().tobytes() + json.dumps(list(frame)).encode()
+    )
+    file = cache / f"points-{content.hexdigest()[:24]}.parquet"
+    if not file.exists():
+        cache.mkdir(parents=True, exist_ok=True)
+        write_frame(frame, file)
+    return file
+
+
+def _shown(dataset: Dataset, at: int, pixels: int) -> dict[str, Any]:
+    line: dict[str, Any] = {"row": int(dataset.row[at])}
+    if dataset.labels is not None:
+        line["label"] = dataset.label_names[dataset.labels[at]]
+    if dataset.texts is not None:
+        line["text"] = dataset.texts[at][:_TEXT_SHOWN]
+    if dataset.images is not None:
+        line["picture"] = _picture(dataset.images[at], pixels)
+    elif dataset.texts is None:
+        line["text"] = ", ".join(f"{name}: {str(dataset.frame[name].iloc[at])[:40]}" for name in dataset.columns)[:_TEXT_SHOWN]
+    return line
+
+
+def _picture(image: np.ndarray, pixels: int) -> str:
+    """A grey image as a data: URI of a PNG, dark on light as ink on paper, enlarged without smoothing."""
+    from PIL import Image
+
+    grey = Image.fromarray((255 - np.clip(image, 0, 1) * 255).astype(np.uint8))
+    out = io.BytesIO()
+    grey.resize((pixels, pixels), Image.Resampling.NEAREST).save(out, format="PNG", optimize=True)
+    return "data:image/png;base64," + base64.b64encode(out.getvalue()).decode()

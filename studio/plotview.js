@@ -1,0 +1,52 @@
+const host = element.querySelector('.plotview');
+let bound = false, rev = 0, busy = Promise.resolve();
+const css = name => getComputedStyle(document.body).getPropertyValue(name).trim();
+const axis = () => ({
+  gridcolor: css('--plot-grid'), zerolinecolor: css('--plot-grid'), linecolor: css('--plot-grid'), tickcolor: css('--plot-grid'),
+});
+const themed = layout => {
+  const out = {
+    autosize: true, margin: {l: 56, r: 16, t: 24, b: 44}, ...layout,
+    paper_bgcolor: 'rgba(0,0,0,0)', plot_bgcolor: 'rgba(0,0,0,0)',
+    font: {family: css('--font'), size: 13, ...(layout.font || {}), color: css('--body-text-color')},
+    hoverlabel: {bgcolor: css('--plot-hover'), bordercolor: css('--plot-grid'), font: {color: css('--body-text-color'), family: css('--font')}},
+    modebar: {bgcolor: 'rgba(0,0,0,0)', color: css('--body-text-color-subdued'), activecolor: css('--color-accent')},
+  };
+  for (const key of Object.keys(out)) if (/^[xy]axis\d*$/.test(key)) out[key] = {...axis(), ...out[key]};
+  out.xaxis = out.xaxis || axis();
+  out.yaxis = out.yaxis || axis();
+  return out;
+};
+const point = p => ({curve: p.curveNumber, i: p.pointIndex ?? p.pointNumber, x: p.x, y: p.y});
+const config = {
+  responsive: false, displaylogo: false, scrollZoom: false, modeBarButtonsToRemove: ['autoScale2d'],
+  toImageButtonOptions: {format: 'png', scale: 2, filename: 'prunarium'},
+};
+const current = () => props.value && props.value.rev === rev;
+const bind = () => {
+  bound = true;
+  host.on('plotly_click', e => {
+    if (current() && e.points.length) trigger('select', {rev, ...point(e.points[0])});
+  });
+  host.on('plotly_selected', e => {
+    if (e && current()) trigger('option_select', {rev, idx: e.points.map(p => p.pointIndex ?? p.pointNumber)});
+  });
+  host.on('plotly_deselect', () => { if (current()) trigger('clear', {rev}); });
+};
+const paint = async () => {
+  const value = props.value;
+  if (!value) return;
+  const plotly = await window.plotlyReady;
+  if (value !== props.value) return;  // a newer figure is already waiting
+  const figure = value.fig ? JSON.parse(value.fig) : {data: [], layout: {xaxis: {visible: false}, yaxis: {visible: false}}};
+  host.classList.toggle('empty', !value.fig);
+  await plotly.react(host, figure.data, themed(figure.layout || {}), config);
+  rev = value.rev;
+  if (!bound) bind();
+  host.dataset.rev = rev;
+};
+const draw = () => { busy = busy.then(paint).catch(error => console.error('plotview', error)); };
+watch('value', draw);
+draw();
+new MutationObserver(draw).observe(document.body, {attributes: true, attributeFilter: ['class']});
+new ResizeObserver(() => { if (host.offsetWidth && bound) window.Plotly.Plots.resize(host); }).observe(host);

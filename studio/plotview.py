@@ -1,0 +1,84 @@
+"""A plotly figure in the page with clicks, lasso and both themes, which gr.Plot does not give (docs/decisions has the reasons)."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+import plotly
+
+SCRIPT = Path(plotly.__file__).parent / "package_data" / "plotly.min.js"
+CODE = Path(__file__).with_name("plotview.js").read_text(encoding="utf-8")
+# One script tag for the whole page: each view waits for the promise, so plotly's 4.5 MB never hold up the first paint.
+HEAD = (
+    "<script>window.plotlyReady = new Promise(done => { window.plotlyLoaded = () => done(window.Plotly); });</script>"
+    f'<script async src="/gradio_api/file={SCRIPT.as_posix()}" onload="plotlyLoaded()"></script>'
+)
+_revisions = itertools.count(1)
+
+
+@dataclass(frozen=True)
+class Picked:
+    """What a person picked in a view. `rows`: indices of the lassoed points; `rev`: the drawing that they were picked from."""
+
+    rev: int
+    curve: int = 0
+    index: int = 0
+    x: Any = None
+    y: Any = None
+    rows: tuple[int, ...] = ()
+
+
+class PlotlyView(gr.HTML):
+    """Give it a plotly Figure, or None for nothing. Events: `select` (a click), `option_select` (lasso or box), `clear`.
+
+    Every drawing has a revision: `data-rev` in the page says which one stands, and an event from an older drawing is dropped.
+    """
+
+    def __init__(self, value: Any = None, *, height: int = 420, alt: str = "interactive chart", **rest: Any):
+        name = json.dumps(alt).replace("$", "&#36;").replace("{", "&#123;")
+        template = f'<div class="plotview" role="img" aria-label={name} style="height:{int(height)}px"></div>'
+        classes = rest.pop("elem_classes", None) or []
+        super().__init__(
+            value=value,
+            html_template=template,
+            js_on_load=CODE,
+            apply_default_css=False,
+            elem_classes=["plotframe", *([classes] if isinstance(classes, str) else classes)],
+            **rest,
+        )
+
+    def postprocess(self, value: Any) -> dict[str, Any] | None:
+        if value is None:
+            return {"fig": None, "rev": next(_revisions)}
+        if isinstance(value, dict) and "rev" in value:
+            return value
+        return {"fig": value.to_json(), "rev": next(_revisions)}
+
+    def get_block_name(self) -> str:
+        return "html"
+
+
+def picked(event: gr.EventData) -> Picked:
+    """The event of a view as plain data."""
+    told = event._data or {}
+    return Picked(
+        rev=int(told.get("rev") or 0),
+        curve=int(told.get("curve") or 0),
+        index=int(told.get("i") or 0),
+        x=told.get("x"),
+        y=told.get("y"),
+        rows=tuple(int(row) for row in told.get("idx") or ()),
+    )
+
+
+def table_twin(label: str, headers: list[str] | None = None) -> gr.Dataframe:
+    """The same figures as a table, for those who read rather than look, folded away under the chart. Its button copies it as CSV."""
+    with gr.Accordion(f"Table: {label}", open=False, elem_classes="twin"):
+        return gr.Dataframe(
+            headers=headers, label=label, show_label=False, interactive=False, datatype="str", buttons=["copy", "fullscreen"]
+        )
