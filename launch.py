@@ -46,12 +46,15 @@ MODULES = {
     "fetch": "core.builtins",
     "screens": "tests.screens",
 }
-BOOT = """import runpy, sys
+BOOT = """import os, runpy, sys
 sys.argv = sys.argv[1:]
 try:
     runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
 except KeyboardInterrupt:
     sys.exit(sys.stderr.write("\\nStopped.\\n") and 130)
+except BrokenPipeError:  # whoever reads what we print has seen enough, as `| head` does
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    sys.exit(141)
 """
 
 
@@ -64,8 +67,8 @@ class Parser(argparse.ArgumentParser):
 
 
 def _port(text: str) -> int:
-    if not text.isdigit() or not 0 < int(text) < 65536:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a port number between 1 and 65535")
+    if not text.isdigit() or int(text) > 65535:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a port number between 0 and 65535")
     return int(text)
 
 
@@ -73,11 +76,14 @@ def _parser() -> Parser:
     common = Parser(add_help=False, argument_default=argparse.SUPPRESS)
     common.add_argument("--methods", metavar="DIR", help="a folder of your own methods")
     common.add_argument("--runs", metavar="DIR", help="where run folders go (default: runs)")
-    parser = Parser(prog="launch.py", description="Prunarium. Without a command: the studio.", allow_abbrev=False, parents=[common])
-    parser.add_argument("--port", type=_port, metavar="N", help="the studio's port (default: 7860 or the next free one)")
+    parser = Parser(
+        prog="launch.py", description="Prunarium. Without a command: the studio.", allow_abbrev=False, parents=[common]
+    )
+    parser.add_argument("--port", type=_port, metavar="N", help="the studio's port (default: 7860 or the next free one; 0: any)")
+    parser.add_argument("--host", metavar="ADDRESS", help="where to answer (default: 127.0.0.1; any other needs --token)")
     parser.add_argument("--no-browser", action="store_true", help="do not open a browser")
     parser.add_argument("--window", action="store_true", help="an app window instead of a tab")
-    parser.add_argument("--token", help="ask this word of every visitor; needed for any address but this machine's own")
+    parser.add_argument("--token", help="ask this word of every visitor")
     parser.add_argument("--open", action="append", metavar="DIR", help="a folder the page may read files from (repeatable)")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=Parser)
 
@@ -106,8 +112,8 @@ def read_order(argv: list[str]) -> tuple[str, list[str], str | None]:
     asked = vars(parser.parse_args(argv))
     methods, command = asked.pop("methods", None), asked.pop("command") or "studio"
     if command != "studio":
-        for name in ("port", "no_browser", "window", "token", "open"):
-            if asked.pop(name):
+        for name in ("port", "host", "no_browser", "window", "token", "open"):
+            if asked.pop(name) not in (None, False):
                 parser.error(f"--{name.replace('_', '-')} is for the studio, not for {command}")
     if command not in ("studio", "run") and asked.pop("runs", None):
         parser.error(f"--runs is for the studio and for run, not for {command}")

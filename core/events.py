@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
 from core.errors import Stopped
@@ -52,20 +52,6 @@ class Silent:
     def check(self) -> None:
         if self.stop:
             raise Stopped
-
-
-@dataclass(frozen=True)
-class Named:
-    """A watcher that hears every stage under a name in front: `dense: perplexity`."""
-
-    watcher: Watcher
-    name: str
-
-    def say(self, progress: Progress) -> None:
-        self.watcher.say(replace(progress, stage=f"{self.name}: {progress.stage}"))
-
-    def check(self) -> None:
-        self.watcher.check()
 
 
 def follow(items: Iterable[Item], stage: str, watcher: Watcher, total: int | None = None) -> Iterator[Item]:

@@ -24,6 +24,7 @@ LOG = VENV / "prunarium-setup.log"
 LOCK = HERE / ".prunarium" / "setup.lock"
 PINS, EXTRAS = "requirements.txt", "requirements-test.txt"
 STAMPS = {PINS: VENV / "prunarium-ready", EXTRAS: VENV / "prunarium-ready-tests"}
+DRIVER = Path("/proc/driver/nvidia/version")
 CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 SIZE_GB, CUDA_GB, FREE_GB = 2.1, 3, 4  # on disk; what CUDA adds; what a first set-up must find free
 AGAIN = "run it again; what is done already is kept"
@@ -209,7 +210,7 @@ def _drop_half_installed() -> None:
 def _install_small_torch(lock: int) -> None:
     """Where there is no NVIDIA GPU, put PyTorch's CPU build in place first: what Linux gets by default brings gigabytes of CUDA."""
     pin = re.search(r"^torch==([\w.]+)", (HERE / PINS).read_text(), re.MULTILINE)
-    if not pin or sys.platform != "linux" or shutil.which("nvidia-smi") or Path("/proc/driver/nvidia/version").exists():
+    if not pin or sys.platform != "linux" or shutil.which("nvidia-smi") or DRIVER.exists():
         return
     if list(_packages().glob(f"torch-{pin[1]}*.dist-info")):
         return

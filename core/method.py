@@ -173,7 +173,7 @@ def load_methods() -> dict[tuple[str, str], Method]:
 
 def get(kind: str, name: str) -> Method:
     """A method by name. Raises RecipeError where there is none of that name."""
-    methods = METHODS or load_methods()
+    methods = METHODS if (kind, name) in METHODS else load_methods()  # one method file may have been imported by itself
     if (kind, name) not in methods:
         known = ", ".join(sorted(found for k, found in methods if k == kind))
         raise RecipeError(f"There is no {kind.replace('_', ' ')} called {name!r}.", f"There are: {known}.")

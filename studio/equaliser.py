@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,7 @@ def value(
         "bytes_per_parameter": described["size_bytes"] / max(total, 1),
         "curves": None if curves is None else {"levels": list(curves.levels), "cost": {unit: list(c) for unit, c in curves.cost.items()},
                                                "dense": curves.dense, "metric": curves.metric},
-        "measured": None if trial is None else {"value": trial.value, "sparsity": trial.sparsity, "shares": trial.shares, "run": trial.run},
+        "measured": None if trial is None else asdict(trial),
         **_state(opened),
     }  # fmt: skip
 

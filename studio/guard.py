@@ -41,7 +41,9 @@ class Guard:
     `start_up`: path of Gradio's own first call to itself, which comes from this machine and carries no token.
     """
 
-    def __init__(self, app: App, hosts: frozenset[str] = OWN_HOSTS, token: str | None = None, start_up: str = "/gradio_api/startup-events"):
+    def __init__(
+        self, app: App, hosts: frozenset[str] = OWN_HOSTS, token: str | None = None, start_up: str = "/gradio_api/startup-events"
+    ):
         if not hosts and not token:
             raise ValueError("answering to any host name needs a token")
         self.app, self.hosts, self.token, self.start_up = app, hosts, token, start_up

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -82,10 +83,11 @@ def sizes(data: dict[str, Any]) -> dict[str, int]:
 
 @dataclass(frozen=True)
 class Trial:
-    """A finished run of a budget: the quality it measured, the shares it removed."""
+    """A finished run of a budget: the quality it measured (`dense`: before pruning, by the same protocol), the shares it removed."""
 
     run: str
     value: float
+    dense: float
     sparsity: float
     shares: dict[str, float]
 
@@ -97,17 +99,17 @@ def last_trial(source: str, runs: Path, metric: str = "perplexity") -> Trial | N
         if report is None or _source_of(path) != source:
             continue
         shares = _by_hand(path)
-        value = _quality(report, metric)
-        if shares and value is not None:
-            return Trial(path.name, value, float((report.get("sparsity") or {}).get("layers") or 0.0), shares)
+        value, dense = _quality(report.get("pruned"), metric), _quality(report.get("dense"), metric)
+        if shares and value is not None and dense:
+            return Trial(path.name, value, dense, float((report.get("sparsity") or {}).get("layers") or 0.0), shares)
     return None
 
 
-def _quality(report: dict[str, Any], metric: str) -> float | None:
-    pruned = report.get("pruned") or {}
+def _quality(metrics: dict[str, Any] | None, metric: str) -> float | None:
     if metric == "error":
-        return None if pruned.get("accuracy") is None else 1 - pruned["accuracy"]
-    return pruned.get("perplexity")
+        accuracy = (metrics or {}).get("accuracy")
+        return None if accuracy is None else 1 - accuracy
+    return (metrics or {}).get("perplexity")
 
 
 def _by_hand(path: Path) -> dict[str, float] | None:
@@ -119,6 +121,7 @@ def _by_hand(path: Path) -> dict[str, float] | None:
     return dict(prunes[0].allocation.shares) if len(prunes) == 1 and prunes[0].allocation.method == "by_hand" else None
 
 
+@lru_cache(maxsize=4096)
 def _source_of(path: Path) -> str | None:
     try:
         model = recipe.read(path / folder.RECIPE).model

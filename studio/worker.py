@@ -21,6 +21,10 @@ from core.errors import PrunariumError, ResourceError
 ROOT = Path(__file__).resolve().parent.parent
 
 
+class WorkerDied(ResourceError):
+    """The process ended while it was asked."""
+
+
 class Worker:
     """One worker process, or none yet. Thread-safe: one question at a time."""
 
@@ -33,7 +37,7 @@ class Worker:
         self._number = 0
         self._wanted: dict[str, dict[str, Any]] = {}  # the last successful opening of each kind
         self._held: dict[str, dict[str, Any]] = {}  # what this process has open
-        self._notice = ""
+        self._notice, self._died = "", False
 
     @property
     def pid(self) -> int | None:
@@ -61,14 +65,27 @@ class Worker:
         said, self._notice = self._notice, ""
         return said
 
-    def ask(self, name: str, timeout_s: float = 60.0, **args: Any) -> Any:
+    def ask(self, name: str, /, timeout_s: float = 60.0, **args: Any) -> Any:
         """Ask and wait. Raises the worker's problem as PrunariumError; ResourceError where it died or took longer than `timeout_s`."""
         with self._one:
             self._ready(name, args, timeout_s)
-            answer = self._exchange(name, args, timeout_s)
+            try:
+                answer = self._exchange(name, args, timeout_s)
+            except WorkerDied:
+                if name.startswith("open_"):
+                    raise  # what was too big for the memory once is not tried again unasked
+                self._ready(name, args, timeout_s)
+                answer = self._exchange(name, args, timeout_s)
             if name.startswith("open_"):
                 self._wanted[name] = self._held[name] = args
             return answer
+
+    def about(self, source: str, name: str, /, timeout_s: float = 60.0, **args: Any) -> Any:
+        """Ask about a model, which is opened first where another one, or none, is open."""
+        with self._one:
+            if self._wanted.get("open_model", {}).get("source") != source:
+                self.ask("open_model", timeout_s=max(timeout_s, 600.0), source=source)
+            return self.ask(name, timeout_s, **args)
 
     def close(self) -> None:
         """End the process, if there is one. What was open is opened again at the next question."""
@@ -82,21 +99,25 @@ class Worker:
 
     def _ready(self, name: str, args: dict[str, Any], timeout_s: float) -> None:
         """A living process with everything open that the question may be about."""
-        died = self._process is not None and not self.alive
-        if died:
-            self._notice = "The worker had stopped and was started again."
+        if self._process is not None and not self.alive:
+            self._died = True
             self._end()
         if name == "open_model" and self._held.get(name, args) != args:
             self._end()
         if not self.alive:
             self._start()
+        again: list[str] = []
         for opening, had in self._wanted.items():
             if opening == name or self._held.get(opening) == had or (name.startswith("open_") and opening == "open_model"):
                 continue
             self._exchange(opening, had, max(timeout_s, 120.0))
             self._held[opening] = had
-            if died:
-                self._notice += f" {had.get('source', 'What was open')} was opened again."
+            again.append(str(had.get("source", "What was open")))
+        if self._died:
+            self._died = False
+            self._notice = " ".join(
+                ["The worker had stopped and was started again.", *(f"{source} was opened again." for source in again)]
+            )
 
     def _start(self) -> None:
         # -P leaves the working folder off the path: a stranger's folder may hold a torch.py
@@ -146,12 +167,13 @@ class Worker:
                 return answer
         return None
 
-    def _death(self) -> ResourceError:
+    def _death(self) -> WorkerDied:
         code = self._process.wait() if self._process else 0
         self._end()
+        self._died = True
         why = f"was killed by signal {-code}" if code < 0 else f"ended with code {code}"
         cause = " Most often the memory ran out." if code == -9 else ""
-        return ResourceError(f"The worker {why} while it answered.{cause}", "Ask again; it starts anew by itself.")
+        return WorkerDied(f"The worker {why} while it answered.{cause}", "Ask again; it starts anew by itself.")
 
     def _end(self) -> None:
         process, self._process, self._held = self._process, None, {}

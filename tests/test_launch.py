@@ -18,12 +18,12 @@ from pathlib import Path
 import pytest
 
 import launch
-from core import install
 
 SHOW = """import json, os, sys
 import six
 print(json.dumps({"words": sys.argv[1:], "six": six.__version__, "environment": dict(os.environ)}))
 """
+POUR = "while True: print('more', flush=True)\n"
 WAIT = "import sys\nprint('ready', flush=True)\nsys.stdin.read()\n"
 
 
@@ -36,6 +36,8 @@ def copy_to(folder: Path, checkout: Path) -> Path:
     (folder / "requirements-test.txt").write_text("pytest==9.2.0\n")
     (folder / "core/catalogue.py").write_text(SHOW)
     (folder / "core/supervise.py").write_text(WAIT)
+    (folder / "tests").mkdir()
+    (folder / "tests/bench.py").write_text(POUR)
     (folder / "core/builtins.py").write_text("import sys\nsys.exit('no network for WikiText-2')\n")
     return folder
 
@@ -172,6 +174,7 @@ def test_the_first_start_sets_up_on_standard_error_and_leaves_standard_output_to
 
 
 def test_set_up_goes_on_without_the_demo_text_and_says_how_to_get_it(made):
+    assert made[1].returncode == 0
     assert "could not be brought now" in made[1].stderr and "fetch wikitext2" in made[1].stderr
 
 
@@ -202,6 +205,15 @@ def test_own_methods_travel_in_the_environment_and_must_be_a_folder(made, tmp_pa
         tmp_path
     )
     assert "There is no folder nowhere" in refusal(call(folder, "--methods", "nowhere", "methods"))
+
+
+def test_a_reader_that_has_seen_enough_gets_no_traceback(made):
+    command = [sys.executable, str(made[0] / "launch.py"), "bench"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=around()) as child:
+        assert child.stdout.readline() == "more\n"
+        child.stdout.close()
+        assert child.stderr.read() == ""
+    assert child.returncode == 141
 
 
 def test_the_test_command_adds_its_packages_once_and_hands_over_the_arguments(made):
@@ -302,17 +314,3 @@ def test_a_folder_that_may_not_be_written_is_one_sentence(checkout: Path):
         finally:
             folder.chmod(0o755)
     assert refusal(done) == f"{folder} may not be written: copy it to a folder of your own."
-
-
-@pytest.mark.quick
-@pytest.mark.parametrize(
-    ("written", "sentence"),
-    [
-        ("ERROR: Could not install packages due to an OSError: [Errno 28] No space left on device", "The disk is full"),
-        ("ERROR: No matching distribution found for torch==2.13.0", "use Python 3.11, 3.12 or 3.13"),
-        ("SSLError(SSLCertVerificationError(1, '[SSL: CERTIFICATE_VERIFY_FAILED]'", "set PIP_CERT"),
-        ("ERROR: something nobody foresaw", "Set-up failed: ERROR: something nobody foresaw"),
-    ],
-)
-def test_what_pip_writes_becomes_a_sentence_with_a_remedy(written: str, sentence: str):
-    assert sentence in install.explain(f"noise\n{written}\n")

@@ -14,9 +14,10 @@ from core import folder
 from core.builtins import cache_dir
 from core.catalogue import embedding_method
 from core.data.dataset import Dataset
+from core.data.methods import get
 from core.errors import DataError, RecipeError
 from core.events import Progress, Watcher
-from core.method import Method, get
+from core.method import Method
 from core.recipe import Embedding
 
 STAGE = "embed"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import numpy as np
@@ -52,10 +52,8 @@ def pooled(texts: list[str], tokenizer: Any, model: nn.Module, module: nn.Module
 def output_of(module: nn.Module, forward: Callable[[], Any]) -> Tensor:
     """What `module` puts out during `forward()`; the rest of the forward pass is left away."""
     with _hooked(module) as seen:
-        try:
+        with suppress(_Reached):
             forward()
-        except _Reached:
-            pass
         if not seen:
             raise DataError("The model never reached the block that was asked for.", "Choose another block.")
         return seen[0]
@@ -86,7 +84,7 @@ def _tokenized(texts: list[str], tokenizer: Any, tokens: int) -> list[list[int]]
 def _batches(order: list[int], ids: list[list[int]]) -> Iterator[list[int]]:
     batch: list[int] = []
     for at in order:
-        if batch and (len(batch) + 1) * len(ids[at]) > _BATCH_TOKENS or len(batch) == 64:
+        if (batch and (len(batch) + 1) * len(ids[at]) > _BATCH_TOKENS) or len(batch) == 64:
             yield batch
             batch = []
         batch.append(at)

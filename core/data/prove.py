@@ -36,6 +36,7 @@ def prove(dataset: Dataset, vectors: np.ndarray, recipe: Recipe, watcher: Watche
     name = recipe.select.score or recipe.select.selector or "top"
     lines: list[dict[str, Any]] = []
     total = recipe.prove.seeds * (1 + len(shares) * (1 if name == CHANCE else 2))
+    watcher.check()
     watcher.say(Progress(STAGE, 0, total))
     for seed in range(recipe.seed, recipe.seed + recipe.prove.seeds):
         pool, test = hold_out(labels, seed)

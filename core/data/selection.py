@@ -15,8 +15,8 @@ import pyarrow.parquet as pq
 from core import folder
 from core.data.clusters import Clusters
 from core.data.dataset import Dataset
+from core.data.methods import get
 from core.errors import DataError
-from core.method import get
 from core.recipe import Select
 
 _TYPES = {"row": pa.int64(), "score": pa.float32(), "kept": pa.bool_(), "cluster": pa.int32(), "x": pa.float32(), "y": pa.float32(),

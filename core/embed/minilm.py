@@ -7,7 +7,6 @@ from typing import Annotated
 import numpy as np
 
 from core.builtins import fetch
-from core.data.pooling import fast_dtype, pooled
 from core.events import Watcher
 from core.method import Paper, Param, embedding
 
@@ -28,6 +27,8 @@ def minilm(texts: list[str], watcher: Watcher, *, tokens: Annotated[int, Param("
     When it lies: trained on English web text; negation, numbers and jargon count for little. What lies beyond the tokens read is not seen.
     """
     from transformers import AutoModel, AutoTokenizer
+
+    from core.data.pooling import fast_dtype, pooled
 
     folder = fetch("minilm")
     tokenizer = AutoTokenizer.from_pretrained(folder)

@@ -78,9 +78,13 @@ def read_anatomy(model: nn.Module) -> Anatomy:
     blocks = tuple(_block(model, path, index, config, hidden) for index, path in enumerate(paths))
     inside = tuple(f"{path}." for path in paths)
     rest = [(path, module) for path, module in model.named_modules() if not f"{path}.".startswith(inside)]
-    outside = tuple(roles.make_layer(path or "(model)", path, module, None) for path, module in rest if isinstance(module, PRUNABLE))
+    outside = tuple(
+        roles.make_layer(path or "(model)", path, module, None) for path, module in rest if isinstance(module, PRUNABLE)
+    )
     if not blocks and not outside:
-        raise ModelError(f"{type(model).__name__} has no linear or convolution layer.", "There is nothing in it that can be pruned.")
+        raise ModelError(
+            f"{type(model).__name__} has no linear or convolution layer.", "There is nothing in it that can be pruned."
+        )
     kind = _kind(model, blocks) if config is not None else "module"
     return Anatomy(
         family=config.model_type if config is not None else type(model).__name__,
@@ -185,7 +189,11 @@ def _kind(model: PreTrainedModel, blocks: tuple[Block, ...]) -> str:
         return "image_classifier"
     if not blocks:
         return "module"
-    marks = [part.is_causal for part in model.get_submodule(blocks[0].path).modules() if isinstance(getattr(part, "is_causal", None), bool)]
+    marks = [
+        part.is_causal
+        for part in model.get_submodule(blocks[0].path).modules()
+        if isinstance(getattr(part, "is_causal", None), bool)
+    ]
     causal = any(marks) if marks else type(model).__name__.endswith(("ForCausalLM", "LMHeadModel"))
     return "decoder" if causal else "encoder"
 
@@ -211,7 +219,9 @@ def _refused(model: nn.Module, kind: str, blocks: tuple[Block, ...], outside: tu
         if not attentive:
             said["heads"] = f"Not every block of {what} has query, key, value and output layers that could be told apart."
         if kind == "image_classifier" and not attentive:
-            said["blocks"] = said["sublayers"] = f"The blocks of {what} may change width and resolution, so one cannot be left out."
+            said["blocks"] = said["sublayers"] = (
+                f"The blocks of {what} may change width and resolution, so one cannot be left out."
+            )
         if "down" not in roles_found or not roles_found & {"up", "mlp"}:
             said["neurons"] = f"No pair of layers into and out of an MLP was found in the blocks of {what}."
         if kind != "decoder":

@@ -55,6 +55,7 @@ def arguments(loaded: LoadedModel, inputs: Tensor) -> list[Arguments]:
 
     Everything there has a leading dimension of 1 and broadcasts over a batch.
     """
+    _first_block(loaded)
     found: list[Arguments] = []
 
     def note(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

@@ -11,12 +11,12 @@ import sys
 import tempfile
 from pathlib import Path
 
-from core.errors import ModelError, PrunariumError
+from core.errors import ModelError, PrunariumError, ResourceError
 
 _CARD = """# {name}
 
 Converted from `{file}` by Prunarium. The weights were stored quantised ({kind}) and have been **dequantised to float32**: each takes one of
-few values in its group, so magnitudes tie often, and the quality is that of the quantised file, not of the original training run.
+few values within its group, so magnitudes tie often, and the quality is that of the quantised file, not of the original training run.
 The licence is that of the original weights.
 """
 
@@ -24,7 +24,8 @@ The licence is that of the original weights.
 def convert_gguf(gguf: Path, folder: Path) -> Path:
     """Load a causal language model from a .gguf file in float32, save it with its tokenizer and a card as `folder`, and return `folder`.
 
-    The folder appears whole or not at all. Raises ModelError where the file cannot be read as a model.
+    The folder appears whole or not at all. Raises ModelError where the file cannot be read as a model,
+    ResourceError where the disk has no room.
     """
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -38,16 +39,26 @@ def convert_gguf(gguf: Path, folder: Path) -> Path:
             f"{gguf.name} cannot be read as a language model ({error}).", "Use a complete GGUF file of a known architecture."
         ) from error
     _forget_quantisation(model)
+    _check_room(folder.parent, model.get_memory_footprint())
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as scratch:
         new = Path(scratch) / folder.name
         model.save_pretrained(new)
         tokenizer.save_pretrained(new)
-        kind = gguf.stem.rpartition(".")[2] or "quantised"
-        (new / "README.md").write_text(_CARD.format(name=gguf.stem, file=gguf.name, kind=kind))
+        _, dot, kind = gguf.stem.rpartition(".")
+        (new / "README.md").write_text(_CARD.format(name=gguf.stem, file=gguf.name, kind=kind if dot else "GGUF"))
         if folder.exists():
             shutil.rmtree(folder)
         new.replace(folder)
     return folder
+
+
+def _check_room(folder: Path, needed_bytes: int) -> None:
+    free = shutil.disk_usage(folder).free
+    if free < needed_bytes * 1.1:
+        raise ResourceError(
+            f"The converted model needs {needed_bytes / 1e6:.0f} MB of disk and {folder} has {free / 1e6:.0f} MB.",
+            "Make room, or use the .gguf file itself.",
+        )
 
 
 def _forget_quantisation(model: object) -> None:

@@ -104,14 +104,21 @@ def _size(weight: Tensor, nonzero: bool) -> int:
 
 
 def _weights_a_token(model: nn.Module, nonzero: bool) -> float:
+    """Weights that a token is multiplied by: of linear layers, of routers (a leaf that holds its matrix itself), of visited experts."""
     total = 0.0
     for module in model.modules():
         if isinstance(module, PRUNABLE):
             total += _size(module.weight, nonzero)
-        for parameter in module.parameters(recurse=False):
-            if parameter.ndim == 3 and not isinstance(module, PRUNABLE):
-                total += _size(parameter, nonzero) * _share_of_experts(model)
+        elif not isinstance(module, nn.Embedding):
+            own = module.named_parameters(recurse=False)
+            total += sum(
+                _size(p, nonzero) * (_share_of_experts(model) if p.ndim == 3 else 1) for name, p in own if _multiplies(name, p)
+            )
     return total
+
+
+def _multiplies(name: str, parameter: Tensor) -> bool:
+    return parameter.ndim == 3 or (parameter.ndim == 2 and name == "weight")
 
 
 def _share_of_experts(model: nn.Module) -> float:
@@ -124,26 +131,25 @@ def _share_of_experts(model: nn.Module) -> float:
 
 
 def _flops_of_image(loaded: LoadedModel, nonzero: bool) -> float | None:
-    """Count one forward of a blank image: a linear or convolution layer's weights are applied once for each position of its output."""
-    pixels = blank_image(loaded)
-    if pixels is None:
-        return None
-    total = 0.0
+    """Count one forward of a blank image: the weights of a layer are applied once for each position of its output; attention as for text."""
+    places: dict[nn.Module, int] = {}
 
-    def count(module: nn.Module, _: object, output: Tensor) -> None:
-        nonlocal total
-        places = (
-            output[0, 0].numel() if isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d)) else output.numel() // output.shape[-1]
-        )
-        total += 2.0 * _size(module.weight, nonzero) * places
+    def see(module: nn.Module, _: object, output: Tensor) -> None:
+        flat = isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d))
+        places[module] = output[0, 0].numel() if flat else output.numel() // output.shape[-1]
 
-    hooks = [module.register_forward_hook(count) for module in loaded.model.modules() if isinstance(module, PRUNABLE)]
+    hooks = [module.register_forward_hook(see) for module in loaded.model.modules() if isinstance(module, PRUNABLE)]
     try:
         with torch.no_grad():
-            loaded.model(pixels)
+            loaded.model(blank_image(loaded))
     finally:
         for hook in hooks:
             hook.remove()
+    total = sum(2.0 * _size(module.weight, nonzero) * count for module, count in places.items())
+    for block in loaded.anatomy.blocks:
+        if block.attention is not None:
+            patches = max(places.get(loaded.module(layer.path), 0) for layer in block.layers)
+            total += 4.0 * block.attention.query_heads * block.attention.head_dim * patches**2
     return total
 
 

@@ -6,36 +6,32 @@ integers, and nothing is allocated for what a header claims. Names in a header a
 
 from __future__ import annotations
 
-import json
 import math
-import struct
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from core.errors import ModelError
+from core.model.gguf_file import read_gguf
+from core.model.safetensors_file import AGAIN, HEADER_LIMIT_BYTES, TensorInfo, read_json, read_safetensors
 
-HEADER_LIMIT_BYTES = 32 * 2**20  # a shard with 100,000 tensors needs about 12 MB
+__all__ = ["CONFIG_LIMIT_BYTES", "Header", "TensorInfo", "check_config", "memory_estimate", "preview", "read_json"]
+
 CONFIG_LIMIT_BYTES = 16 * 2**20
-DIMENSIONS_LIMIT = 8
-ITEM_BITS = {
-    "F64": 64, "I64": 64, "U64": 64, "F32": 32, "I32": 32, "U32": 32, "F16": 16, "BF16": 16, "I16": 16, "U16": 16,
-    "F8_E4M3": 8, "F8_E5M2": 8, "I8": 8, "U8": 8, "BOOL": 8,
-}  # fmt: skip
-_AGAIN = "Download or copy the file again."
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".distcp")
-
-
-@dataclass(frozen=True)
-class TensorInfo:
-    """One tensor as its header describes it. `offset`: where its bytes begin in `file` (a name inside the model's folder)."""
-
-    name: str
-    dtype: str
-    shape: tuple[int, ...]
-    size_bytes: int
-    file: str = ""
-    offset: int = 0
+_DEPTHS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "depth")
+_WIDTHS = (
+    "hidden_size",
+    "n_embd",
+    "d_model",
+    "intermediate_size",
+    "head_dim",
+    "num_attention_heads",
+    "n_head",
+    "num_experts",
+    "num_local_experts",
+)
+_LENGTHS = ("max_position_embeddings", "n_positions", "vocab_size", "image_size")
 
 
 @dataclass(frozen=True)
@@ -54,21 +50,29 @@ class Header:
 def preview(path: Path, *, links: bool = False) -> Header:
     """Read and check what a model folder or .gguf file says about itself.
 
-    `links` allows symbolic links that leave the folder (as the hub's own cache has); anywhere else they are refused.
+    `links` allows symbolic links that leave the folder; else only those that a hub's cache has, from a snapshot to its blobs.
     Raises ModelError: pickle checkpoints, no config, truncated, lying or overlapping headers, shards outside the folder, adapters,
     quantised weights, code of its own.
     """
-    if path.is_dir():
-        return _folder(path, links)
+    try:
+        return _folder(path, links) if path.is_dir() else _file(path)
+    except OSError as error:
+        raise ModelError(
+            f"{error.filename or path} cannot be read ({error.strerror}).", "Check the path and its permissions."
+        ) from None
+
+
+def _file(path: Path) -> Header:
     if not path.exists():
         raise ModelError(f"There is nothing at {path}.", "Check the path.")
     if path.suffix.lower() == ".gguf":
-        from core.model.gguf_header import read_gguf
-
-        return read_gguf(path)
+        config, tensors = read_gguf(path)
+        return _header("gguf", str(config["general.architecture"]), tensors, config)
     if path.suffix.lower() in _PICKLES:
         raise _pickle(path.name)
-    raise ModelError(f"{path.name} is not a model this program reads.", "Give a folder with config.json and *.safetensors, or a .gguf file.")
+    raise ModelError(
+        f"{path.name} is not a model this program reads.", "Give a folder with config.json and *.safetensors, or a .gguf file."
+    )
 
 
 def memory_estimate(header: Header, dtype: str = "float32") -> int:
@@ -89,9 +93,14 @@ def _folder(folder: Path, links: bool) -> Header:
         raise ModelError(f"The folder {folder} is empty.", "A model folder holds config.json and model.safetensors.")
     if "config.json" not in names and "adapter_config.json" not in names:
         _refuse_pickle(names)
-        raise ModelError(f"{folder} has no config.json.", "A model folder holds config.json and model.safetensors; is this the right folder?")
+        raise ModelError(
+            f"{folder} has no config.json.", "A model folder holds config.json and model.safetensors: give that folder."
+        )
     if "adapter_config.json" in names:
-        raise ModelError(f"{folder.name} is an adapter (adapter_config.json), not a whole model.", "Merge it into its base model and save that.")
+        raise ModelError(
+            f"{folder.name} is an adapter (adapter_config.json), not a whole model.",
+            "Merge it into its base model and save that.",
+        )
     config = read_json(_inside(folder, "config.json", links), CONFIG_LIMIT_BYTES)
     check_config(config)
     if "model.safetensors" in names:
@@ -100,8 +109,10 @@ def _folder(folder: Path, links: bool) -> Header:
         tensors = _sharded(folder, links)
     else:
         _refuse_pickle(names)
-        raise ModelError(f"{folder} has no weights.", "It needs model.safetensors, or model.safetensors.index.json and its shards.")
-    _check_depth(config, len(tensors))
+        raise ModelError(
+            f"{folder} has no weights.", "It needs model.safetensors, or model.safetensors.index.json and its shards."
+        )
+    _check_claims(config, tensors)
     architectures = config.get("architectures")
     architecture = architectures[0] if isinstance(architectures, list) and architectures else config["model_type"]
     return _header("safetensors", str(architecture), tensors, config)
@@ -121,35 +132,20 @@ def _refuse_pickle(names: list[str]) -> None:
 def _inside(folder: Path, name: str, links: bool) -> Path:
     """The file `name` of the folder, which must be a plain name, and lie in the folder unless links are allowed."""
     if Path(name).name != name or "\\" in name or name in ("", ".", ".."):
-        raise ModelError(f"The index names a file outside the model's folder: {name[:80]!r}.", "Do not use this model: its index is not honest.")
+        raise ModelError(
+            f"The index names a file outside the model's folder: {name[:80]!r}.",
+            "Do not use this model: its index is not honest.",
+        )
     path = folder / name
     if not path.is_file():
         raise ModelError(f"{name} is missing from {folder}.", "Download the missing file.")
-    if not links and path.resolve().parent != folder.resolve():
+    allowed = {
+        folder.resolve(),
+        (folder.parent.parent / "blobs").resolve() if folder.parent.name == "snapshots" else folder.resolve(),
+    }
+    if not links and path.resolve().parent not in allowed:
         raise ModelError(f"{name} is a link to a file outside {folder}.", "Put the file itself into the folder.")
     return path
-
-
-def read_json(path: Path, limit_bytes: int) -> dict[str, Any]:
-    """A JSON object from a file of at most `limit_bytes`. Raises ModelError."""
-    if path.stat().st_size > limit_bytes:
-        raise ModelError(f"{path.name} has {path.stat().st_size:,} bytes, far more than such a file needs.", _AGAIN)
-    return _json(path.read_bytes(), path.name)
-
-
-def _json(raw: bytes, name: str) -> dict[str, Any]:
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        if len({key for key, _ in pairs}) != len(pairs):
-            raise ModelError(f"{name} names something twice.", _AGAIN)
-        return dict(pairs)
-
-    try:
-        value = json.loads(raw.decode("utf-8"), object_pairs_hook=unique)
-    except (UnicodeDecodeError, ValueError, RecursionError):
-        raise ModelError(f"{name} is damaged: it is not valid JSON.", _AGAIN) from None
-    if not isinstance(value, dict):
-        raise ModelError(f"{name} is damaged: it is not a JSON object.", _AGAIN)
-    return value
 
 
 def check_config(config: dict[str, Any], name: str = "config.json") -> None:
@@ -160,9 +156,13 @@ def check_config(config: dict[str, Any], name: str = "config.json") -> None:
             "Take a version for an architecture that transformers has built in; if this is one, delete auto_map from that file.",
         )
     if _has_key(config, "quantization_config"):
-        raise ModelError("The weights are stored quantised, and pruning needs plain ones.", "Take the unquantised version of this model.")
+        raise ModelError(
+            "The weights are stored quantised, and pruning needs plain ones.", "Take the unquantised version of this model."
+        )
     if not isinstance(config.get("model_type"), str):
-        raise ModelError(f"{name} does not say its model_type.", "Is this a transformers model? Save it again with save_pretrained.")
+        raise ModelError(
+            f"{name} does not say its model_type.", "A transformers model has one; save it again with save_pretrained."
+        )
 
 
 def _has_key(value: Any, key: str, depth: int = 0) -> bool:
@@ -171,66 +171,14 @@ def _has_key(value: Any, key: str, depth: int = 0) -> bool:
     return isinstance(value, list) and depth < 20 and any(_has_key(item, key, depth + 1) for item in value[:1000])
 
 
-def _check_depth(config: dict[str, Any], tensors: int) -> None:
-    """A config that claims a billion blocks would keep us building them: there cannot be more blocks than tensors."""
-    for key in ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "depth", "num_experts", "num_local_experts", "n_routed_experts"):
-        if isinstance(config.get(key), int) and not 0 <= config[key] <= max(tensors, 1) * (1 if "layer" in key or key == "depth" else 1024):
-            raise ModelError(f"config.json claims {config[key]:,} for {key}, but the file has {tensors} tensors.", _AGAIN)
-
-
-def read_safetensors(path: Path) -> tuple[TensorInfo, ...]:
-    """The checked header of one .safetensors file, in the order of the bytes. Raises ModelError; reads no weight."""
-    size_bytes = path.stat().st_size
-    with path.open("rb") as stream:
-        prefix = stream.read(8)
-        if len(prefix) < 8:
-            raise ModelError(f"{path.name} is cut off: it has only {size_bytes} bytes.", _AGAIN)
-        length = struct.unpack("<Q", prefix)[0]
-        if length > HEADER_LIMIT_BYTES:
-            raise ModelError(f"{path.name} claims a header of {length:,} bytes, which no model needs.", f"{_AGAIN} It is damaged or not honest.")
-        if length > size_bytes - 8:
-            raise ModelError(f"{path.name} is cut off: its header alone needs {length:,} bytes, the file has {size_bytes:,}.", _AGAIN)
-        entries = _json(stream.read(length), f"the header of {path.name}")
-    entries.pop("__metadata__", None)
-    if not entries:
-        raise ModelError(f"{path.name} holds no tensors.", _AGAIN)
-    data = size_bytes - 8 - length
-    found = sorted((_entry(name, value, path.name, 8 + length) for name, value in entries.items()), key=lambda t: (t.offset, t.size_bytes))
-    _check_layout(found, path.name, 8 + length, data)
-    return tuple(found)
-
-
-def _entry(name: str, value: Any, file: str, start: int) -> TensorInfo:
-    """One header entry, checked on its own: a known dtype, whole sizes, and as many bytes as its shape needs."""
-    lie = ModelError(f"The header of {file} is wrong about the tensor {name[:80]!r}.", f"{_AGAIN} It is damaged or not honest.")
-    if not isinstance(value, dict) or set(value) != {"dtype", "shape", "data_offsets"}:
-        raise lie
-    dtype, shape, offsets = value["dtype"], value["shape"], value["data_offsets"]
-    if not _whole(shape) or len(shape) > DIMENSIONS_LIMIT or not _whole(offsets) or len(offsets) != 2:
-        raise lie
-    if not isinstance(dtype, str) or dtype not in ITEM_BITS:
-        raise ModelError(f"The tensor {name[:80]!r} in {file} is stored as {str(dtype)[:20]!r}, which is not read here.", "Take a plain version.")
-    size_bytes = math.prod(shape) * ITEM_BITS[dtype] // 8
-    if offsets[1] - offsets[0] != size_bytes:
-        raise lie
-    return TensorInfo(name, dtype, tuple(shape), size_bytes, file, start + offsets[0])
-
-
-def _whole(values: Any) -> bool:
-    return isinstance(values, list) and all(type(value) is int and value >= 0 for value in values)
-
-
-def _check_layout(found: list[TensorInfo], file: str, start: int, data_bytes: int) -> None:
-    """The tensors must fill the file exactly: each begins where the one before it ends."""
-    end = start
-    for tensor in found:
-        if tensor.offset != end:
-            what = "overlaps another" if tensor.offset < end else "leaves a hole before it"
-            raise ModelError(f"The header of {file} is wrong: the tensor {tensor.name[:80]!r} {what}.", f"{_AGAIN} It is damaged or not honest.")
-        end += tensor.size_bytes
-    if end - start != data_bytes:
-        what = "is cut off" if end - start > data_bytes else "has bytes that belong to no tensor"
-        raise ModelError(f"{file} {what}: its header speaks of {end - start:,} bytes of weights, the file has {data_bytes:,}.", _AGAIN)
+def _check_claims(config: dict[str, Any], tensors: tuple[TensorInfo, ...]) -> None:
+    """A config that claims a billion blocks would keep us building them, before any weight is found missing."""
+    widest = max((size for tensor in tensors for size in tensor.shape), default=1)
+    limits = {**dict.fromkeys(_DEPTHS, len(tensors)), **dict.fromkeys(_WIDTHS, 8 * widest), **dict.fromkeys(_LENGTHS, 2**27)}
+    for part in (config, *(value for value in config.values() if isinstance(value, dict))):
+        for key, limit in limits.items():
+            if type(part.get(key)) is int and not 0 <= part[key] <= limit:
+                raise ModelError(f"config.json claims {part[key]:,} for {key}, which the weights do not bear out.", AGAIN)
 
 
 def _sharded(folder: Path, links: bool) -> tuple[TensorInfo, ...]:
@@ -238,13 +186,17 @@ def _sharded(folder: Path, links: bool) -> tuple[TensorInfo, ...]:
     index = read_json(_inside(folder, "model.safetensors.index.json", links), HEADER_LIMIT_BYTES)
     places = index.get("weight_map")
     if not isinstance(places, dict) or not places or not all(isinstance(file, str) for file in places.values()):
-        raise ModelError("model.safetensors.index.json has no weight_map.", _AGAIN)
+        raise ModelError("model.safetensors.index.json has no weight_map.", AGAIN)
     paths = [_inside(folder, file, links) for file in sorted(set(places.values()))]
     for path in paths:
         if path.suffix != ".safetensors":
-            raise _pickle(path.name) if path.suffix.lower() in _PICKLES else ModelError(f"{path.name} is not a safetensors shard.", _AGAIN)
+            raise (
+                _pickle(path.name)
+                if path.suffix.lower() in _PICKLES
+                else ModelError(f"{path.name} is not a safetensors shard.", AGAIN)
+            )
     tensors = tuple(tensor for path in paths for tensor in read_safetensors(path) if places.get(tensor.name) == path.name)
     if len(tensors) != len(places):
         missing = sorted(set(places) - {tensor.name for tensor in tensors})[0]
-        raise ModelError(f"The index speaks of {missing[:80]!r}, which its shard does not hold.", _AGAIN)
+        raise ModelError(f"The index speaks of {missing[:80]!r}, which its shard does not hold.", AGAIN)
     return tensors

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from inspect import signature
 from statistics import median, quantiles
 
 import psutil
@@ -49,7 +50,7 @@ def latency(loaded: LoadedModel, batch: int, tokens: int, repeats: int, watcher:
     """
     forward = _forward(loaded, batch, tokens)
     times_ms = []
-    with torch.inference_mode():
+    with torch.no_grad():
         peak_bytes = _peak_memory_bytes(loaded, forward)
         for turn in follow(range(WARM_UPS - 1 + repeats), stage, watcher):
             took_ms = _timed_ms(forward, loaded.device)
@@ -69,9 +70,10 @@ def _forward(loaded: LoadedModel, batch: int, tokens: int) -> Callable[[], objec
             "Leave latency out for this model.",
         )
     ids = fixed_ids(loaded, batch, tokens)
-    if loaded.anatomy.kind == "decoder":
-        return lambda: loaded.model(input_ids=ids, use_cache=False, logits_to_keep=1)
-    return lambda: loaded.model(input_ids=ids)
+    takes = signature(loaded.model.forward).parameters
+    options = {"use_cache": False, "logits_to_keep": 1} if loaded.anatomy.kind == "decoder" else {}
+    options = {name: value for name, value in options.items() if name in takes}
+    return lambda: loaded.model(input_ids=ids, **options)
 
 
 def fixed_ids(loaded: LoadedModel, batch: int, tokens: int) -> Tensor:

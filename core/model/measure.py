@@ -100,7 +100,7 @@ def perplexity(loaded: LoadedModel, sequences: Tensor, watcher: Watcher, stage: 
     None, with a note to the watcher, where the result is not a finite number. Raises ModelError for a model that predicts no next token.
     """
     total = 0.0
-    with torch.inference_mode():
+    with torch.no_grad():
         for sequence in follow(sequences, stage, watcher, total=len(sequences)):
             total += float(token_losses(loaded.model, sequence[None].to(loaded.device)).double().sum())
     mean = total / (len(sequences) * (sequences.shape[1] - 1))
@@ -116,8 +116,8 @@ def perplexity_protocol(asked: Perplexity, sequences: Tensor) -> dict[str, Any]:
     """What a perplexity means nothing without: never compare two that differ in any of these."""
     rows, tokens = sequences.shape
     return {
-        "source": asked.source, "samples": rows, "tokens": tokens, "stride": None, "predictions": rows * (tokens - 1), "windows": "consecutive",
-        "joined": _joined(asked.source), "special_tokens": "none added",
+        "source": asked.source, "samples": rows, "tokens": tokens, "stride": None, "predictions": rows * (tokens - 1), "windows": "consecutive from the start",
+        "joined": _joined(asked.source), "special_tokens": "the tokenizer's own around the whole text",
     }  # fmt: skip
 
 
@@ -127,7 +127,7 @@ def accuracy(
     """Share of right answers and its 95 % Wilson interval. images: float32 (n, channels, height, width) as the model expects them; or int64
     ids (n, tokens) for a text classifier. labels int64 (n,)."""
     right = 0
-    with torch.inference_mode():
+    with torch.no_grad():
         for start in follow(range(0, len(labels), _IMAGES_AT_ONCE), stage, watcher):
             part = images[start : start + _IMAGES_AT_ONCE].to(loaded.device)
             output = loaded.model(part if part.dtype == torch.int64 else part.to(next(loaded.model.parameters()).dtype))
@@ -158,7 +158,7 @@ def generate(loaded: LoadedModel, prompts: Sequence[str], tokens: int = NEW_TOKE
     texts = []
     for prompt in prompts:
         ids = loaded.tokenizer(prompt, return_tensors="pt")["input_ids"].to(loaded.device)
-        with torch.inference_mode():
+        with torch.no_grad():
             written = loaded.model.generate(ids, attention_mask=torch.ones_like(ids), generation_config=settings)
         texts.append(loaded.tokenizer.decode(written[0, ids.shape[1] :], skip_special_tokens=True))
     return tuple(texts)
@@ -186,7 +186,7 @@ def _sequences(loaded: LoadedModel, asked: Perplexity) -> Tensor:
 
 def _joined(source: str) -> str:
     if not source.startswith("builtin:"):
-        return "as in the file"
+        return "a text as in its file, rows of a table by a blank line"
     from core.builtins import text_join
 
     return {"\n\n": "rows joined by a blank line", " ": "rows joined by a space"}.get(text_join(source), repr(text_join(source)))

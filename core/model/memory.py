@@ -26,7 +26,9 @@ def available_bytes() -> int:
         try:
             found.append(int(float(own) * 1e9))
         except ValueError:
-            raise ResourceError(f"PRUNARIUM_MEMORY_GB is {own!r}, which is not a number.", "Set it to a number of gigabytes, or unset it.") from None
+            raise ResourceError(
+                f"PRUNARIUM_MEMORY_GB is {own!r}, which is not a number.", "Set it to a number of gigabytes, or unset it."
+            ) from None
     return max(min(found), 0)
 
 

@@ -130,7 +130,7 @@ def _prune_streaming(loaded: LoadedModel, step: Prune, method: Method, shares: M
                      watcher: Watcher) -> Pruned:  # fmt: skip
     """Each block: observe it dense, prune its layers, run it again pruned to feed the next one."""
     found, names = _Found(), statistics_of([method])
-    last = max(block.index for block in loaded.anatomy.blocks if any(layer.name in shares for layer in block.layers))
+    last = max((b.index for b in loaded.anatomy.blocks if any(layer.name in shares for layer in b.layers)), default=-1)
     for block, module, hidden, extra in stream(loaded, inputs, watcher, f"prune: {step.method}"):
         touched = [layer for layer in block.layers if layer.name in shares]
         if block.index > last:

@@ -10,6 +10,13 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 ROLES = ("query", "key", "value", "output", "qkv", "gate", "up", "down", "mlp", "conv", "other")
+_HEAD_MARKS = (
+    "head_dim",
+    "head_size",
+    "num_heads",
+    "num_attention_heads",
+    "attention_head_size",
+)  # attributes of attention modules
 _INPUTS = ("query", "key", "value")
 _HINTS = {
     "query": re.compile(r"(^|[._])(q|wq|query)($|[._])"),
@@ -76,7 +83,7 @@ def find_attention(
     for inner, module in block.named_modules():
         inside = [layer for layer in linear if layer.path.startswith(f"{path}.{inner}." if inner else f"{path}.")]
         if len(inside) >= 2:
-            knows = any(hasattr(part, name) for part in module.modules() for name in ("head_dim", "num_heads", "attention_head_size"))
+            knows = bool(inner) and any(hasattr(part, mark) for part in module.modules() for mark in _HEAD_MARKS)
             candidates.append((not knows, len(inside), -len(candidates), f"{path}.{inner}".rstrip("."), inside))
     for exact in (True, False):
         for unaware, _, _, place, inside in sorted(candidates, key=lambda found: found[:3]):
@@ -109,7 +116,9 @@ def _fit(inside: list[Layer], place: str, hidden: int, head_dim: int, heads: int
             if kv > 0 and kv % (2 * head_dim) == 0 and kv // 2 <= width and (width // head_dim) % (kv // 2 // head_dim) == 0:
                 return width, kv // 2, {layer.path: "qkv", out.path: "output"}
         for query in _by_hint([layer for layer in entering if layer.shape[0] == width], "query", place):
-            rest = [layer for layer in entering if layer is not query and layer.shape[0] % head_dim == 0 and layer.shape[0] <= width]
+            rest = [
+                layer for layer in entering if layer is not query and layer.shape[0] % head_dim == 0 and layer.shape[0] <= width
+            ]
             keys = _by_hint(rest, "key", place)
             values = _by_hint([layer for layer in rest if keys and layer is not keys[0]], "value", place)
             if keys and values and keys[0].shape == values[0].shape:
@@ -145,7 +154,7 @@ def mlp_roles(layers: list[Layer], taken: dict[str, str], hidden: int) -> dict[s
         beside = [layer for layer in ups if _parent(layer) == _parent(down)]
         ups = beside or ups
         fused = [layer for layer in into if layer.shape[0] == 2 * inner and layer is not down]
-        if not ups and not fused or roles.get(down.path) in ("gate", "up"):
+        if (not ups and not fused) or roles.get(down.path) in ("gate", "up"):
             continue
         roles[down.path] = "down"
         if not ups:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from core import builtins
 from core.errors import ModelError, RecipeError, ResourceError
+from core.model.safetensors_file import HEADER_LIMIT_BYTES
 
 _HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w./-]+)?$")
 _HUB_FILES = ("*.safetensors", "*.safetensors.index.json", "*.json", "tokenizer.model", "*.txt", "*.jinja")
@@ -38,12 +39,18 @@ def locate(source: str) -> Location:
     if path.is_dir():
         return Location(path.resolve().name, "folder", path.resolve())
     if path.is_file():
-        return Location(path.stem if path.suffix == ".gguf" else path.name, "gguf" if path.suffix.lower() == ".gguf" else "file", path.resolve())
-    if _HUB_ID.match(source) and not path.suffix == ".gguf":
+        return Location(
+            path.stem if path.suffix == ".gguf" else path.name,
+            "gguf" if path.suffix.lower() == ".gguf" else "file",
+            path.resolve(),
+        )
+    if _HUB_ID.match(source) and path.suffix != ".gguf":
         return _from_hub(source)
     if source in builtins.BUILTINS:
         raise RecipeError(f"There is no folder called {source}.", f"The built-in model is called builtin:{source}.")
-    raise ModelError(f"There is no model at {source}.", "Give builtin:NAME, a folder, a .gguf file, or a hub id such as owner/name@revision.")
+    raise ModelError(
+        f"There is no model at {source}.", "Give builtin:NAME, a folder, a .gguf file, or a hub id such as owner/name@revision."
+    )
 
 
 def _from_hub(source: str) -> Location:
@@ -55,9 +62,14 @@ def _from_hub(source: str) -> Location:
     try:
         path = snapshot_download(**where)
     except GatedRepoError:
-        raise ModelError(f"{name} asks for its terms to be accepted first.", "Accept them on its page, log in with `hf auth login`, and try again.") from None
+        raise ModelError(
+            f"{name} asks for its terms to be accepted first.",
+            "Accept them on its page, log in with `hf auth login`, and try again.",
+        ) from None
     except (RepositoryNotFoundError, RevisionNotFoundError):
-        raise ModelError(f"The hub has no model {source}.", "Check the owner, the name and the revision; there is no such folder here either.") from None
+        raise ModelError(
+            f"The hub has no model {source}.", "Check the owner, the name and the revision; there is no such folder here either."
+        ) from None
     except (HfHubHTTPError, OSError, ValueError, RuntimeError) as error:
         raise ResourceError(
             f"{source} is not on this machine, and the hub cannot be reached ({type(error).__name__}).",
@@ -80,8 +92,9 @@ def fingerprint(location: Location) -> str:
         with path.open("rb") as stream:
             first = stream.read(_EDGE_BYTES)
             found.update(first)
-            if path.suffix == ".safetensors" and len(first) >= 8:
-                found.update(stream.read(max(int.from_bytes(first[:8], "little") + 8 - _EDGE_BYTES, 0) if size > _EDGE_BYTES else 0))
+            if path.suffix == ".safetensors" and size > _EDGE_BYTES:
+                header = min(int.from_bytes(first[:8], "little"), HEADER_LIMIT_BYTES) + 8
+                found.update(stream.read(max(header - _EDGE_BYTES, 0)))
             if size > 2 * _EDGE_BYTES:
                 stream.seek(-_EDGE_BYTES, 2)
                 found.update(stream.read(_EDGE_BYTES))

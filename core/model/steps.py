@@ -15,7 +15,7 @@ from torch import Tensor
 
 from core import folder
 from core.errors import ModelError
-from core.events import Named, Progress, Watcher
+from core.events import Progress, Watcher
 from core.method import get
 from core.model import export, measure, text
 from core.model.counts import counts
@@ -84,17 +84,17 @@ class _State:
             return self._calibration
 
     @cached_property
-    def _inputs(self) -> measure.Inputs:
-        return measure.gather(self.loaded, self.recipe.measure)
+    def _prepared(self) -> measure.Prepared:
+        return measure.prepare(self.loaded, self.recipe.measure)
 
     def metrics(self, name: str) -> Metrics:
         with self.clock.stage("measure"):
-            figures = measure.metrics(self.loaded, self.recipe.measure, self._inputs, Named(self.watcher, name))
-        self.protocol |= self._inputs.protocol
+            figures = measure.metrics(self.loaded, self._prepared, self.watcher, name)
+        self.protocol |= self._prepared.protocol
         return figures
 
     def nonzero(self) -> int:
-        return counts(self.loaded).nonzero
+        return counts(self.loaded.model).nonzero
 
     def take(self, kind: str, part: Any, number: int) -> None:
         """Carry out one step."""

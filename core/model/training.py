@@ -1,0 +1,87 @@
+"""The few steps of training that follow pruning: AdamW on chosen parameters, everything else still."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from core.errors import ModelError
+from core.events import Progress, Watcher
+from core.model.likelihood import token_losses
+
+STAGE = "recover"
+_HIGHEST_NORM = 1.0  # gradients are scaled down to this norm, so that one odd batch cannot undo the rest
+_WARM_SHARE = 0.1
+
+
+def train(
+    model: nn.Module,
+    parameters: Sequence[nn.Parameter],
+    batches: Iterable[Any],
+    steps: int,
+    learning_rate: float,
+    watcher: Watcher,
+) -> list[float]:
+    """Train `parameters` in place, one batch a step, at most `steps`; returns the loss of each step, in nats a token (or a label).
+
+    A batch is int64 ids (batch, tokens), or (images, labels). AdamW without weight decay; the rate climbs over the first tenth of the steps, then
+    falls in a straight line to nothing at the end. The model stays in evaluation mode: no dropout, running means still, so that the same batches give
+    the same weights bit for bit. Raises Stopped between two steps with the steps done so far kept; ModelError at the first loss or gradient
+    that is not a number, before it has touched a weight.
+    """
+    optimizer = torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=0.0)
+    losses: list[float] = []
+    watcher.say(Progress(STAGE, 0, steps))
+    with _only_trains(model, parameters), torch.enable_grad():
+        for step, batch in zip(range(1, steps + 1), batches, strict=False):
+            watcher.check()
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate * rate_share(step, steps)
+            loss = batch_loss(model, batch)
+            loss.backward()
+            norm = nn.utils.clip_grad_norm_(parameters, _HIGHEST_NORM)
+            if not (torch.isfinite(loss) and torch.isfinite(norm)):
+                raise ModelError(
+                    f"Training failed at step {step} of {steps}: the loss or its gradient is not a number. The model is as it was before.",
+                    "Lower learning_rate, or check the text and the pruned model's perplexity.",
+                )
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            losses.append(loss.item())
+            watcher.say(Progress(STAGE, step, steps, values={"loss": losses[-1]}))
+    return losses
+
+
+def rate_share(step: int, steps: int) -> float:
+    """What share of the learning rate step 1..steps gets: a straight climb over the first tenth, a straight fall over the rest, never 0."""
+    warm = max(round(_WARM_SHARE * steps), 1)
+    return min(step / warm, (steps - step + 1) / (steps - warm + 1))
+
+
+def batch_loss(model: nn.Module, batch: Any) -> Tensor:
+    """Mean negative log-likelihood of a batch: of the next tokens of ids (batch, tokens), or of the labels of (images, labels)."""
+    if isinstance(batch, Tensor):
+        return token_losses(model, batch).mean()
+    images, labels = batch
+    output = model(images)
+    return cross_entropy(getattr(output, "logits", output).float(), labels)
+
+
+@contextmanager
+def _only_trains(model: nn.Module, parameters: Sequence[nn.Parameter]) -> Iterator[None]:
+    """Gradients for these parameters and no others, for as long as this lasts."""
+    before = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    model.requires_grad_(False)
+    for parameter in parameters:
+        parameter.requires_grad_(True)
+    try:
+        yield
+    finally:
+        for parameter, wanted in before:
+            parameter.requires_grad_(wanted)
+            parameter.grad = None

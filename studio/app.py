@@ -1,0 +1,194 @@
+"""The studio: `python -m studio.app`. build() puts the rooms in order; serve() answers on this machine until Quit or Ctrl-C."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import importlib.util
+import os
+import signal
+import sys
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+
+os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # before gradio is imported
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+from studio.address import One, chosen_port, show  # light: a second start must not wait for gradio
+
+ROOMS = (
+    ("model", "Model"),
+    ("xray", "X-ray"),
+    ("budget", "Budget"),
+    ("prune", "Prune & recover"),
+    ("compare", "Compare"),
+    ("data", "Data"),
+    ("runs", "Runs"),
+)
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where one studio lives: its workspace folder, its runs, and the folders that its page may read."""
+
+    workspace: Path
+    runs: Path
+    folders: tuple[Path, ...]
+
+
+def build(place: Place, quit_now: threading.Event):  # noqa: ANN201 - (Blocks, Worker), imported late
+    """The page: header, job strip, rooms."""
+    import gradio as gr
+
+    from studio import header, strip
+    from studio.bench import Bench
+    from studio.worker import Worker
+    from studio.workspace import Workspace
+
+    worker = Worker(place.workspace / "worker")
+    with gr.Blocks(title="Prunarium", analytics_enabled=False, fill_width=True, delete_cache=(3600, 86400)) as page:
+        signals = {name: gr.State(None) for name in ("model", "data", "budget", "run", "ended")}
+        alive, timer, seen = gr.State([]), gr.Timer(0.5, active=False), gr.State(0)
+        top = header.component()
+        bar = strip.component()
+        with gr.Tabs(elem_id="rooms") as tabs:
+            spots = {name: gr.Tab(label, id=name) for name, label in ROOMS}
+        bench = Bench(Workspace(place.workspace), worker, place.runs, place.folders, page, tabs, **signals)
+        for name, spot in spots.items():
+            with spot:
+                if importlib.util.find_spec(f"studio.rooms.{name}"):  # FIXME
+                    importlib.import_module(f"studio.rooms.{name}").build(bench)
+        strip.wire(bench, bar, timer, alive)
+        header.wire(bench, top, spots, seen, quit_now)
+    return page, worker
+
+
+def launch(page, port: int, host: str, token: str | None) -> str:  # noqa: ANN001 - gr.Blocks, imported late
+    """Serve the page. Returns its address, with the token where there is one."""
+    import gradio as gr
+    from starlette.middleware import Middleware
+
+    from studio import plotview, theme
+    from studio.guard import OWN_HOSTS, Guard
+
+    gr.set_static_paths([plotview.SCRIPT])
+    hosts = frozenset() if host in ("0.0.0.0", "::") else OWN_HOSTS | {host.lower()}
+    page.launch(
+        server_name=host,
+        server_port=port,
+        prevent_thread_lock=True,
+        quiet=True,
+        share=False,
+        inbrowser=False,
+        theme=theme.theme(),
+        css_paths=[theme.CSS],
+        head=plotview.HEAD,
+        favicon_path=theme.LOGO,
+        footer_links=[],
+        run_history=False,
+        enable_monitoring=False,
+        ssr_mode=False,
+        mcp_server=False,
+        max_file_size="2gb",
+        app_kwargs={"middleware": [Middleware(Guard, hosts=hosts, token=token)], "docs_url": None, "redoc_url": None},
+    )
+    name = "127.0.0.1" if host in ("0.0.0.0", "::") else f"[{host}]" if ":" in host else host
+    return f"http://{name}:{port}/" + (f"?token={token}" if token else "")
+
+
+def serve(options: argparse.Namespace) -> int:
+    """Exit codes: 0 after Quit; 1 where the studio could not start, said in a sentence."""
+    place = _place(options)
+    one = One(place.workspace)
+    if not one.hold():
+        print(f"Prunarium is already running for this workspace: {one.address()}", flush=True)
+        show(one.address(), browser=not options.no_browser, window=options.window)
+        return 0
+    port = chosen_port(options.host, options.port)
+    private = place.workspace / "page"
+    private.mkdir(exist_ok=True)
+    os.environ["GRADIO_TEMP_DIR"] = str(private / "files")
+    (private / "empty").mkdir(exist_ok=True)
+    os.chdir(private / "empty")  # Gradio would serve files of the folder it stands in
+    quit_now = threading.Event()
+    page, worker = build(place, quit_now)
+    address = launch(page, port, options.host, options.token)
+    one.announce(address)
+    print(f"Prunarium is at {address}   (Quit in the page or Ctrl-C here ends it)", flush=True)
+    show(address, browser=not options.no_browser, window=options.window)
+    try:
+        _wait(quit_now)
+    finally:
+        _close(page, worker, one)
+    return 0
+
+
+def _place(options: argparse.Namespace) -> Place:
+    workspace = Path(os.environ.get("PRUNARIUM_WORKSPACE") or ".prunarium").resolve()
+    runs, here = options.runs.resolve(), Path.cwd()
+    for folder in (workspace, runs):
+        folder.mkdir(parents=True, exist_ok=True)
+    cache = Path(os.environ.get("PRUNARIUM_CACHE") or Path.home() / ".cache" / "prunarium")
+    opened = [Path(folder).expanduser().resolve() for folder in options.open or ()]
+    return Place(workspace, runs, tuple(dict.fromkeys([here, runs, cache, *opened])))
+
+
+def _wait(quit_now: threading.Event) -> None:
+    def ended(signum: int, frame: FrameType | None) -> None:
+        quit_now.set()
+
+    signal.signal(signal.SIGTERM, ended)
+    while not quit_now.wait(1.0):
+        continue
+
+
+def _close(page, worker, one: One) -> None:  # noqa: ANN001
+    """End everything of ours but the runs, which live on their own."""
+    from studio import jobs
+
+    if dump := os.environ.get("PRUNARIUM_DUMP_MODULES"):
+        Path(dump).write_text("\n".join(sorted(sys.modules)), encoding="utf-8")
+    jobs.SPARE.close()
+    worker.close()
+    page.close(verbose=False)
+    one.release()
+
+
+def main(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="studio", description="The Prunarium studio.", allow_abbrev=False)
+    parser.add_argument("--port", type=int, help="default: 7860 or the next free one; 0: any free one")
+    parser.add_argument("--host", default="127.0.0.1", help="another address than this machine's own needs --token")
+    parser.add_argument("--token", help="ask this word of every visitor")
+    parser.add_argument("--no-browser", action="store_true")
+    parser.add_argument("--window", action="store_true", help="an app window instead of a tab")
+    parser.add_argument("--open", action="append", metavar="DIR", help="a folder that the page may read from (repeatable)")
+    parser.add_argument("--methods", metavar="DIR", help="a folder of your own methods")
+    parser.add_argument("--runs", type=Path, default=Path("runs"))
+    options = parser.parse_args(arguments)
+    if options.methods:
+        os.environ["PRUNARIUM_METHODS"] = str(Path(options.methods).resolve())
+    wrong = _wrong(options)
+    if wrong:
+        print(wrong, file=sys.stderr)
+        return 1
+    try:
+        return serve(options)
+    except OSError as error:
+        print(f"The studio could not start: {error}.", file=sys.stderr)
+        return 1
+
+
+def _wrong(options: argparse.Namespace) -> str:
+    """What cannot be done as asked, in a sentence; nothing where all is well."""
+    if options.host not in ("127.0.0.1", "localhost", "::1") and not options.token:
+        return f"Answering on {options.host} lets others in. Give a word that they must know: --token WORD."
+    for folder in options.open or ():
+        if not Path(folder).expanduser().is_dir():
+            return f"There is no folder {folder}. Give --open a folder."
+    return ""
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,230 @@
+"""A data set in figures: the map, the sizes of its clusters or classes, the proof. Pure: DataFrame -> plotly Figure, and findings in words."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from html import escape
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+
+from studio.theme import COLOURS, SEQUENCE
+
+MARGIN = {"l": 62, "r": 14, "t": 14, "b": 50}
+GONE = "#9aa39d"
+# Twelve middle tones that hold 3:1 on paper and on the dark ground; neighbours differ in hue.
+MANY = [*SEQUENCE, "#8f6a4a", "#c2549a", "#5f7fd9", "#5c9440"]
+LOW_TO_HIGH = ((76, 134, 198), (169, 107, 181), (217, 119, 43))
+WAYS = {"label": "Class", "cluster": "Cluster", "score": "Score"}
+
+
+def kept_rows(points: pd.DataFrame, share: float) -> np.ndarray:
+    """Which rows stay at this share, bool (rows,): the nearest whole number of rows, the first in rank. As core.data.selection counts."""
+    count = min(max(1, int(np.floor(len(points) * share + 0.5))), len(points))
+    return points["rank"].to_numpy() < count
+
+
+def points_map(points: pd.DataFrame, share: float, colour: str, names: Sequence[str], axes: tuple[str, str]) -> go.Figure:
+    """Each row a point: what stays has its colour, what goes is grey and small.
+
+    points: row, x, y, trust, cluster, label, score, rank. `colour`: a key of WAYS. `names`: of the classes. One WebGL trace, so that a point's
+    index in an event is its place in `points`.
+    """
+    kept = kept_rows(points, share)
+    shades = _shades(points, colour)
+    marker = {
+        "color": np.where(kept, shades, GONE),
+        "size": np.where(kept, 7.0, 4.5).astype(np.float32),
+        "opacity": np.where(kept, 0.92, 0.4).astype(np.float32),
+        "line": {"width": 0},
+    }
+    figure = go.Figure(
+        go.Scattergl(
+            x=points["x"].to_numpy(),
+            y=points["y"].to_numpy(),
+            mode="markers",
+            marker=marker,
+            text=_hover(points, kept, names),
+            hovertemplate="%{text}<extra></extra>",
+            selected={"marker": {"opacity": 1}},
+            unselected={"marker": {"opacity": 0.18}},
+            showlegend=False,
+        )
+    )
+    for name, shade in _legend(points, colour, names):
+        figure.add_scatter(x=[None], y=[None], mode="markers", marker={"color": shade, "size": 9}, name=name, hoverinfo="skip")
+    if colour == "score":
+        figure.add_scatter(x=[None], y=[None], mode="markers", showlegend=False, hoverinfo="skip", marker=_score_bar(points))
+    figure.update_layout(
+        margin=MARGIN,
+        dragmode="lasso",
+        legend={"orientation": "h", "y": -0.16, "x": 0, "font": {"size": 12}, "itemclick": False, "itemdoubleclick": False},
+        xaxis={"title": {"text": axes[0], "font": {"size": 12}}, "zeroline": False, "showticklabels": axes[0].startswith("PC")},
+        yaxis={"title": {"text": axes[1], "font": {"size": 12}}, "zeroline": False, "showticklabels": axes[0].startswith("PC")},
+        uirevision="map",
+    )
+    return figure
+
+
+def sizes(points: pd.DataFrame, share: float, by: str, names: Sequence[str]) -> go.Figure:
+    """A bar a cluster (or class): its rows, the part that stays in colour."""
+    table = size_table(points, share, by, names)
+    figure = go.Figure()
+    stays = {"name": "stays", "y": table["kept"], "marker": {"color": COLOURS["accent"]}}
+    goes = {"name": "goes", "y": table["rows"] - table["kept"], "marker": {"color": GONE, "opacity": 0.55}}
+    for bar in (stays, goes):
+        figure.add_bar(
+            x=[escape(str(name)) for name in table["name"]],
+            **bar,
+            hovertemplate=f"%{{x}}: %{{y:,}} rows {bar['name'][:-1]}<extra></extra>",
+        )
+    figure.update_layout(
+        barmode="stack",
+        bargap=0.22,
+        margin={**MARGIN, "t": 34},
+        legend={"orientation": "h", "y": 1.16, "x": 0},
+        xaxis={"type": "category", "title": {"text": WAYS[by], "font": {"size": 12}}, "showgrid": False},
+        yaxis={"title": {"text": "Rows", "font": {"size": 12}}},
+    )
+    return figure
+
+
+def size_table(points: pd.DataFrame, share: float, by: str, names: Sequence[str]) -> pd.DataFrame:
+    """name, rows, kept, share (0..1) of each cluster or class, in its own order."""
+    kept = pd.Series(kept_rows(points, share), index=points.index)
+    groups = points[by]
+    rows, stay = groups.value_counts().sort_index(), kept.groupby(groups).sum().sort_index()
+    called = [names[at] if by == "label" and 0 <= at < len(names) else str(at) for at in rows.index]
+    return pd.DataFrame({"name": called, "rows": rows.to_numpy(), "kept": stay.to_numpy(), "share": (stay / rows).to_numpy()})
+
+
+def size_finding(points: pd.DataFrame, share: float, by: str, names: Sequence[str]) -> str:
+    """Which cluster or class is cut the most, and which the least."""
+    table = size_table(points, share, by, names)
+    if len(table) < 2:
+        return "There is one group only"
+    word = WAYS[by].lower()
+    low, high = table.loc[table["share"].idxmin()], table.loc[table["share"].idxmax()]
+    if high["share"] - low["share"] < 0.05:
+        return f"Every {word} keeps nearly the same share"
+    return f"{WAYS[by]} {low['name']} keeps {_percent(low['share'])} of its rows, {word} {high['name']} {_percent(high['share'])}"
+
+
+def proof(lines: Sequence[dict[str, Any]], label: str) -> go.Figure:
+    """Held-out accuracy against the share kept: the choice and chance, a dot a seed, a line through the means; all rows as a level."""
+    table = pd.DataFrame(lines)
+    figure = go.Figure()
+    whole = table[table["selector"] == "all"]["accuracy"]
+    for who, colour, symbol in (("random", COLOURS["muted"], "circle"), (_chosen(table), COLOURS["accent"], "diamond")):
+        part = table[table["selector"] == who]
+        if part.empty:
+            continue
+        name = label if who != "random" else "Random, same size"
+        means = part.groupby("share")["accuracy"].mean()
+        mark = {"color": colour, "size": 10, "symbol": symbol}
+        figure.add_scatter(x=100 * means.index, y=100 * means, mode="lines+markers", name=escape(name), line={"color": colour, "width": 2.5},
+                           marker=mark, hovertemplate="%{x:.3g} % kept: %{y:.1f} % right, mean<extra></extra>")  # fmt: skip
+        figure.add_scatter(x=100 * part["share"], y=100 * part["accuracy"], mode="markers", showlegend=False, customdata=part["seed"],
+                           marker={**mark, "size": 6, "opacity": 0.5},
+                           hovertemplate="%{x:.3g} % kept, seed %{customdata}: %{y:.1f} %<extra></extra>")  # fmt: skip
+    if len(whole):
+        figure.add_hline(y=100 * whole.mean(), line={"color": COLOURS["warn"], "dash": "dash", "width": 1.5},
+                         annotation={"text": f"all rows {100 * whole.mean():.1f} %", "font": {"size": 12}}, annotation_position="bottom right")  # fmt: skip
+    figure.update_layout(
+        margin={**MARGIN, "t": 34},
+        legend={"orientation": "h", "y": 1.14, "x": 0},
+        xaxis={"title": {"text": "Share of rows kept (%)", "font": {"size": 12}}},
+        yaxis={"title": {"text": "Held-out accuracy (%)", "font": {"size": 12}}},
+    )
+    return figure
+
+
+def proof_finding(lines: Sequence[dict[str, Any]], label: str, share: float) -> str:
+    """Does the choice beat chance at this share (or the proven one nearest to it)? In points of accuracy, with the spread over seeds."""
+    table = pd.DataFrame(lines)
+    near = min(table.loc[table["selector"] != "all", "share"].unique(), key=lambda one: abs(one - share))
+    at = table[table["share"] == near].pivot_table(index="seed", columns="selector", values="accuracy")
+    who = _chosen(table)
+    if who not in at:
+        return f"A random {_percent(near)} reaches {100 * at['random'].mean():.1f} % accuracy"
+    gap = 100 * (at[who] - at["random"])
+    seeds = f"{len(gap)} seeds" if len(gap) > 1 else "1 seed"
+    if (gap > 0).all() or (gap < 0).all():
+        verdict = f"{label} {'beats' if gap.mean() > 0 else 'loses to'} random by {abs(gap.mean()):.1f} points"
+    else:
+        verdict = f"{label} and random are level ({gap.min():+.1f} to {gap.max():+.1f} points)"
+    return f"At {_percent(near)} kept, {verdict} over {seeds}"
+
+
+def proof_table(lines: Sequence[dict[str, Any]]) -> list[list[str]]:
+    """Share, who chose, rows trained on, mean accuracy, lowest, highest, seeds: the proof as rows of a table."""
+    table = pd.DataFrame(lines)
+    out = []
+    for (share, who), part in table.groupby(["share", "selector"]):
+        values = 100 * part["accuracy"]
+        spread = [f"{values.mean():.1f}", f"{values.min():.1f}", f"{values.max():.1f}"]
+        out.append([_percent(share), str(who), f"{round(part['rows'].mean()):,}", *spread, str(len(part))])
+    return out
+
+
+def _chosen(table: pd.DataFrame) -> str:
+    return next((name for name in table["selector"] if name not in ("all", "random")), "")
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.0f} %" if share >= 0.095 or share == 0 else f"{100 * share:.1f} %"
+
+
+def _shades(points: pd.DataFrame, colour: str) -> np.ndarray:
+    """A colour for each point."""
+    if colour == "score":
+        return np.array(["#{:02x}{:02x}{:02x}".format(*rgb) for rgb in _mixed(_position(points)).round().astype(int)])
+    return np.array(MANY)[points[colour].to_numpy() % len(MANY)]
+
+
+def _position(points: pd.DataFrame) -> np.ndarray:
+    """Each score's place between the lowest and the highest, 0..1; one half where there is no score."""
+    score = points["score"].to_numpy(dtype=np.float64)
+    low, high = (np.nanmin(score), np.nanmax(score)) if np.isfinite(score).any() else (0.0, 0.0)
+    return np.nan_to_num((score - low) / (high - low), nan=0.5) if high > low else np.full(len(score), 0.5)
+
+
+def _mixed(place: np.ndarray) -> np.ndarray:
+    stops = np.linspace(0, 1, len(LOW_TO_HIGH))
+    return np.stack([np.interp(place, stops, [rgb[channel] for rgb in LOW_TO_HIGH]) for channel in range(3)], axis=1)
+
+
+def _score_bar(points: pd.DataFrame) -> dict[str, Any]:
+    score = points["score"].to_numpy(dtype=np.float64)
+    if not np.isfinite(score).any():
+        return {"color": [0]}
+    scale = [[at / (len(LOW_TO_HIGH) - 1), "rgb({},{},{})".format(*rgb)] for at, rgb in enumerate(LOW_TO_HIGH)]
+    bar = {"title": {"text": "Score", "font": {"size": 12}}, "thickness": 10, "len": 0.7, "outlinewidth": 0}
+    return {
+        "color": [0.0],
+        "cmin": float(np.nanmin(score)),
+        "cmax": float(np.nanmax(score)),
+        "colorscale": scale,
+        "showscale": True,
+        "colorbar": bar,
+    }
+
+
+def _hover(points: pd.DataFrame, kept: np.ndarray, names: Sequence[str]) -> list[str]:
+    safe = [escape(str(name)[:40]) for name in names]
+    lines = zip(points["row"], points["label"], points["cluster"], points["score"], kept, strict=True)
+    return [
+        f"row {row}{f' · class {safe[label]}' if 0 <= label < len(safe) else ''} · cluster {cluster}"
+        f"{f' · score {score:.3f}' if score == score else ''} · {'stays' if stays else 'goes'}"
+        for row, label, cluster, score, stays in lines
+    ]
+
+
+def _legend(points: pd.DataFrame, colour: str, names: Sequence[str]) -> list[tuple[str, str]]:
+    """Names and colours to show below the map: the classes where there are at most twelve, and what grey means."""
+    classes = []
+    if colour == "label" and len(names) <= len(MANY):
+        classes = [(escape(str(name)[:24]), MANY[at]) for at, name in enumerate(names)]
+    return [*classes, ("goes", GONE)]

@@ -1,0 +1,149 @@
+"""From the controls of the Data room to a recipe, and the finished runs that such a recipe has had. Pure but for reading run folders."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from core import catalogue, folder
+from core.errors import PrunariumError
+from core.recipe import Recipe, parse, read
+from studio import jobs
+
+DIGITS = "builtin:digits"
+PROOF_SHARES = (0.1, 0.3, 0.6)
+_LOOKED_AT = 60  # the newest runs among which a finished map or proof is sought
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What the controls say. `way`: a key of `ways()`; `clusters` None = as many as suit; `model`: for the embedding model@BLOCK."""
+
+    source: str = DIGITS
+    text: str | None = None
+    label: str | None = None
+    skip: bool = False
+    embedding: str = "pixels"
+    way: str = "prototypes prefer=hard"
+    clusters: int | None = None
+    model: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def ways() -> list[tuple[str, str]]:
+    """(label, key) of each way to order rows: a data score, once for each value of its word-valued parameter."""
+    out = []
+    for card in catalogue.of_kind("data_score"):
+        words = next((param for param in card.params if param.choices), None)
+        if card.problem:
+            continue
+        if words is None:
+            out.append((card.label, card.name))
+        else:
+            out += [(f"{card.label}, {choice} first", f"{card.name} {words.name}={choice}") for choice in words.choices]
+    return sorted(out, key=lambda one: (one[1] == "random", not one[1].startswith("prototypes"), one[1] != Choice.way, one[1]))
+
+
+def way_label(way: str) -> str:
+    return next((label for label, key in ways() if key == way), way)
+
+
+def to_recipe(choice: Choice, share: float = 0.3, projection: str = "pca", prove: bool = False) -> Recipe:
+    """The recipe of a map, a selection, or (with `prove`) its proof. Raises RecipeError, as core.recipe.parse and core.catalogue.resolve."""
+    method, _, param = choice.way.partition(" ")
+    select: dict[str, Any] = {"method": method, "keep": round(share, 4)}
+    if param:
+        select["params"] = dict([param.split("=", 1)])
+    data = {"source": choice.source, "text": choice.text, "label": choice.label, "skip_bad_rows": choice.skip}
+    whole: dict[str, Any] = {
+        "recipe": 1,
+        "name": _name(choice, share, prove),
+        "data": {key: value for key, value in data.items() if value},
+        "embedding": {"source": choice.embedding},
+        "projection": {"method": projection},
+        "select": select,
+    }
+    if choice.clusters:
+        whole["clusters"] = {"count": choice.clusters}
+    if choice.embedding.startswith("model@") and choice.model:
+        whole["model"] = {"source": choice.model}
+    if prove:
+        whole["prove"] = {"learner": "linear", "shares": sorted({*PROOF_SHARES, round(share, 4)}), "seeds": 3}
+    return parse(whole)
+
+
+def _name(choice: Choice, share: float, prove: bool) -> str:
+    base = choice.source.removeprefix("builtin:").rstrip("/").split("@")[0]
+    base = base if choice.source.startswith("builtin:") else Path(base).stem
+    kept = "".join(c if c.isalnum() or c in "._-" else "-" for c in base)[:40].strip("._-") or "data"
+    return f"{kept}-{choice.way.split()[0]}-{100 * share:.0f}{'-proof' if prove else ''}"
+
+
+def found_map(runs: Path, choice: Choice) -> Path | None:
+    """points.parquet of the newest finished UMAP run on the same rows and embedding."""
+    wanted = _key(to_recipe(choice), "map")
+    for path, recipe in _finished(runs):
+        if (
+            recipe.projection
+            and recipe.projection.method == "umap"
+            and _key(recipe, "map") == wanted
+            and (path / folder.POINTS).exists()
+        ):
+            return path / folder.POINTS
+    return None
+
+
+def found_proof(runs: Path, choice: Choice) -> list[dict[str, Any]]:
+    """The lines of the newest finished proof of the same way to choose; empty where there is none."""
+    wanted = _key(to_recipe(choice), "choice")
+    for path, recipe in _finished(runs):
+        if recipe.prove and recipe.select and _key(recipe, "choice") == wanted:
+            lines = (jobs.report(path) or {}).get("prove")
+            if lines:
+                return list(lines)
+    return []
+
+
+def found_selection(runs: Path, choice: Choice, share: float) -> Path | None:
+    """The folder of the newest finished run that kept exactly this share of the same rows in the same way."""
+    wanted = _key(to_recipe(choice, share), "selection")
+    for path, recipe in _finished(runs):
+        if recipe.select and _key(recipe, "selection") == wanted and (path / folder.SELECTION).exists():
+            return path
+    return None
+
+
+def _finished(runs: Path) -> list[tuple[Path, Recipe]]:
+    """Finished data runs, newest first."""
+    out = []
+    for path in folder.runs(runs)[:_LOOKED_AT]:
+        report, asked = path / folder.REPORT, path / folder.RECIPE
+        if report.exists() and asked.exists():
+            recipe = _read(asked, asked.stat().st_mtime_ns)
+            if recipe is not None and recipe.data is not None:
+                out.append((path, recipe))
+    return out
+
+
+@lru_cache(maxsize=256)
+def _read(file: Path, stamp: int) -> Recipe | None:
+    try:
+        return read(file)
+    except PrunariumError:
+        return None
+
+
+def _key(recipe: Recipe, depth: str) -> tuple[Any, ...]:
+    """What two recipes must share for one's map, way to choose, or selection to be the other's."""
+    whole = catalogue.resolve(recipe)
+    key: tuple[Any, ...] = (whole.data, whole.embedding.source, sorted(whole.embedding.params.items()), whole.seed)
+    if whole.embedding.source.startswith("model@"):
+        key += (whole.model,)
+    if depth == "map" or whole.select is None:
+        return key
+    key += (whole.clusters, whole.select.score, whole.select.selector, sorted(whole.select.params.items()))
+    return key if depth == "choice" else (*key, whole.select.keep)

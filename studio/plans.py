@@ -1,0 +1,182 @@
+"""From the controls of the pruning room to a recipe, and from a recipe to one sentence. Pure: no screen in here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from core import catalogue
+from core.recipe import Recipe, n_of_m
+
+BY_HAND = "by_hand"
+STRUCTURE_WORDS = {
+    "unstructured": "single weights, anywhere",
+    "tiles": "32 × 32 tiles",
+    "channels": "whole channels",
+    "neurons": "whole neurons",
+    "heads": "attention heads",
+    "blocks": "whole blocks",
+    "sublayers": "attention or MLP parts of blocks",
+    "experts": "experts",
+    "slices": "slices of the hidden width",
+}
+PATTERNS = ("2:4", "4:8", "1:4", "1:2")
+PROMPT = "The city was founded in"
+
+
+@dataclass(frozen=True)
+class Order:
+    """What the controls say. `shares`: the budget made by hand; `recovery`: a method or "none"; `kind`: of the model, decides how quality is measured."""
+
+    model: str
+    kind: str = "decoder"
+    name: str = ""
+    seed: int = 0
+    method: str = "wanda"
+    params: dict[str, Any] = field(default_factory=dict)
+    structure: str = "unstructured"
+    sparsity: float = 0.5
+    allocation: str = "uniform"
+    shares: dict[str, float] = field(default_factory=dict)
+    source: str = "auto"
+    samples: int = 128
+    tokens: int = 512
+    recovery: str = "none"
+    steps: int = 100
+    measures: tuple[str, ...] = ("quality", "text")
+    prompt: str = PROMPT
+    save: bool = False
+
+
+def structures(card: catalogue.MethodCard) -> list[tuple[str, str]]:
+    """(words, value) for each structure that a method can remove; N:M as its usual patterns."""
+    out: list[tuple[str, str]] = []
+    for name in card.structures:
+        out += (
+            [(f"{p[0]} of each {p[2]} inputs kept ({p})", p) for p in PATTERNS]
+            if name == "N:M"
+            else [(STRUCTURE_WORDS[name], name)]
+        )
+    return out
+
+
+def to_recipe(order: Order) -> dict[str, Any]:
+    """The recipe as a plain mapping; `core.recipe.parse` says what is wrong with it, if anything."""
+    steps: list[dict[str, Any]] = [{"prune": _prune(order)}]
+    if order.recovery != "none":
+        steps.append({"recover": {"method": order.recovery, "steps": order.steps}})
+    out: dict[str, Any] = {
+        "recipe": 1,
+        "name": order.name or suggested_name(order),
+        "seed": order.seed,
+        "model": {"source": order.model},
+        "calibration": {"source": order.source, "samples": order.samples, "tokens": order.tokens},
+        "steps": steps,
+    }
+    measure = _measure(order)
+    if measure:
+        out["measure"] = measure
+    return {**out, "save": {"model": True}} if order.save else out
+
+
+def suggested_name(order: Order) -> str:
+    """A name that tells runs apart: tiny-llama-wanda-50."""
+    model = order.model.removeprefix("builtin:").rstrip("/").split("/")[-1].split("@")[0].removesuffix(".gguf")[:40] or "model"
+    pattern = n_of_m(order.structure)
+    if order.allocation == BY_HAND and order.structure != "blocks":
+        amount = "by-hand"
+    else:
+        amount = f"{pattern[0]}of{pattern[1]}" if pattern else f"{100 * order.sparsity:.0f}"
+    healed = "" if order.recovery == "none" else f"-{order.recovery}"
+    kept = "".join(c if c.isalnum() or c in "._-" else "-" for c in model)
+    return f"{kept.strip('._-') or 'model'}-{order.method}-{amount}{healed}"[:80]
+
+
+def _prune(order: Order) -> dict[str, Any]:
+    out: dict[str, Any] = {"method": order.method, "structure": order.structure}
+    if order.allocation == BY_HAND and order.structure not in ("blocks", "sublayers"):
+        out["allocation"] = {"method": BY_HAND, "shares": {name: share for name, share in order.shares.items() if share > 0}}
+    else:
+        if n_of_m(order.structure) is None:
+            out["sparsity"] = order.sparsity
+        if order.allocation not in ("uniform", BY_HAND) and n_of_m(order.structure) is None:
+            out["allocation"] = {"method": order.allocation}
+    return {**out, "params": order.params} if order.params else out
+
+
+def _measure(order: Order) -> dict[str, Any]:
+    out: dict[str, Any] = {}
+    if "quality" in order.measures:
+        out |= {"accuracy": {}} if order.kind == "image_classifier" else {"perplexity": {}} if order.kind == "decoder" else {}
+    if "latency" in order.measures:
+        out["latency"] = {}
+    if "text" in order.measures and order.kind == "decoder" and order.prompt.strip():
+        out["generate"] = [line for line in order.prompt.splitlines() if line.strip()]
+    return out
+
+
+def sentence(recipe: Recipe, cards: tuple[catalogue.MethodCard, ...]) -> str:
+    """What a run of the recipe will do, in one sentence."""
+    labels = {(card.kind, card.name): card.label for card in cards}
+    parts = []
+    for step in recipe.steps:
+        if step.prune:
+            label = labels.get(("score", step.prune.method), step.prune.method)
+            parts.append(
+                f"{_amount(step.prune)} of {_short(recipe.model.source)} by {label}{_seen(recipe, step.prune.method, cards)}"
+            )
+        elif step.recover:
+            label = labels.get(("recovery", step.recover.method), step.recover.method)
+            parts.append(f"train {label} for {step.recover.steps} steps to win quality back")
+        elif step.reconstruct:
+            parts.append(f"reconstruct the layers' outputs with {step.reconstruct.method}")
+    if asked := _measured(recipe):
+        parts.append(f"measure {asked} before and after")
+    if recipe.save.model:
+        parts.append("save the model in a folder that transformers loads")
+    text = "; then ".join(parts)
+    return text[:1].upper() + text[1:] + "."
+
+
+def _amount(prune: Any) -> str:
+    pattern = n_of_m(prune.structure)
+    if pattern:
+        return f"keep {pattern[0]} of each {pattern[1]} consecutive inputs"
+    if prune.allocation.method == BY_HAND:
+        count = len(prune.allocation.shares)
+        return f"remove what your budget says from {count} {'unit' if count == 1 else 'units'}"
+    share = f"{100 * (prune.sparsity or 0):.3g} %"
+    if prune.structure == "blocks":
+        return f"remove {share} of the blocks"
+    spread = (
+        "in every layer"
+        if prune.allocation.method == "uniform"
+        else f"in all, spread over the layers by {prune.allocation.method}"
+    )
+    what = "of the weights" if prune.structure == "unstructured" else f"of the {prune.structure}"
+    return f"remove {share} {what} {spread}"
+
+
+def _seen(recipe: Recipe, method: str, cards: tuple[catalogue.MethodCard, ...]) -> str:
+    needs = next((card.needs for card in cards if card.kind == "score" and card.name == method), ())
+    if not needs:
+        return ", which looks at the weights alone"
+    at, source = recipe.calibration, recipe.calibration.source
+    named = "its standard calibration text" if source == "auto" else _short(source)
+    return f", looking at {at.samples} sequences of {at.tokens} tokens from {named}"
+
+
+def _measured(recipe: Recipe) -> str:
+    asked = recipe.measure
+    words = [
+        "perplexity" if asked.perplexity else "",
+        "accuracy" if asked.accuracy else "",
+        "latency" if asked.latency else "",
+        "sample text" if asked.generate else "",
+    ]
+    words = [word for word in words if word]
+    return " and ".join([", ".join(words[:-1]), words[-1]]) if len(words) > 1 else "".join(words)
+
+
+def _short(source: str) -> str:
+    return source.removeprefix("builtin:") if len(source) <= 48 else "…" + source[-46:]

@@ -1,0 +1,266 @@
+"""Prune & recover: choose, read the plan, prune, see what it cost and what training won back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import gradio as gr
+
+from core import catalogue, folder
+from core.errors import PrunariumError
+from core.recipe import Recipe, parse, read
+from studio import cards, jobs, known, views
+from studio.bench import Bench, plainly
+from studio.charts.run import layers_figure, live_figure
+from studio.plans import BY_HAND, PROMPT, Order, sentence, structures, to_recipe
+from studio.plotview import PlotlyView, table_twin
+
+_QUIET: dict[str, Any] = {"show_progress": "hidden", "queue": False, "api_visibility": "private"}
+_TELL: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}  # only queued events make a State's change heard
+_NONE_YET = "No pruning run yet. Choose on the left, read the plan, press Prune."
+
+
+@dataclass(frozen=True)
+class Controls:
+    method: gr.Dropdown
+    structure: gr.Dropdown
+    sparsity: gr.Slider
+    allocation: gr.Radio
+    recovery: gr.Radio
+    steps: gr.Slider
+    source: gr.Dropdown
+    samples: gr.Number
+    tokens: gr.Number
+    measures: gr.CheckboxGroup
+    prompt: gr.Textbox
+    name: gr.Textbox
+    seed: gr.Number
+    save: gr.Checkbox
+
+    def all(self) -> list[gr.components.Component]:
+        return list(vars(self).values())
+
+
+def build(bench: Bench) -> None:
+    gr.Markdown(
+        "## Prune & recover\nChoose what goes, read the plan, press *Prune*. The run is a process of its own: close the page and it goes on."
+    )
+    params = gr.State({})
+    with gr.Row(elem_classes="split"):
+        with gr.Column(scale=5, min_width=300):
+            controls = _controls(params)
+        with gr.Column(scale=7, min_width=300):
+            plan = cards.sentence(elem_id="plan")
+            with gr.Row():
+                go = gr.Button("Prune", variant="primary", elem_id="prune-go", scale=2)
+                compare = gr.Button("Compare runs", scale=1)
+            codes = views.command_views(elem_id="show-command")
+            _results(bench)
+    _wire(bench, controls, params, plan, codes, go)
+    compare.click(lambda: gr.Tabs(selected="compare"), None, bench.tabs, **_QUIET)
+
+
+def _controls(params: gr.State) -> Controls:
+    methods = [(card.label, card.name) for card in catalogue.of_kind("score") if not card.problem]
+    spread = [(card.label, card.name) for card in catalogue.of_kind("allocator") if not card.problem]
+    healers = [("None", "none"), *((card.label, card.name) for card in catalogue.of_kind("recovery") if not card.problem)]
+    start = "wanda" if ("Wanda", "wanda") in methods else methods[0][1]
+    method = gr.Dropdown(methods, value=start, label="Method", elem_id="method", info=_card(start).summary)
+    _method_details(method, params)
+    structure = gr.Dropdown(structures(_card(start)), value="unstructured", label="What goes", elem_id="structure")
+    sparsity = gr.Slider(0, 95, 50, step=1, label="Share to remove (%)", elem_id="sparsity")
+    allocation = gr.Radio(
+        [*spread, ("The budget by hand", BY_HAND)],
+        value="uniform",
+        label="How the share is spread over the layers",
+        elem_id="allocation",
+    )
+    recovery = gr.Radio(healers, value="none", label="Recovery: training after pruning", elem_id="recovery")
+    steps = gr.Slider(10, 1000, 100, step=10, label="Training steps", visible=False, elem_id="recovery-steps")
+    with gr.Accordion("Calibration", open=False):
+        sources = [
+            ("The model's standard text or images", "auto"),
+            "builtin:wikitext2/train",
+            "builtin:python-docs",
+            "builtin:mnist5k/train",
+        ]
+        source = gr.Dropdown(
+            sources,
+            value="auto",
+            label="Source",
+            allow_custom_value=True,
+            info="A built-in, or a text file or table in an opened folder",
+        )
+        with gr.Row():
+            samples = gr.Number(128, label="Sequences", precision=0, minimum=1, elem_id="samples")
+            tokens = gr.Number(512, label="Tokens each", precision=0, minimum=2, elem_id="tokens")
+    with gr.Accordion("Measure and keep", open=False):
+        chosen = [("Quality: perplexity or accuracy", "quality"), ("Latency", "latency"), ("Sample text", "text")]
+        measures = gr.CheckboxGroup(chosen, value=["quality", "text"], label="Measure, dense and after each step")
+        prompt = gr.Textbox(PROMPT, label="Prompts for the sample text, one a line", lines=2)
+        save = gr.Checkbox(False, label="Save the pruned model")
+        with gr.Row():
+            name = gr.Textbox("", label="Name of the run", placeholder="made from the choices", scale=2)
+            seed = gr.Number(0, label="Seed", precision=0, minimum=0, scale=1)
+    return Controls(
+        method, structure, sparsity, allocation, recovery, steps, source, samples, tokens, measures, prompt, name, seed, save
+    )
+
+
+def _card(name: str) -> catalogue.MethodCard:
+    return catalogue.find(catalogue.load(), "score", name)
+
+
+def _method_details(method: gr.Dropdown, params: gr.State) -> None:
+    """What the method's own file says about it, and a control for each of its parameters."""
+    with gr.Accordion("About this method", open=False):
+
+        @gr.render(inputs=method, triggers=[method.change, method.select], queue=False, show_progress="hidden")
+        def details(name: str) -> None:
+            card = _card(name)
+            gr.Markdown(card.doc)
+            if card.paper:
+                gr.Markdown(f"*{card.paper.authors} ({card.paper.year}), {card.paper.title}, arXiv {card.paper.arxiv}*")
+            for param in card.params:
+                _param(param, params)
+
+
+def _param(param: catalogue.ParamCard, params: gr.State) -> None:
+    if param.type == "bool":
+        control: Any = gr.Checkbox(param.default, label=param.label)
+    elif param.choices:
+        control = gr.Dropdown(list(param.choices), value=param.default, label=param.label)
+    elif param.low is not None and param.high is not None:
+        step = 1 if param.type == "int" else (param.high - param.low) / 100
+        control = gr.Slider(param.low, param.high, param.default, step=step, label=param.label)
+    else:
+        control = gr.Number(param.default, label=param.label, precision=0 if param.type == "int" else None)
+
+    def keep(now: dict[str, Any], value: Any) -> dict[str, Any]:
+        return {**now, param.name: value}
+
+    event = control.release if isinstance(control, gr.Slider) else control.change
+    event(keep, [params, control], params, **_TELL)
+
+
+def _order(bench: Bench, params: dict[str, Any], values: tuple[Any, ...]) -> Order:
+    (method, structure, sparsity, allocation, recovery, steps, source, samples, tokens, measures, prompt, name, seed, save) = (
+        values
+    )
+    opened = bench.workspace.read()
+    described = known.description(opened.model, bench.workspace.folder) or {}
+    return Order(
+        model=opened.model, kind=str(described.get("kind") or "decoder"), name=name.strip(), seed=int(seed or 0), method=method, params=params,
+        structure=structure, sparsity=round(sparsity / 100, 4), allocation=allocation, shares=dict(opened.budget.shares),
+        source=source if source == "auto" else bench.admit(source or ""), samples=int(samples or 0), tokens=int(tokens or 0),
+        recovery=recovery, steps=int(steps), measures=tuple(measures), prompt=prompt, save=save,
+    )  # fmt: skip
+
+
+def _recipe(bench: Bench, params: dict[str, Any], values: tuple[Any, ...]) -> Recipe:
+    recipe = parse(to_recipe(_order(bench, params, values)))
+    catalogue.resolve(recipe)
+    return recipe
+
+
+def _wire(bench: Bench, controls: Controls, params: gr.State, plan: gr.HTML, codes: list[gr.Code], go: gr.Button) -> None:
+    def planned(params: dict[str, Any], *values: Any) -> Any:
+        try:
+            recipe = _recipe(bench, params, values)
+        except PrunariumError as error:
+            return {"text": str(error), "wrong": True}, gr.Button(interactive=False), "", "", ""
+        said = {"text": sentence(recipe, catalogue.load()), "wrong": False}
+        return said, gr.Button(interactive=True), *views.texts(recipe)
+
+    @plainly
+    def start(params: dict[str, Any], *values: Any) -> str:
+        return bench.start(_recipe(bench, params, values))
+
+    def method_chosen(name: str, structure: str) -> Any:
+        choices = structures(_card(name))
+        kept = structure if structure in [value for _, value in choices] else choices[0][1]
+        return gr.Dropdown(info=_card(name).summary), gr.Dropdown(choices=choices, value=kept), {}
+
+    inputs = [params, *controls.all()]
+    changes = [control.change for control in controls.all() if control is not controls.sparsity]
+    signals = [bench.model.change, bench.budget.change, params.change, controls.sparsity.change]
+    gr.on([*changes, *signals], planned, inputs, [plan, go, *codes], trigger_mode="always_last", **_QUIET)
+    controls.method.input(
+        method_chosen, [controls.method, controls.structure], [controls.method, controls.structure, params], **_TELL
+    )
+    controls.recovery.input(lambda chosen: gr.Slider(visible=chosen != "none"), controls.recovery, controls.steps, **_QUIET)
+    go.click(start, inputs, bench.run, **_TELL)
+
+
+def _results(bench: Bench) -> None:
+    """What the followed run tells while it works, and what it found in the end."""
+    nothing = cards.hint(_NONE_YET, elem_id="no-run")
+    with gr.Column(visible=False) as live_part:
+        gr.Markdown("### While it works")
+        live = PlotlyView(height=240, alt="Figures that the run tells while it works, over its seconds", elem_id="live-curve")
+    with gr.Column(visible=False) as done_part:
+        figures = cards.figure_cards(elem_id="prune-figures")
+        figure_table = table_twin("figures", ["Figure", "Dense", "Pruned", "Recovered"])
+        layers = PlotlyView(
+            height=260, alt="A bar for each layer: the share removed, and the error in its output", elem_id="prune-layers"
+        )
+        layer_table = table_twin("layers", ["Layer", "Asked %", "Removed %", "Output error"])
+        texts = cards.text_cards(elem_id="prune-texts")
+    timer = gr.Timer(1.0, active=False)
+    everything = [nothing, live_part, live, done_part, figures, figure_table, layers, layer_table, texts, timer]
+
+    def look(name: str | None) -> Any:
+        path = bench.runs / name if name else None
+        at = jobs.status(path) if path else None
+        recipe = asked(bench, name) if at else None
+        if at is None or recipe is None or not recipe.steps:
+            return _NONE_YET, *_hidden(), gr.Timer(active=False)
+        curves = jobs.curve(at.path)
+        working = gr.Column(visible=bool(curves) and (not at.ended or "loss" in curves))
+        report = jobs.report(at.path) if at.ended else None
+        if not report or not report.get("dense"):
+            said = "" if curves else _waiting(at)
+            return said, working, live_figure(curves), *_hidden()[2:], gr.Timer(active=not at.ended)
+        prompts = list(recipe.measure.generate)
+        return (
+            "", working, live_figure(curves), gr.Column(visible=True), cards.moments(report), cards.figure_rows(report),
+            layers_figure(report.get("layers") or []), layer_rows(report), cards.sample_texts(report, prompts), gr.Timer(active=False),
+        )  # fmt: skip
+
+    bench.run.change(look, bench.run, everything, trigger_mode="multiple", **_QUIET)
+    bench.ended.change(look, bench.run, everything, trigger_mode="multiple", **_QUIET)
+    timer.tick(look, bench.run, everything, **_QUIET)
+
+
+def _hidden() -> tuple[Any, ...]:
+    return gr.Column(visible=False), None, gr.Column(visible=False), [], [], None, [], []
+
+
+def _waiting(at: folder.Status) -> str:
+    if at.state == "failed":
+        return f"The run failed. {at.problem} {at.remedy}"
+    return "The run has not told any figure yet." if not at.ended else f"The run ended without figures ({at.state})."
+
+
+def asked(bench: Bench, name: str) -> Recipe | None:
+    """The recipe of a run: its resolved one, else what was asked for; None where neither can be read."""
+    for file in (bench.runs / name / folder.RECIPE, bench.runs / jobs.ASKED / f"{name}.yaml"):
+        try:
+            return read(file)
+        except PrunariumError:
+            continue
+    return None
+
+
+def layer_rows(report: dict[str, Any]) -> list[list[str]]:
+    """The layers' part of a report as rows of a table."""
+    return [
+        [
+            str(layer["name"]),
+            f"{100 * layer['asked']:.1f}",
+            f"{100 * layer['sparsity']:.1f}",
+            "not measured" if layer.get("output_error") is None else f"{layer['output_error']:.3g}",
+        ]
+        for layer in report.get("layers") or []
+    ]

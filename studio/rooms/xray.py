@@ -1,0 +1,222 @@
+"""X-ray: which blocks and layers matter, and which repeat each other."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gradio as gr
+
+from core.views import slug
+from studio import facts, known
+from studio.bench import Bench, plainly
+from studio.charts import xray
+from studio.known import Observed
+from studio.plotview import PlotlyView, picked, table_twin
+
+_INTRO = """## X-ray
+Which blocks matter, and which repeat each other. Click a bar or a cell to look into a layer."""
+_TOLD: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}  # queued: only then do signals reach other rooms
+_QUIET = {**_TOLD, "queue": False}
+
+
+def build(bench: Bench) -> None:
+    gr.Markdown(_INTRO)
+    with gr.Row(elem_id="xray-bar"):
+        metric = gr.Radio([], label="Importance by", elem_id="xray-metric", scale=4)
+        again = gr.Button("X-ray this model", elem_id="xray-run", scale=1, min_width=170)
+    note = facts.component("xray-note")
+    with gr.Row():
+        with gr.Column(scale=3, min_width=320):
+            bar_title = facts.component("xray-importance-finding")
+            bars = PlotlyView(
+                height=330, alt="A bar for each block: its importance by the chosen measure", elem_id="xray-importance"
+            )
+            bar_table = table_twin("importance of the blocks")
+        with gr.Column(scale=2, min_width=320):
+            heat_title = facts.component("xray-similarity-finding")
+            heat = PlotlyView(height=330, alt="How alike the hidden states after every two blocks are", elem_id="xray-similarity")
+            heat_table = table_twin("block similarity")
+    with gr.Row():
+        with gr.Column(scale=3, min_width=320):
+            map_title = facts.component("xray-layers-finding")
+            layers = PlotlyView(
+                height=330,
+                alt="A cell for each layer: block across, module down, its mean score as colour",
+                elem_id="xray-layers",
+            )
+            layer_table = table_twin("importance of the layers")
+        with gr.Column(scale=2, min_width=320):
+            layer = gr.Dropdown([], label="Layer", elem_id="xray-layer", info="Or click a bar or a cell")
+            card = facts.component("xray-card")
+            weights = PlotlyView(height=220, alt="The layer's weights by value", elem_id="xray-weights")
+    maps = [bar_title, bars, bar_table, heat_title, heat, heat_table, map_title, layers, layer_table]
+    _wire(bench, metric, again, note, maps, layer)
+    _wire_layer(bench, metric, bars, layers, layer, card, weights)
+
+
+def _wire(bench: Bench, metric: gr.Radio, again: gr.Button, note: gr.HTML, maps: list[Any], layer: gr.Dropdown) -> None:
+    def draw(source: str | None) -> Any:
+        """Everything, for the model that is open now."""
+        seen = known.observations(source, bench.runs) if source else None
+        if seen is None:
+            told = facts.said(
+                "Not looked at yet",
+                "X-ray this model: one pass over calibration text measures it; the pictures appear when it is done.",
+            )
+            return (
+                gr.Radio([], value=None),
+                gr.Button("X-ray this model", variant="primary"),
+                told,
+                *[None] * len(maps),
+                gr.Dropdown([], value=None),
+            )
+        names = [row["name"] for row in seen.data["layers"]]
+        choices = xray.metrics(seen.data)
+        radio = gr.Radio([(xray.label(name), name) for name in choices], value=choices[0] if choices else None)
+        first = choices[0] if choices else ""
+        again = gr.Button("X-ray again", variant="secondary")
+        return (
+            radio,
+            again,
+            facts.said(note=_protocol(seen)),
+            *_maps(seen, first),
+            gr.Dropdown(names, value=names[-1] if names else None),
+        )
+
+    def redraw(source: str | None, name: str | None) -> Any:
+        seen = known.observations(source, bench.runs) if source and name else None
+        return _maps(seen, name or "") if seen else gr.skip()
+
+    def ended(run: str | None, source: str | None) -> Any:
+        seen = known.observations(source, bench.runs) if source and run else None
+        return draw(source) if seen and seen.run == run else gr.skip()
+
+    @plainly
+    def start(source: str | None) -> Any:
+        return bench.start(recipe_for(bench, source or "", curves=False))
+
+    everything = [metric, again, note, *maps, layer]
+    bench.model.change(draw, bench.model, everything, **_QUIET)
+    bench.ended.change(ended, [bench.ended, bench.model], everything, **_QUIET)
+    metric.input(redraw, [bench.model, metric], maps, **_QUIET)
+    again.click(start, bench.model, bench.run, **_TOLD)
+
+
+def _wire_layer(
+    bench: Bench, metric: gr.Radio, bars: PlotlyView, layers: PlotlyView, layer: gr.Dropdown, card: gr.HTML, weights: PlotlyView
+) -> None:
+    def of_bar(source: str | None, event: gr.EventData) -> Any:
+        """A click on a block's bar: the largest layer of that block."""
+        seen = known.observations(source or "", bench.runs)
+        at = picked(event).index
+        if seen is None or not 0 <= at < len(seen.data["blocks"]):
+            return gr.skip()
+        mine = [row for row in seen.data["layers"] if row["block"] == seen.data["blocks"][at]["name"]]
+        return max(mine, key=lambda row: row["parameters"])["name"] if mine else gr.skip()
+
+    def of_cell(source: str | None, event: gr.EventData) -> Any:
+        seen = known.observations(source or "", bench.runs)
+        told = picked(event)
+        column, row = _cell(seen, told.x, told.y) if seen else (-1, -1)
+        return (xray.layer_at(seen.data, column, row) if seen else None) or gr.skip()
+
+    def describe(source: str | None, name: str | None) -> Any:
+        seen = known.observations(source or "", bench.runs)
+        return _card(bench, seen, name) if seen and name else None
+
+    @plainly
+    def look_inside(source: str | None, name: str | None) -> Any:
+        """The weights themselves, which only the worker has."""
+        if not source or not name:
+            return None
+        share = _share(bench, name)
+        found = bench.worker.about(source, "layer", timeout_s=120.0, name=name, share=share or None)
+        if notice := bench.worker.take_notice():
+            gr.Info(notice)
+        return xray.histogram(found)
+
+    bars.select(of_bar, bench.model, layer, **_QUIET)
+    layers.select(of_cell, bench.model, layer, **_QUIET)
+    gr.on([layer.change, bench.budget.change], describe, [bench.model, layer], card, **_QUIET)
+    layer.input(look_inside, [bench.model, layer], weights, api_visibility="private", concurrency_limit=1)
+    for view in (bars, layers):
+        view.select(None, None, None).then(
+            look_inside, [bench.model, layer], weights, api_visibility="private", concurrency_limit=1
+        )
+
+
+def recipe_for(bench: Bench, source: str, curves: bool) -> dict[str, Any]:
+    """The run that looks at a model: importance and similarity, and with `curves` what each block costs alone."""
+    described = known.description(source, bench.workspace.folder) or {}
+    depth = ["block_influence"] if described.get("hidden", 1) else []
+    observe: dict[str, Any] = {"scores": [*depth, "magnitude", "wanda"]}
+    if curves:
+        observe["curves"] = (
+            {} if described.get("kind") != "image_classifier" else {"source": "builtin:mnist5k/train", "samples": 512}
+        )
+    name = slug(source.removeprefix("builtin:").rstrip("/").rpartition("/")[2]).strip("-.")[:60] or "model"
+    return {
+        "recipe": 1,
+        "name": f"{'curves' if curves else 'xray'}-{name}",
+        "model": {"source": source},
+        "calibration": {"samples": 64, "tokens": 256},
+        "observe": observe,
+    }
+
+
+def _maps(seen: Observed, metric: str) -> tuple[Any, ...]:
+    data, badge = seen.data, seen.badge
+    of_layers = metric if metric in xray.metrics(data, "layers") else next(reversed(xray.metrics(data, "layers")), "")
+    return (
+        facts.said(xray.importance_finding(data, metric), badge=badge),
+        xray.importance(data, metric),
+        xray.block_table(data),
+        facts.said(xray.similarity_finding(data), badge=badge),
+        xray.similarity(data),
+        xray.similarity_table(data),
+        facts.said(xray.layer_finding(data, of_layers), badge=badge),
+        xray.layer_map(data, of_layers),
+        xray.layer_table(data),
+    )
+
+
+def _protocol(seen: Observed) -> str:
+    """Where the pictures come from."""
+    told = seen.data.get("protocol") or {}
+    shape = " × ".join(str(size) for size in [told.get("sequences"), *(told.get("shape") or [])] if size)
+    origin = f"run {seen.run}" if seen.run else "the figures that come with Prunarium"
+    return f"From {origin}: calibration inputs {shape}; hidden states compared on {told.get('tokens_compared', '?')} tokens."
+
+
+def _card(bench: Bench, seen: Observed, name: str) -> Any:
+    row = next((row for row in seen.data["layers"] if row["name"] == name), None)
+    if row is None:
+        return None
+    total = seen.data["model"]["parameters"]
+    share = _share(bench, name)
+    shown = [
+        ("Role", row["role"]),
+        ("Shape (outputs × inputs)", " × ".join(map(str, row["shape"]))),
+        ("Parameters", f"{row['parameters']:,}"),
+        ("Share of the model", f"{100 * row['parameters'] / max(total, 1):.1f} %"),
+        *(
+            (xray.label(metric), f"{value:.4g}", xray.unit(metric))
+            for metric, value in row["scores"].items()
+            if value is not None
+        ),
+        ("The budget removes", f"{100 * share:.1f} %" if share else "nothing yet"),
+    ]
+    return facts.said(name, badge=seen.badge, facts=shown)
+
+
+def _share(bench: Bench, name: str) -> float:
+    """What the present budget removes from a layer: its own share, else its block's."""
+    shares = bench.workspace.read().budget.shares
+    return shares.get(name, shares.get(".".join(name.split(".")[:2]), 0.0))
+
+
+def _cell(seen: Observed, x: Any, y: Any) -> tuple[int, int]:
+    """Column and row of a clicked cell from the words on its axes."""
+    blocks = [str(block["index"]) for block in seen.data["blocks"]]
+    rows = xray.modules(seen.data)
+    return (blocks.index(str(x)) if str(x) in blocks else -1, rows.index(str(y)) if str(y) in rows else -1)

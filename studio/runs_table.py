@@ -1,0 +1,67 @@
+"""The list of runs as a table: pure reading of run folders, for the Runs and Compare rooms."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from core import folder
+from core.errors import PrunariumError
+from core.folder import Status
+from core.recipe import Recipe, n_of_m, read
+from studio import cards, jobs
+
+HEADERS = ["Run", "State", "What", "Dense", "Pruned", "Recovered", "Seconds", "When"]
+
+
+def row(at: Status) -> list[str]:
+    """One run as a row: HEADERS says the columns."""
+    report = jobs.report(at.path) or {}
+    seconds = "" if at.ended_s is None else f"{at.ended_s - at.started_s:.1f}"
+    when = time.strftime("%d %b %H:%M", time.localtime(at.started_s))
+    return [at.name, at.state, what(recipe_of(at)), *(_quality(report.get(moment)) for moment in cards.MOMENTS), seconds, when]
+
+
+def _quality(metrics: dict[str, Any] | None) -> str:
+    if not metrics:
+        return ""
+    key = cards.main_figure(metrics)
+    return "" if key == "nonzero" else ("ppl " if key == "perplexity" else "") + cards.written(key, metrics.get(key))
+
+
+def recipe_of(at: Status) -> Recipe | None:
+    """The resolved recipe of a run, else the one that was asked for; None where neither can be read."""
+    for file in (at.path / folder.RECIPE, at.path.parent / jobs.ASKED / f"{at.name}.yaml"):
+        try:
+            return read(file)
+        except PrunariumError:
+            continue
+    return None
+
+
+def what(recipe: Recipe | None) -> str:
+    """The few words that tell runs apart."""
+    if recipe is None:
+        return ""
+    words = [_step(step) for step in recipe.steps]
+    if recipe.observe:
+        words.append("observe" + (" + curves" if recipe.observe.curves else ""))
+    if recipe.select:
+        name = recipe.select.method or recipe.select.score or recipe.select.selector
+        words.append(f"{name} keep {100 * (recipe.select.keep or 0):.0f} %")
+    if recipe.projection:
+        words.append(recipe.projection.method)
+    return " → ".join(words)
+
+
+def _step(step: Any) -> str:
+    if step.prune:
+        at = step.prune
+        by_hand = at.allocation.method == "by_hand"
+        amount = at.structure if n_of_m(at.structure) else "by hand" if by_hand else f"{100 * (at.sparsity or 0):.0f} %"
+        return f"{at.method} {amount}" + ("" if at.structure == "unstructured" or n_of_m(at.structure) else f" {at.structure}")
+    return f"{step.recover.method} {step.recover.steps}" if step.recover else step.reconstruct.method
+
+
+def rows(statuses: list[Status]) -> list[list[str]]:
+    return [row(at) for at in statuses]

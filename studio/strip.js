@@ -1,0 +1,31 @@
+// The job strip. Every word from a run goes through textContent: a run's name or a library's message is text, never markup.
+const box = element.querySelector('.strip'), part = name => box.querySelector('.' + name);
+const words = {waiting: 'starting', running: 'running', done: 'done', failed: 'failed', stopped: 'stopped', interrupted: 'cut off'};
+const minutes = s => s < 1 ? 'a moment' : s < 90 ? Math.round(s) + ' s' : s < 5400 ? Math.round(s / 60) + ' min' : (s / 3600).toFixed(1) + ' h';
+const show = () => {
+  const at = props.value;
+  for (const name of (at && at.gone) || []) trigger('apply', {name});
+  box.hidden = !at || !at.name;
+  if (box.hidden) return;
+  box.dataset.state = at.state;
+  box.dataset.run = at.name;
+  box.toggleAttribute('data-ended', at.ended);
+  part('state').textContent = at.stopping && !at.ended ? 'stopping' : words[at.state] || at.state;
+  part('run').textContent = at.name;
+  const bits = [];
+  if (!at.ended && at.stage) bits.push(at.total ? `${at.stage} ${at.done} of ${at.total}` : at.stage);
+  if (!at.ended && at.seconds_left != null) bits.push(minutes(at.seconds_left) + ' left in this stage');
+  for (const [name, value] of at.values || []) bits.push(`${name.replaceAll('_', ' ')} ${value}`);
+  if (at.ended && at.seconds != null) bits.push('after ' + minutes(at.seconds));
+  if (at.others) bits.push(`and ${at.others} more running`);
+  part('rest').textContent = bits.join('  ·  ');
+  part('said').textContent = at.said || '';
+  part('bar').firstElementChild.style.width = (at.total ? 100 * at.done / at.total : 0) + '%';
+  part('bar').setAttribute('aria-valuenow', at.total ? Math.round(100 * at.done / at.total) : 0);
+  part('halt').hidden = at.ended || at.stopping;
+  part('away').hidden = !at.ended;
+};
+part('halt').addEventListener('click', () => trigger('stop', {name: box.dataset.run}));
+part('away').addEventListener('click', () => trigger('clear', {name: box.dataset.run}));
+watch('value', show);
+show();

@@ -1,0 +1,149 @@
+"""The built-in demo models: the script that made them still trains, and the committed ones are what their cards say."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from core import builtins
+from core.errors import ResourceError
+
+MEGABYTE = 1_000_000
+
+
+def needs(name: str) -> None:
+    try:
+        builtins.fetch(name)
+    except ResourceError as error:
+        pytest.skip(str(error))
+
+
+def card_of(folder: Path) -> dict:
+    return json.loads((folder / "card.json").read_text(encoding="utf-8"))
+
+
+def train(checkout: Path, name: str, steps: int, out: Path) -> dict:
+    """Run the real script and return the card it wrote."""
+    command = [
+        sys.executable,
+        str(checkout / "assets/train_demos.py"),
+        name,
+        "--steps",
+        str(steps),
+        "--out",
+        str(out),
+        "--test-windows",
+        "4",
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "2"}, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return card_of(out / name)
+
+
+def tiny_llama():
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    folder = builtins.model_path("tiny-llama")
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval(), AutoTokenizer.from_pretrained(folder)
+
+
+def test_a_few_steps_of_the_language_model_lower_its_loss_and_the_folder_loads(checkout, tmp_path):
+    needs("wikitext2")
+    card = train(checkout, "tiny-llama", 8, tmp_path)
+    losses = [loss for _, loss in card["loss_curve"]]
+    assert math.isclose(losses[0], math.log(4096), rel_tol=0.03)  # untrained: every token as likely
+    assert losses[-1] < losses[0] - 0.5
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model, tokenizer = (auto.from_pretrained(tmp_path / "tiny-llama") for auto in (AutoModelForCausalLM, AutoTokenizer))
+    assert str(model.dtype) == "torch.bfloat16" and model.num_parameters() == card["parameters"]
+    assert tokenizer.decode(tokenizer("A café @-@ 東京\n\n =")["input_ids"]) == "A café @-@ 東京\n\n ="
+
+
+def test_a_few_steps_of_the_classifier_lower_its_loss_and_it_beats_chance(checkout, tmp_path):
+    needs("mnist5k")
+    card = train(checkout, "tiny-cnn", 12, tmp_path)
+    losses = [loss for _, loss in card["loss_curve"]]
+    assert losses[-1] < losses[0] - 0.5
+    low, high = card["accuracy_interval_95"]
+    assert low < card["accuracy"] < high and card["heldout_rows"] == 1000
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize("name", ["tiny-llama", "tiny-cnn"])
+def test_a_committed_model_is_small_whole_and_has_a_card_of_the_full_training(name):
+    folder = builtins.location(name)
+    assert sum(file.stat().st_size for file in folder.iterdir()) <= 8 * MEGABYTE
+    card, words = card_of(folder), (folder / "README.md").read_text(encoding="utf-8")
+    assert card["steps"] >= 1000 and card["seed"] == 0 and f"{card['parameters']:,} parameters" in words
+    assert card["loss_curve"][-1][0] == card["steps"] and card["loss_curve"][-1][1] < card["loss_curve"][0][1]
+
+
+def test_tiny_cnn_reads_held_out_digits_as_well_as_its_card_says():
+    needs("mnist5k")
+    import torch
+    from transformers import AutoModelForImageClassification
+
+    folder = builtins.model_path("tiny-cnn")
+    model = AutoModelForImageClassification.from_pretrained(folder, dtype=torch.float32).eval()
+    wants = model.config.prunarium_input
+    held = builtins.read_table("mnist5k/heldout")
+    pixels = torch.from_numpy(held.images)[:, None]
+    assert list(pixels.shape[1:]) == [wants["channels"], wants["height"], wants["width"]]
+    with torch.inference_mode():
+        given = model((pixels - wants["mean"][0]) / wants["std"][0]).logits.argmax(1)
+    words = np.array([model.config.id2label[int(number)] for number in given])
+    accuracy = float((words == held.frame["label"].to_numpy()).mean())
+    assert accuracy >= 0.98
+    assert accuracy == pytest.approx(
+        card_of(folder)["accuracy"], abs=0.0011
+    )  # one digit on the edge may fall otherwise elsewhere
+
+
+def test_tiny_llama_predicts_held_out_text_as_well_as_its_card_says():
+    needs("wikitext2")
+    import torch
+
+    model, tokenizer = tiny_llama()
+    card = card_of(builtins.location("tiny-llama"))
+    text = builtins.text_join("wikitext2/test").join(builtins.read_text("wikitext2/test")[:400])
+    windows = torch.tensor(tokenizer(text)["input_ids"])[: card["slice"]["windows"] * 512].view(-1, 512)
+    assert len(windows) == card["slice"]["windows"]
+    with torch.inference_mode():
+        losses = [model(window[None], labels=window[None]).loss.item() for window in windows]
+    assert math.exp(np.mean(losses)) == pytest.approx(card["slice"]["perplexity"], rel=0.01)
+    assert card["perplexity_word"] == pytest.approx(math.exp(math.log(card["perplexity"]) * words_to_tokens(tokenizer)), rel=0.01)
+
+
+def words_to_tokens(tokenizer) -> float:
+    """Tokens a word of the test text."""
+    text = "\n\n".join(builtins.read_text("wikitext2/test"))
+    return len(tokenizer(text)["input_ids"]) / len(text.split())
+
+
+def test_every_block_of_tiny_llama_matters_and_not_all_alike():
+    needs("wikitext2")
+    import torch
+
+    model, tokenizer = tiny_llama()
+    text = "\n\n".join(builtins.read_text("wikitext2/test")[400:600])
+    windows = torch.tensor(tokenizer(text)["input_ids"])[: 4 * 512].view(-1, 512)
+    blocks = list(model.model.layers)
+
+    def loss_without(gone: int | None) -> float:
+        model.model.layers = torch.nn.ModuleList(block for index, block in enumerate(blocks) if index != gone)
+        with torch.inference_mode():
+            return model(windows, labels=windows, use_cache=False).loss.item()
+
+    whole, costs = loss_without(None), [loss_without(index) for index in range(len(blocks))]
+    rises = [cost - whole for cost in costs]
+    assert min(rises) > 0.02
+    assert max(rises) > 2 * min(rises)
