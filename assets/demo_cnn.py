@@ -25,8 +25,8 @@ A ResNet ({parameters:,} parameters, {size:.1f} MB) for handwritten digits of 28
 
 | | |
 |---|---|
-| Data | {data}; each image turned, scaled and moved a little |
-| Training | {steps:,} steps of 128 images, seed {seed}, {minutes:.1f} minutes on two cores; last loss {train_loss:.3f} (smoothed labels) |
+| Data | {data}, each image turned, scaled and moved a little |
+| Training | {steps:,} steps of 128 images, seed {seed}, {minutes:.1f} minutes on two shared cores; last loss {train_loss:.3f}, labels smoothed |
 | Accuracy on {heldout_rows:,} held-out digits | **{accuracy:.1%}** (95 % interval {accuracy_interval_95[0]:.1%} to {accuracy_interval_95[1]:.1%}) |
 
 Measured on the saved bfloat16 weights, computed in float32. Input: one channel, pixels 0..1, minus `mean`, over `std`, as

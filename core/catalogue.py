@@ -160,7 +160,7 @@ def _resolved_prune(prune: Prune, cards: tuple[MethodCard, ...]) -> Prune:
     allocation = prune.allocation
     if allocation.method != "by_hand":
         allocator = find(cards, "allocator", allocation.method)
-        if structure not in allocator.structures:
+        if allocation.method != "uniform" and structure not in allocator.structures:
             raise RecipeError(f"Allocation {allocation.method} does not apply to {structure}.", "Leave allocation out there.")
         allocation = allocation.model_copy(update={"params": fill(allocator, allocation.params)})
     return prune.model_copy(update={"params": fill(card, prune.params), "allocation": allocation})

@@ -17,9 +17,11 @@ import subprocess
 import sys
 import threading
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import FrameType
 from typing import IO, Any
 
 from core import folder, summary
@@ -27,7 +29,7 @@ from core.catalogue import resolve
 from core.errors import PrunariumError
 from core.recipe import read
 from core.views import slug
-from core.watch import close, limits, spawn, stop, watch
+from core.watch import limits, spawn, watch
 
 RUN = ("-m", "core.run")
 
@@ -75,16 +77,16 @@ def run_recipe(recipe: Path, out: Path | None, runs: Path, minutes: float | None
         resolve(asked)
     allowed = limits(minutes)
     out = folder.create(out or runs / f"{slug(asked.name)}-{time.strftime('%Y%m%d-%H%M%S')}")
-    teller, code = Teller(sys.stderr.isatty()), 0
+    teller = Teller(sys.stderr.isatty())
     with (out / folder.LOG).open("ab") as log:
         child = spawn([*RUN, str(recipe), "--out", str(out)], log)
-    try:
+    with _signals_mean_stop(child, out) as heard:
         watch(child, out, allowed, teller.tell)
-    except KeyboardInterrupt:
-        code = 130
-        _stopped_by_hand(child, out)
     teller.clear()
-    return code or _say_the_end(out, as_json=as_json)
+    if heard:
+        print(f"Stopped. What was finished is in {out}", file=sys.stderr, flush=True)
+        return 130
+    return _say_the_end(out, as_json=as_json)
 
 
 def wait_for_order() -> int:
@@ -113,10 +115,8 @@ def wait_for_order() -> int:
         child.stdin.write(line.encode())
         child.stdin.close()
     threading.Thread(target=_copy, args=(child.stdout, out / folder.LOG), daemon=True).start()
-    try:
+    with _signals_mean_stop(child, out, signal.SIGTERM):
         watch(child, out, allowed, lambda event: None)
-    except KeyboardInterrupt:
-        _stopped_by_hand(child, out)
     return 0 if folder.status(out).state == "done" else 1
 
 
@@ -132,11 +132,24 @@ def _copy(source: IO[bytes], target: Path) -> None:
             file.write(block)
 
 
-def _stopped_by_hand(child: subprocess.Popen[bytes], out: Path) -> None:
-    stop(child, out)
-    close(child, out)
-    with suppress(BrokenPipeError):
-        print(f"\nStopped. What was finished is in {out}", file=sys.stderr, flush=True)
+@contextmanager
+def _signals_mean_stop(child: subprocess.Popen[bytes], out: Path, *signals: int) -> Iterator[list[int]]:
+    """The first Ctrl-C or SIGTERM asks the run to stop, as the page does; a second one ends it at once. Yields the signals heard."""
+    heard: list[int] = []
+
+    def hear(number: int, frame: FrameType | None) -> None:
+        heard.append(number)
+        if len(heard) > 1:
+            child.kill()
+        with suppress(OSError):  # a full disk: the second Ctrl-C ends it
+            folder.ask_stop(out)
+
+    before = {number: signal.signal(number, hear) for number in signals or (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield heard
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _say_the_end(out: Path, *, as_json: bool) -> int:
@@ -174,6 +187,7 @@ def main(arguments: list[str]) -> int:
         print(error, file=sys.stderr)
         return 1
     except KeyboardInterrupt:
+        print("Stopped.", file=sys.stderr)
         return 130
 
 

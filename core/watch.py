@@ -18,6 +18,7 @@ import psutil
 
 from core import folder
 from core.errors import ResourceError
+from core.model.memory import available_bytes
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 GRACE_S = 2.0  # a run has this long to obey a stop, then again after SIGTERM
@@ -33,16 +34,15 @@ class Limits:
 
 
 def limits(minutes: float | None = None) -> Limits:
-    """PRUNARIUM_MEMORY_GB, or 90 % of the memory that is available now. Raises ResourceError where it is not a positive number."""
+    """PRUNARIUM_MEMORY_GB, or 90 % of what this machine or container has left. Raises ResourceError where it is no amount of memory."""
     own = os.environ.get("PRUNARIUM_MEMORY_GB")
     try:
-        memory_bytes = float(own) * 1e9 if own else 0.9 * psutil.virtual_memory().available
+        memory_bytes = float(own) * 1e9 if own else 0.9 * available_bytes()
     except ValueError:
         memory_bytes = -1.0
-    if not memory_bytes > 0:
-        raise ResourceError(
-            f"PRUNARIUM_MEMORY_GB is {own!r}, which is no amount of memory.", "Set it to a number such as 8, or unset it."
-        )
+    if own and not memory_bytes > 0:
+        problem = f"PRUNARIUM_MEMORY_GB is {own!r}, which is no amount of memory."
+        raise ResourceError(problem, "Set it to a number such as 8, or unset it.")
     return Limits(memory_bytes, math.inf if minutes is None else minutes)
 
 
@@ -94,15 +94,12 @@ def watch(child: subprocess.Popen[bytes], out: Path, allowed: Limits, heard: Cal
 
 
 def stop(child: subprocess.Popen[bytes], out: Path, grace_s: float = GRACE_S) -> None:
-    """End a run in order: ask, then SIGTERM, then SIGKILL. A second Ctrl-C meanwhile means at once."""
-    try:
-        with suppress(OSError):  # a full disk must not keep a run alive
-            folder.ask_stop(out)
-        if not ended(child, grace_s):
-            _signal(child, "terminate")
-            ended(child, GRACE_S)
-    finally:
-        if child.poll() is None:
+    """End a run in order: ask, then SIGTERM, then SIGKILL."""
+    with suppress(OSError):  # a full disk must not keep a run alive
+        folder.ask_stop(out)
+    if not ended(child, grace_s):
+        _signal(child, "terminate")
+        if not ended(child, GRACE_S):
             _signal(child, "kill")
             child.wait()
 

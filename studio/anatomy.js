@@ -56,7 +56,7 @@ function heads(drawing, row, scale, right) {
 
 function paint() {
   const value = props.value; host.replaceChildren(); if (!value || !value.layers) return;
-  const rows = rowsOf(value), width = Math.max(560, Math.min(host.clientWidth || 900, 1180)), { height, scale, right } = sizeOf(rows, width), bars = width - right;
+  const rows = rowsOf(value), width = Math.max(560, Math.min((host.clientWidth || 936) - 36, 1180)), { height, scale, right } = sizeOf(rows, width), bars = width - right;
   const others = (value.elsewhere || []).map(part => ({ label: '', layers: [], parameters: part.parameters, title: part.name, flat: true, part }));
   const most = Math.max(...rows.map(row => row.parameters), ...others.map(row => row.parameters), 1);
   const drawing = svg('svg', { viewBox: `0 0 ${width} ${TOP + rows.length * height + others.length * 26 + 14}`, width, 'aria-hidden': 'true' });

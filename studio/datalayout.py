@@ -44,6 +44,7 @@ class Room:
     sizes: gr.HTML
     size_note: gr.HTML
     size_table: gr.Dataframe
+    proof_box: gr.Column
     proof: gr.HTML
     proof_note: gr.HTML
     proof_table: gr.Dataframe
@@ -55,7 +56,16 @@ class Room:
 
     def drawn(self) -> list[Any]:
         """Everything that follows from the open rows, the controls and the finished runs; the outputs of `_draw`."""
-        return [*self.live(), self.map_note, self.make_map, self.samples, self.proof, self.proof_note, self.proof_table]
+        return [
+            *self.live(),
+            self.map_note,
+            self.make_map,
+            self.samples,
+            self.proof_box,
+            self.proof,
+            self.proof_note,
+            self.proof_table,
+        ]
 
     def live(self) -> list[Any]:
         """What follows a hand on the slider."""
@@ -68,80 +78,91 @@ class Room:
 def layout() -> Room:
     """Make every component."""
     with gr.Column(elem_id="data-room"):
-        opening, picture = _opening(), _picture()
+        picture = _picture()
         with gr.Row(elem_classes="split"):
             with gr.Column(scale=6, min_width=300):
                 keeping = _keeping()
             with gr.Column(scale=6, min_width=300):
                 proving = _proving()
         codes = views.command_views(elem_id="data-command")
-    return Room(view=gr.State(None), **opening, **picture, **keeping, **proving, codes=codes)
+    return Room(view=gr.State(None), **picture, **keeping, **proving, codes=codes)
 
 
 def _opening() -> dict[str, Any]:
-    held = [(f"{one.label}: {one.about}", f"builtin:{one.name}") for one in builtins.BUILTINS.values() if one.kind == "data"]
-    with gr.Row(equal_height=True, elem_id="data-open-row"):
-        source = gr.Dropdown(held, value=DIGITS, label="Rows", allow_custom_value=True, scale=7, min_width=260, elem_id="data-source",
-                             info="A built-in, a .csv, .jsonl or .parquet file in an opened folder, or a hub id")  # fmt: skip
-        opened = gr.Button("Open", variant="primary", scale=1, min_width=90, elem_id="data-open")
-    with gr.Accordion("Columns and bad rows", open=False, elem_id="data-more") as more, gr.Row():
-        text = gr.Textbox("", label="Text column", placeholder="text", scale=2, elem_id="data-text")
-        label = gr.Textbox("", label="Label column", placeholder="label", scale=2, elem_id="data-label")
-        skip = gr.Checkbox(
-            False, label="Skip bad rows", info="They are always counted and named first", scale=2, elem_id="data-skip"
-        )
+    held = [
+        (f"{one.label} ({one.size_mb:g} MB)", f"builtin:{one.name}") for one in builtins.BUILTINS.values() if one.kind == "data"
+    ]
+    info = "A built-in, a .csv, .jsonl or .parquet file in an opened folder, or a hub id"
+    source = gr.Dropdown(held, value=DIGITS, label="Rows", info=info, allow_custom_value=True, elem_id="data-source")
+    with gr.Accordion("Columns and bad rows", open=False, elem_id="data-more") as more:
+        with gr.Row():
+            text = gr.Textbox("", label="Text column", placeholder="text", min_width=140, elem_id="data-text")
+            label = gr.Textbox("", label="Label column", placeholder="label", min_width=140, elem_id="data-label")
+        skip = gr.Checkbox(False, label="Skip bad rows", info="They are counted and named first", elem_id="data-skip")
+        opened = gr.Button("Open again", elem_id="data-open")
     problem = cards.sentence(elem_id="data-problem")
     return {"source": source, "open": opened, "text": text, "label": label, "skip": skip, "more": more, "problem": problem}
 
 
 def _picture() -> dict[str, Any]:
-    out: dict[str, Any] = {"about": facts.component("data-about")}
+    out: dict[str, Any] = {}
     with gr.Row(elem_classes="split"):
         with gr.Column(scale=8, min_width=300):
-            with gr.Row(elem_id="data-map-controls"):
-                out["embedding"] = gr.Dropdown([("Pixels", "pixels")], value="pixels", label="Described by", allow_custom_value=True, min_width=190,
-                                               elem_id="data-embedding")  # fmt: skip
-                out["colour"] = gr.Radio([(word, key) for key, word in charts.WAYS.items()], value="label", label="Colour", min_width=210,
-                                         elem_id="data-colour")  # fmt: skip
-                out["projection"] = gr.Radio(
-                    [("PCA", "pca"), ("UMAP", "umap")], value="pca", label="Map", min_width=150, elem_id="data-projection"
-                )
+            out |= _controls()
             out["map_note"] = facts.component("data-map-note")
             out["make_map"] = gr.Button("Make the UMAP map (a run)", visible=False, size="sm", elem_id="data-make-map")
-            out["map"] = PlotlyView(
-                height=520, alt="Map of the rows: what stays is coloured, what goes is grey", elem_id="data-map"
-            )
-            out["map_table"] = table_twin("map, an even sample", ["Row", "Class", "Cluster", "Score", "Stays", "x", "y"])
+            alt = "Map of the rows: what stays is coloured, what goes is grey"
+            out["map"] = PlotlyView(height=500, alt=alt, elem_id="data-map")
+            headers = ["Row", "Class", "Cluster", "Score", "Stays", "x", "y"]
+            out["map_table"] = table_twin("map, an even sample", headers)
         with gr.Column(scale=5, min_width=300):
+            out |= _opening()
+            out["about"] = facts.component("data-about")
             out["samples"] = samples.component("data-samples")
+    return out
+
+
+def _controls() -> dict[str, Any]:
+    """What the map shows, and how much stays."""
+    colours = [(word, key) for key, word in charts.WAYS.items()]
+    maps = [("PCA", "pca"), ("UMAP", "umap")]
+    out: dict[str, Any] = {"keep": gr.Slider(1, 100, 30, step=1, label="Rows that stay (%)", elem_id="data-keep")}
+    with gr.Row():
+        out["way"] = gr.Dropdown(dataplan.ways(), value=Choice.way, label="Keep first", min_width=150, elem_id="data-way")
+        out["embedding"] = gr.Dropdown(
+            [("Pixels", "pixels")],
+            value="pixels",
+            label="Described by",
+            allow_custom_value=True,
+            min_width=150,
+            elem_id="data-embedding",
+        )
+    with gr.Row():
+        out["colour"] = gr.Radio(colours, value="label", label="Colour", min_width=250, scale=3, elem_id="data-colour")
+        out["projection"] = gr.Radio(maps, value="pca", label="Map", min_width=170, scale=2, elem_id="data-projection")
     return out
 
 
 def _keeping() -> dict[str, Any]:
     out: dict[str, Any] = {"size_note": facts.component("data-size-note")}
-    with gr.Row():
-        out["way"] = gr.Dropdown(dataplan.ways(), value=Choice.way, label="Keep first", min_width=170, elem_id="data-way")
-        out["by"] = gr.Radio(
-            [("Clusters", "cluster"), ("Classes", "label")], value="cluster", label="Count by", min_width=150, elem_id="data-by"
-        )
-    out["keep"] = gr.Slider(1, 100, 30, step=1, label="Rows that stay (%)", elem_id="data-keep")
+    groups = [("Clusters", "cluster"), ("Classes", "label")]
+    out["by"] = gr.Radio(groups, value="cluster", show_label=False, label="Count by", container=False, elem_id="data-by")
     out["sizes"] = PlotlyView(
         height=300, alt="A bar for each cluster or class: rows that stay and rows that go", elem_id="data-sizes"
     )
     out["size_table"] = table_twin("sizes", ["Name", "Rows", "Stay", "Stay %"])
     with gr.Row():
-        out["select"] = gr.Button("Make the selection (a run)", elem_id="data-select", min_width=150)
-        out["parquet"] = gr.DownloadButton("selection.parquet", visible=False, size="md", elem_id="data-parquet", min_width=120)
-        out["csv"] = gr.DownloadButton("selection.csv", visible=False, size="md", elem_id="data-csv", min_width=120)
+        out["select"] = gr.Button("Make selection (a run)", elem_id="data-select", min_width=210, scale=2)
+        out["parquet"] = gr.DownloadButton("Parquet", visible=False, elem_id="data-parquet", min_width=90)
+        out["csv"] = gr.DownloadButton("CSV", visible=False, elem_id="data-csv", min_width=90)
     return out
 
 
 def _proving() -> dict[str, Any]:
     note = facts.component("data-proof-note", facts.said("Not proven yet", WHY, "not measured"))
     prove = gr.Button("Prove it (a run)", variant="primary", elem_id="data-prove")
-    proof = PlotlyView(
-        height=372,
-        alt="Held-out accuracy against the share of rows kept: the choice, random rows, all rows",
-        elem_id="data-proof",
-    )
-    return {"proof_note": note, "prove": prove, "proof": proof, "proof_table": table_twin("proof", _PROOF_HEADERS)}
+    with gr.Column(visible=False) as box:
+        alt = "Held-out accuracy against the share of rows kept: the choice, random rows, all rows"
+        proof = PlotlyView(height=300, alt=alt, elem_id="data-proof")
+        table = table_twin("proof", _PROOF_HEADERS)
+    return {"proof_note": note, "prove": prove, "proof_box": box, "proof": proof, "proof_table": table}

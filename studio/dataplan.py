@@ -44,7 +44,7 @@ def ways() -> list[tuple[str, str]]:
         if words is None:
             out.append((card.label, card.name))
         else:
-            out += [(f"{card.label}, {choice} first", f"{card.name} {words.name}={choice}") for choice in words.choices]
+            out += [(f"{card.label} ({choice})", f"{card.name} {words.name}={choice}") for choice in words.choices]
     return sorted(out, key=lambda one: (one[1] == "random", not one[1].startswith("prototypes"), one[1] != Choice.way, one[1]))
 
 

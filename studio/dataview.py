@@ -117,11 +117,16 @@ def about_rows(view: View) -> dict[str, Any]:
     title = f"{rows:,} {what}" + (f" in {classes} classes" if classes else ", without labels")
     skipped = f" {bad:,} bad {'row was' if bad == 1 else 'rows were'} skipped." if bad else ""
     if not view.ready:
-        wait = f"This embedding takes about {view.drawn['seconds']:.0f} s here. Run it once; its map then opens at once."
-        return facts.said(title, wait + skipped, "not measured")
+        return facts.said(title, skipped.strip())
     return facts.said(
         title, f"{view.drawn['features']:,} numbers a row, {len(view.drawn['sizes'])} clusters by direction.{skipped}"
     )
+
+
+def wait_note(view: View) -> dict[str, Any]:
+    """Why there is no map yet."""
+    note = f"It takes up to {view.drawn['seconds']:.0f} s here. Run it once; from then on its map opens at once."
+    return facts.said("These rows are not embedded yet", note, "not measured")
 
 
 def map_note(frame: pd.DataFrame, projection: str) -> dict[str, Any]:

@@ -16,7 +16,7 @@ const whole = n => Math.round(n).toLocaleString('en-US');
 const quality = x => x == null ? '–' : metricOf() === 'error' ? percent(x) : x < 1e6 ? x.toLocaleString('en-US', { maximumFractionDigits: x < 100 ? 2 : 0, minimumFractionDigits: x < 100 ? 2 : 0 }) : x.toExponential(1).replace('e+', ' × 10^');
 const millions = n => n >= 1e9 ? `${(n / 1e9).toFixed(2)} B` : n >= 1e6 ? `${(n / 1e6).toFixed(2)} M` : n >= 1e4 ? `${(n / 1e3).toFixed(0)} k` : whole(n);
 const bytes = n => n >= 1e9 ? `${(n / 1e9).toFixed(2)} GB` : n >= 1e6 ? `${(n / 1e6).toFixed(2)} MB` : `${(n / 1e3).toFixed(0)} kB`;
-const close = (a, b) => Object.keys(sizes).every(unit => Math.abs((a[unit] || 0) - (b[unit] || 0)) < 5e-4);
+const close = (a, b) => Object.keys(a).every(unit => unit in sizes) && Object.keys(sizes).every(unit => Math.abs((a[unit] || 0) - (b[unit] || 0)) < 5e-4);
 
 function figure(key, label, lead) {
   const box = make('div', lead ? 'eq-figure lead' : 'eq-figure'), term = make('dt', '', label), value = make('dd'), under = make('dd', 'under');
@@ -46,7 +46,7 @@ function build() {
   }
   parts.mean = make('b', 'mean'); grid.append(parts.mean); row.append(grid); axis.append(make('i', '', model.curves ? 'cost' : ''));
   row.setAttribute('role', 'group'); row.setAttribute('aria-label', 'Share of weights to remove, a bar a block');
-  row.style.setProperty('--wide', `${model.units.length * (model.units.length > 16 ? 34 : 44)}px`);
+  row.style.setProperty('--wide', `${model.units.length * (model.units.length > 16 ? 34 : 40)}px`);
   model.units.forEach((unit, index) => row.append(column(unit, index)));
   parts.told = make('div', 'eq-told'); parts.told.setAttribute('role', 'status');
   host.append(figures, tools, put(make('div', 'eq-board'), axis, put(make('div', 'eq-scroll'), row)), parts.told, help());
@@ -157,7 +157,7 @@ function figures(now) {
   if (measured) {
     const times = measured.value / measured.dense, predicted = same && model.curves ? now.quality / model.curves.dense : null;
     parts.measured.textContent = quality(measured.value);
-    parts.measuredUnder.textContent = !same ? `at ${percent(measured.sparsity)}: the dotted marks` : predicted ? `× ${times.toFixed(3)} of dense, predicted × ${predicted.toFixed(3)}` : `× ${times.toFixed(3)} of dense`;
+    parts.measuredUnder.textContent = !same ? `at ${percent(measured.sparsity)}: the dotted marks` : predicted ? `× ${times.toFixed(3)} of dense by ${measured.method}, predicted × ${predicted.toFixed(3)}` : `× ${times.toFixed(3)} of dense by ${measured.method}`;
   }
   parts.sparsity.textContent = percent(now.sparsity); parts.sparsityUnder.textContent = `${percent(model.parameters ? (now.total - now.kept) / model.parameters : 0)} of all parameters`;
   parts.kept.textContent = millions(now.kept + other); parts.keptUnder.textContent = `of ${millions(model.parameters)}`;

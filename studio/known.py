@@ -86,6 +86,7 @@ class Trial:
     """A finished run of a budget: the quality it measured (`dense`: before pruning, by the same protocol), the shares it removed."""
 
     run: str
+    method: str
     value: float
     dense: float
     sparsity: float
@@ -98,10 +99,12 @@ def last_trial(source: str, runs: Path, metric: str = "perplexity") -> Trial | N
         report = _read(path / folder.REPORT)
         if report is None or _source_of(path) != source:
             continue
-        shares = _by_hand(path)
+        method, shares = _by_hand(path)
         value, dense = _quality(report.get("pruned"), metric), _quality(report.get("dense"), metric)
         if shares and value is not None and dense:
-            return Trial(path.name, value, dense, float((report.get("sparsity") or {}).get("layers") or 0.0), shares)
+            return Trial(
+                path.name, method, value, dense, float((report.get("sparsity") or {}).get("pruned_layers") or 0.0), shares
+            )
     return None
 
 
@@ -112,13 +115,16 @@ def _quality(metrics: dict[str, Any] | None, metric: str) -> float | None:
     return (metrics or {}).get("perplexity")
 
 
-def _by_hand(path: Path) -> dict[str, float] | None:
+@lru_cache(maxsize=4096)
+def _by_hand(path: Path) -> tuple[str, dict[str, float]]:
+    """The criterion and shares of a run with one pruning step given by hand; no shares for any other run."""
     try:
         steps = recipe.read(path / folder.RECIPE).steps
     except PrunariumError:
-        return None
+        return "", {}
     prunes = [step.prune for step in steps if step.prune]
-    return dict(prunes[0].allocation.shares) if len(prunes) == 1 and prunes[0].allocation.method == "by_hand" else None
+    by_hand = len(prunes) == 1 and prunes[0].allocation.method == "by_hand"
+    return (prunes[0].method, dict(prunes[0].allocation.shares)) if by_hand else ("", {})
 
 
 @lru_cache(maxsize=4096)

@@ -1,5 +1,5 @@
 const host = element.querySelector('.plotview');
-let bound = false, rev = 0, busy = Promise.resolve();
+let bound = false, rev = 0, waiting = false, busy = Promise.resolve();
 const css = name => getComputedStyle(document.body).getPropertyValue(name).trim();
 const axis = () => ({
   gridcolor: css('--plot-grid'), zerolinecolor: css('--plot-grid'), linecolor: css('--plot-grid'), tickcolor: css('--plot-grid'),
@@ -36,6 +36,8 @@ const bind = () => {
 const paint = async () => {
   const value = props.value;
   if (!value) return;
+  waiting = !host.offsetWidth;  // plotly mismeasures in a room that is not shown: draw when it is
+  if (waiting) return;
   const plotly = await window.plotlyReady;
   if (value !== props.value) return;  // a newer figure is already waiting
   const figure = value.fig ? JSON.parse(value.fig) : {data: [], layout: {xaxis: {visible: false}, yaxis: {visible: false}}};
@@ -49,4 +51,8 @@ const draw = () => { busy = busy.then(paint).catch(error => console.error('plotv
 watch('value', draw);
 draw();
 new MutationObserver(draw).observe(document.body, {attributes: true, attributeFilter: ['class']});
-new ResizeObserver(() => { if (host.offsetWidth && bound) window.Plotly.Plots.resize(host); }).observe(host);
+new ResizeObserver(() => {
+  if (!host.offsetWidth) return;
+  if (waiting) draw();
+  else if (bound) window.Plotly.Plots.resize(host);
+}).observe(host);

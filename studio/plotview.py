@@ -41,7 +41,7 @@ class PlotlyView(gr.HTML):
 
     def __init__(self, value: Any = None, *, height: int = 420, alt: str = "interactive chart", **rest: Any):
         name = json.dumps(alt).replace("$", "&#36;").replace("{", "&#123;")
-        template = f'<div class="plotview" role="img" aria-label={name} style="height:{int(height)}px"></div>'
+        template = f'<div class="plotview" role="figure" aria-label={name} style="height:{int(height)}px"></div>'
         classes = rest.pop("elem_classes", None) or []
         super().__init__(
             value=value,
@@ -66,10 +66,11 @@ class PlotlyView(gr.HTML):
 def picked(event: gr.EventData) -> Picked:
     """The event of a view as plain data."""
     told = event._data or {}
+    index = told.get("i") or 0  # of a heat map: [row, column]; x and y say which cell
     return Picked(
         rev=int(told.get("rev") or 0),
         curve=int(told.get("curve") or 0),
-        index=int(told.get("i") or 0),
+        index=int(index[0] if isinstance(index, list) else index),
         x=told.get("x"),
         y=told.get("y"),
         rows=tuple(int(row) for row in told.get("idx") or ()),

@@ -59,7 +59,10 @@ def wire(bench: Bench, strip: gr.HTML, timer: gr.Timer, alive: gr.State) -> None
 
     after = [strip, timer, alive]
     light: dict[str, Any] = {"show_progress": "hidden", "queue": False, "api_visibility": "private"}
-    told: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}  # a State's change is heard after queued events only
+    told: dict[str, Any] = {
+        "show_progress": "hidden",
+        "api_visibility": "private",
+    }  # a State's change is heard after queued events only
     bench.run.change(look, [bench.run, alive], after, **light, trigger_mode="multiple")
     timer.tick(look, [bench.run, alive], after, **light, trigger_mode="once")
     strip.stop(halt, None, strip, **light)

@@ -29,7 +29,7 @@ def write_gguf(path: Path) -> np.ndarray:
     writer.add_layer_norm_rms_eps(1e-5)
     writer.add_vocab_size(WORDS)
     writer.add_tokenizer_model("gpt2")
-    tokens = [f"<{number}>" for number in range(WORDS - 26)] + [chr(97 + letter) for letter in range(26)]
+    tokens = [f"<{number}>" for number in range(WORDS - 27)] + ["ab"] + [chr(97 + letter) for letter in range(26)]
     writer.add_token_list(tokens)
     writer.add_token_types([1] * WORDS)
     writer.add_token_merges(["a b"])

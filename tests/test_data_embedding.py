@@ -56,7 +56,7 @@ def test_what_follows_the_method_is_its_argument():
 @pytest.mark.parametrize("source", ["pixels", "tfidf"])
 def test_an_embedding_that_cannot_read_the_rows_is_refused_with_one_that_can(own_cache, source):
     data = texts("a b") if source == "pixels" else load(Data(source="builtin:digits"))
-    with pytest.raises(DataError, match="embeds (images|text), and") as caught:
+    with pytest.raises(DataError, match=r"embeds (images|text), and") as caught:
         embed(data, Embedding(source=source), None, Silent())
     assert ("tfidf" if source == "pixels" else "pixels") in caught.value.remedy
     with pytest.raises(RecipeError, match="no embedding called"):

@@ -21,6 +21,8 @@ LIGHT = (  # the torch-free part of core: all that studio may import of it
     "core.folder",
     "core.install",
     "core.model.header",
+    "core.model.memory",
+    "core.model.source",
     "core.recipe",
     "core.report",
     "core.summary",

@@ -13,9 +13,10 @@ import torch
 from torch import nn
 
 from core.errors import ModelError, PrunariumError, RecipeError, ResourceError
+from core.model.header import preview
 from core.model.loading import LoadedModel, from_module, load, pick_device
 from core.model.source import fingerprint, locate
-from tests.model_folders import CLASSES, edit_config, inputs, saved, tiny, write_gguf
+from tests.model_folders import CLASSES, edit_config, entry, inputs, saved, tiny, write_gguf, write_safetensors
 
 
 def output(model: nn.Module, name: str) -> torch.Tensor:
@@ -193,6 +194,16 @@ def test_the_fingerprint_follows_the_content_and_not_the_place(tmp_path: Path):
 
 
 @pytest.mark.quick
+def test_the_fingerprint_of_a_big_file_sees_its_end(tmp_path: Path):
+    path = write_safetensors(saved(tmp_path) / "model.safetensors", {"a": entry([2**20], 0, 2**22)}, 2**22)
+    first = fingerprint(locate(str(tmp_path)))
+    with path.open("r+b") as stream:
+        stream.seek(-1, 2)
+        stream.write(b"x")
+    assert fingerprint(locate(str(tmp_path))) != first
+
+
+@pytest.mark.quick
 def test_a_source_is_located_by_what_it_is(tmp_path: Path):
     assert locate("builtin:tiny-llama").kind == "folder" and locate("builtin:tiny-llama").name == "builtin:tiny-llama"
     (tmp_path / "a.gguf").write_bytes(b"GGUF")
@@ -216,6 +227,7 @@ def test_the_demo_models_load(name: str, kind: str):
 def test_a_gguf_file_is_converted_once_and_then_loads_like_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("PRUNARIUM_CACHE", str(tmp_path / "cache"))
     path = write_gguf(tmp_path / "small.gguf")
+    assert {tensor.name: tensor.shape for tensor in preview(path).tensors}["blk.0.ffn_up.weight"] == (64, 32)
     loaded = load(str(path))
     assert (loaded.name, loaded.anatomy.kind, len(loaded.anatomy.blocks)) == ("small", "decoder", 1)
     assert torch.isfinite(loaded.model(torch.arange(8)[None]).logits).all()
@@ -227,6 +239,7 @@ def test_a_gguf_file_is_converted_once_and_then_loads_like_a_folder(tmp_path: Pa
 _MEASURE = """
 import os, sys
 os.environ["OMP_NUM_THREADS"] = "1"
+from core.model.header import preview
 from core.model.loading import load
 def held(key):
     return int(next(line for line in open("/proc/self/status") if line.startswith(key)).split()[1]) * 1024

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from tokenizers import processors
 
 from core import builtins
 from core.errors import DataError, ModelError, ResourceError
@@ -197,6 +198,17 @@ def test_pieces_joined_are_the_same_as_one_go():
     whole = tokenizer(text, verbose=False)["input_ids"]
     for piece, overlap in ((5_000, 1_000), (2_345, 678), (len(text), 100)):
         assert encode(text, tokenizer, piece, overlap).tolist() == whole
+
+
+@pytest.mark.quick
+def test_pieces_joined_have_the_special_tokens_around_the_whole_only():
+    tokenizer = letters()
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single='! $A " #', special_tokens=[("!", 0), ('"', 1), ("#", 2)]
+    )
+    found = encode(WORDS * 20, tokenizer, 300, 100).tolist()
+    assert found == tokenizer(WORDS * 20, verbose=False)["input_ids"]
+    assert found[0] == 0 and found[-2:] == [1, 2] and len(found) == 1100 + 3
 
 
 @pytest.mark.quick

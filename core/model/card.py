@@ -34,7 +34,7 @@ def readme(loaded: LoadedModel, saved: Mapping[str, Any], recipe: Recipe | None,
     """Markdown. `saved`: what core.model.export checked; `fields`: the report's, those that are known when the model is saved."""
     kind = type(loaded.model).__name__
     parts = [
-        f"# {recipe.name if recipe else loaded.name}",
+        f"# {_plain(recipe.name if recipe else loaded.name)}",
         f"Made with Prunarium from `{_plain(recipe.model.source if recipe and recipe.model else loaded.name)}` ({kind}, "
         f"{len(loaded.anatomy.blocks)} blocks), weights saved as {saved['dtype']}.",
         _done(fields),
@@ -81,7 +81,8 @@ def _table(fields: Mapping[str, Any]) -> str:
 
 def _protocol(protocol: Mapping[str, Any]) -> str:
     lines = [
-        f"- {name.replace('_', ' ')}: " + ", ".join(f"{key.replace('_', ' ')} {_plain(value)}" for key, value in how.items())
+        f"- {name.replace('_', ' ')}: "
+        + ", ".join(f"{key.replace('_', ' ')} {_plain(value)}" for key, value in how.items() if not isinstance(value, Mapping))
         for name, how in protocol.items()
         if isinstance(how, Mapping)
     ]
@@ -94,11 +95,8 @@ def _loading(loaded: LoadedModel, kind: str) -> str:
     if isinstance(loaded.model, PreTrainedModel):
         code = f'from transformers import {kind}\n\nmodel = {kind}.from_pretrained("path/to/this/folder", dtype="auto")'
         if loaded.tokenizer is not None:
-            code = (
-                "from transformers import AutoTokenizer\n"
-                + code
-                + '\ntokenizer = AutoTokenizer.from_pretrained("path/to/this/folder")'
-            )
+            code = code.replace("import ", "import AutoTokenizer, ", 1)
+            code += '\ntokenizer = AutoTokenizer.from_pretrained("path/to/this/folder")'
         return f"## Loading\n\n```python\n{code}\n```"
     return (
         f"## Loading\n\nThis is the state of a torch module of class `{_plain(kind)}` that transformers does not know: build the module from its own "

@@ -34,7 +34,9 @@ def convert_gguf(gguf: Path, folder: Path) -> Path:
     try:
         model = AutoModelForCausalLM.from_pretrained(**where, dtype=torch.float32)
         tokenizer = AutoTokenizer.from_pretrained(**where)
-    except (OSError, ValueError, KeyError, RuntimeError, TypeError, AttributeError, IndexError, NotImplementedError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # the readers behind this raise anything on a broken file, a bare Exception too
         raise ModelError(
             f"{gguf.name} cannot be read as a language model ({error}).", "Use a complete GGUF file of a known architecture."
         ) from error

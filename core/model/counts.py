@@ -32,8 +32,8 @@ class Counts:
 def counts(model: nn.Module, dtype: torch.dtype | None = None) -> Counts:
     """Parameters, those that are not zero, and the bytes of the safetensors file that saving as `dtype` (left out: as it is) makes.
 
-    The bytes are those of one file with its header; a model saved in shards takes some hundred bytes a shard more. Zeros take as much room
-    as any other number, so unstructured pruning does not change size_bytes.
+    The bytes are those of one file with its header; shards, or a family that saves its tensors under other names, make some hundred bytes of
+    difference. Zeros take as much room as any other number, so unstructured pruning does not change size_bytes.
     """
     parameters = [parameter for _, parameter in unique(model.named_parameters())]
     return Counts(

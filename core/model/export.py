@@ -106,7 +106,7 @@ def _disk_errors_said(folder: Path) -> Iterator[None]:
     try:
         yield
     except SafetensorError as error:
-        code = re.search(r"code: (\d+)", str(error))
+        code = re.search(r"(?:os error|code:) (\d+)", str(error))
         if code is None:
             raise
         raise _said(OSError(int(code[1]), os.strerror(int(code[1]))), folder) from None
@@ -126,12 +126,8 @@ def _said(error: OSError, folder: Path) -> Exception:
 def _save_pretrained(loaded: LoadedModel, scratch: Path) -> Saved:
     model, dtype = loaded.model, loaded.source_dtype
     _forget_quantisation(model)
-    before = model.generation_config
-    model.generation_config = _valid(before)
-    try:
+    with _valid_settings(model):
         model.save_pretrained(scratch, state_dict=cast(model, dtype))
-    finally:
-        model.generation_config = before
     name = str(dtype).removeprefix("torch.")
     config = json.loads((scratch / "config.json").read_text())
     write_text(scratch / "config.json", json.dumps(config | {"dtype": name}, indent=2) + "\n")
@@ -174,15 +170,21 @@ def _forget_quantisation(model: nn.Module) -> None:
         del model.config.quantization_config
 
 
-def _valid(generation_config: Any) -> Any:
-    """Settings that transformers agrees to save. Many published models state a temperature without saying that they sample: those do."""
+@contextmanager
+def _valid_settings(model: PreTrainedModel) -> Iterator[None]:
+    """Settings that transformers agrees to save. Many published models state a temperature without saying that they sample: they do."""
+    before = getattr(model, "generation_config", None)
     try:
-        if generation_config is not None:
-            generation_config.validate(strict=True)
+        if before is not None:
+            before.validate(strict=True)
     except ValueError:
-        generation_config = copy.deepcopy(generation_config)
-        generation_config.do_sample = True
-    return generation_config
+        model.generation_config = copy.deepcopy(before)
+        model.generation_config.do_sample = True
+    try:
+        yield
+    finally:
+        if before is not None:
+            model.generation_config = before
 
 
 def _carried(loaded: LoadedModel) -> list[Path]:

@@ -45,14 +45,14 @@ def prepare(loaded: LoadedModel, measure: Measure) -> Prepared:
     protocol: dict[str, Any] = {}
     if measure.perplexity:
         sequences = _sequences(loaded, measure.perplexity)
-        protocol["perplexity"] = perplexity_protocol(measure.perplexity, sequences)
+        protocol["perplexity"] = perplexity_protocol(measure.perplexity, sequences) | {"dtype": _dtype(loaded)}
     if measure.accuracy:
         images, labels = _labelled_images(loaded, measure.accuracy)
         protocol["accuracy"] = {"source": measure.accuracy.source, "samples": len(labels), "interval": "95 % Wilson"}
     if measure.latency:
         protocol["latency"] = {
             **measure.latency.model_dump(), "warm_ups": WARM_UPS, "statistic": "median", "threads": torch.get_num_threads(),
-            "device": str(loaded.device), "dtype": str(next(loaded.model.parameters()).dtype).removeprefix("torch."),
+            "device": str(loaded.device), "dtype": _dtype(loaded),
         }  # fmt: skip
     if measure.generate:
         check_writes(loaded)
@@ -86,6 +86,11 @@ def metrics(loaded: LoadedModel, prepared: Prepared, watcher: Watcher, stage: st
         flops_per_token=flops_per_token(loaded, context=_context(measure)),
         **taken,
     )
+
+
+def _dtype(loaded: LoadedModel) -> str:
+    """What the model computes in."""
+    return str(next(loaded.model.parameters()).dtype).removeprefix("torch.")
 
 
 def _context(measure: Measure) -> int:

@@ -13,12 +13,14 @@ from core.model.safetensors_file import HEADER_LIMIT_BYTES
 
 _HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w./-]+)?$")
 _HUB_FILES = ("*.safetensors", "*.safetensors.index.json", "*.json", "tokenizer.model", "*.txt", "*.jinja")
+_HUB_NOT = ("*/*", "consolidated*")  # other formats and second copies of the weights
 _EDGE_BYTES = 2**20
 
 
 @dataclass(frozen=True)
 class Location:
-    """A model's place on this machine. `name` is what to call it; `kind`: folder | gguf | hub; `revision`: of a hub id, else empty."""
+    """A model's place on this machine. `name` is what to call it; `kind`: folder | gguf | hub | file (no model: refused when it is looked
+    at); `revision`: of a hub id, else empty."""
 
     name: str
     kind: str
@@ -58,7 +60,7 @@ def _from_hub(source: str) -> Location:
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
 
     name, _, revision = source.partition("@")
-    where = {"repo_id": name, "revision": revision or None, "allow_patterns": list(_HUB_FILES)}
+    where = {"repo_id": name, "revision": revision or None, "allow_patterns": list(_HUB_FILES), "ignore_patterns": list(_HUB_NOT)}
     try:
         path = snapshot_download(**where)
     except GatedRepoError:

@@ -8,9 +8,9 @@ from collections.abc import Mapping
 import pandas as pd
 import plotly.graph_objects as go
 
-from core.budget import CostCurves, cost_at
-from studio.charts.xray import MARGIN
-from studio.theme import SCALE
+from core.budget import HIGHEST_SHARE, CostCurves, cost_at
+from studio.charts.xray import MARGIN, titled
+from studio.theme import SCALE, SEQUENCE
 
 
 def cost_lines(curves: CostCurves, shares: Mapping[str, float]) -> go.Figure:
@@ -18,11 +18,16 @@ def cost_lines(curves: CostCurves, shares: Mapping[str, float]) -> go.Figure:
     figure = go.Figure()
     units = list(curves.cost)
     for position, unit in enumerate(units):
-        colour = _along(position / max(len(units) - 1, 1))
+        colour = SEQUENCE[position] if len(units) <= len(SEQUENCE) else _along(position / (len(units) - 1))
         name = f"block {unit.rpartition('.')[2]}"
         figure.add_scatter(
             x=[100 * level for level in curves.levels], y=[math.exp(min(x, 300.0)) for x in curves.cost[unit]], name=name, mode="lines",
             line={"color": colour, "width": 2}, hovertemplate=f"{name}, %{{x:.0f}} % removed: × %{{y:.3f}}<extra></extra>",
+        )  # fmt: skip
+        reach = [curves.levels[-1], HIGHEST_SHARE]  # beyond the last measured level the slope is carried on: dotted
+        figure.add_scatter(
+            x=[100 * level for level in reach], y=[math.exp(min(cost_at(curves, unit, level), 300.0)) for level in reach], mode="lines",
+            line={"color": colour, "width": 1.5, "dash": "dot"}, showlegend=False, hoverinfo="skip",
         )  # fmt: skip
         share = shares.get(unit, 0.0)
         if share > 0:
@@ -32,8 +37,8 @@ def cost_lines(curves: CostCurves, shares: Mapping[str, float]) -> go.Figure:
             )  # fmt: skip
     steep = max((values[-1] for values in curves.cost.values()), default=0.0) > math.log(4)
     figure.update_layout(margin=MARGIN, showlegend=len(units) <= 12, legend={"orientation": "h", "y": 1.12, "x": 0})
-    figure.update_xaxes(title="share removed from that block alone, %", zeroline=False)
-    figure.update_yaxes(title=f"{curves.metric}, times the dense one", type="log" if steep else "linear", zeroline=False)
+    figure.update_xaxes(title=titled("share removed from that block alone, %"), zeroline=False, range=[0, 97])
+    figure.update_yaxes(title=titled(f"{curves.metric}, times the dense one"), type="log" if steep else "linear", zeroline=False)
     return figure
 
 
@@ -64,7 +69,7 @@ def table(
     rows = []
     for unit, size in sizes.items():
         share = shares.get(unit, 0.0)
-        cost = math.exp(min(cost_at(curves, unit, share), 300.0)) if curves and unit in curves.cost else None
+        cost = round(math.exp(min(cost_at(curves, unit, share), 300.0)), 4) if curves and unit in curves.cost else None
         last = measured.get(unit)
         rows.append(
             [

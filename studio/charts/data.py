@@ -63,7 +63,9 @@ def points_map(points: pd.DataFrame, share: float, colour: str, names: Sequence[
         legend={"orientation": "h", "y": -0.16, "x": 0, "font": {"size": 12}, "itemclick": False, "itemdoubleclick": False},
         xaxis={"title": {"text": axes[0], "font": {"size": 12}}, "zeroline": False, "showticklabels": axes[0].startswith("PC")},
         yaxis={"title": {"text": axes[1], "font": {"size": 12}}, "zeroline": False, "showticklabels": axes[0].startswith("PC")},
-        uirevision="map",
+        uirevision=axes[0],  # a zoom outlives a move of the slider, a lasso does not
+        selectionrevision=f"{axes[0]} {share} {colour}",
+        selections=[],
     )
     return figure
 
@@ -72,8 +74,8 @@ def sizes(points: pd.DataFrame, share: float, by: str, names: Sequence[str]) -> 
     """A bar a cluster (or class): its rows, the part that stays in colour."""
     table = size_table(points, share, by, names)
     figure = go.Figure()
-    stays = {"name": "stays", "y": table["kept"], "marker": {"color": COLOURS["accent"]}}
-    goes = {"name": "goes", "y": table["rows"] - table["kept"], "marker": {"color": GONE, "opacity": 0.55}}
+    stays = {"name": "stays", "y": table["kept"], "marker": {"color": COLOURS["accent"], "line": {"width": 0}}}
+    goes = {"name": "goes", "y": table["rows"] - table["kept"], "marker": {"color": GONE, "opacity": 0.55, "line": {"width": 0}}}
     for bar in (stays, goes):
         figure.add_bar(
             x=[escape(str(name)) for name in table["name"]],
@@ -131,12 +133,14 @@ def proof(lines: Sequence[dict[str, Any]], label: str) -> go.Figure:
                            hovertemplate="%{x:.3g} % kept, seed %{customdata}: %{y:.1f} %<extra></extra>")  # fmt: skip
     if len(whole):
         figure.add_hline(y=100 * whole.mean(), line={"color": COLOURS["warn"], "dash": "dash", "width": 1.5},
-                         annotation={"text": f"all rows {100 * whole.mean():.1f} %", "font": {"size": 12}}, annotation_position="bottom right")  # fmt: skip
+                         annotation={"text": f"all rows {100 * whole.mean():.1f} %", "font": {"size": 12}}, annotation_position="top left")  # fmt: skip
+    low, high = 100 * table["accuracy"].min(), 100 * table["accuracy"].max()
+    room = max(0.1 * (high - low), 0.5)
     figure.update_layout(
-        margin={**MARGIN, "t": 34},
-        legend={"orientation": "h", "y": 1.14, "x": 0},
+        margin={**MARGIN, "b": 84},
+        legend={"orientation": "h", "y": -0.3, "x": 0},
         xaxis={"title": {"text": "Share of rows kept (%)", "font": {"size": 12}}},
-        yaxis={"title": {"text": "Held-out accuracy (%)", "font": {"size": 12}}},
+        yaxis={"title": {"text": "Held-out accuracy (%)", "font": {"size": 12}}, "range": [low - room, high + 1.6 * room]},
     )
     return figure
 
@@ -185,10 +189,18 @@ def _shades(points: pd.DataFrame, colour: str) -> np.ndarray:
 
 
 def _position(points: pd.DataFrame) -> np.ndarray:
-    """Each score's place between the lowest and the highest, 0..1; one half where there is no score."""
+    """Each score's place in the colours' span, 0..1; one half where there is no score."""
     score = points["score"].to_numpy(dtype=np.float64)
-    low, high = (np.nanmin(score), np.nanmax(score)) if np.isfinite(score).any() else (0.0, 0.0)
-    return np.nan_to_num((score - low) / (high - low), nan=0.5) if high > low else np.full(len(score), 0.5)
+    low, high = _score_range(score)
+    return np.nan_to_num(np.clip((score - low) / (high - low), 0, 1), nan=0.5) if high > low else np.full(len(score), 0.5)
+
+
+def _score_range(score: np.ndarray) -> tuple[float, float]:
+    """What the colours span: the middle 96 % of the scores, so that a few far ones do not wash out the rest."""
+    if not np.isfinite(score).any():
+        return 0.0, 0.0
+    low, high = np.nanpercentile(score, [2, 98])
+    return float(low), float(high)
 
 
 def _mixed(place: np.ndarray) -> np.ndarray:
@@ -200,12 +212,13 @@ def _score_bar(points: pd.DataFrame) -> dict[str, Any]:
     score = points["score"].to_numpy(dtype=np.float64)
     if not np.isfinite(score).any():
         return {"color": [0]}
+    low, high = _score_range(score)
     scale = [[at / (len(LOW_TO_HIGH) - 1), "rgb({},{},{})".format(*rgb)] for at, rgb in enumerate(LOW_TO_HIGH)]
     bar = {"title": {"text": "Score", "font": {"size": 12}}, "thickness": 10, "len": 0.7, "outlinewidth": 0}
     return {
         "color": [0.0],
-        "cmin": float(np.nanmin(score)),
-        "cmax": float(np.nanmax(score)),
+        "cmin": low,
+        "cmax": high,
         "colorscale": scale,
         "showscale": True,
         "colorbar": bar,

@@ -22,6 +22,11 @@ MEANING = {
 MARGIN = {"l": 62, "r": 12, "t": 10, "b": 46}
 
 
+def titled(text: str) -> dict[str, Any]:
+    """An axis title in the size that all our charts have."""
+    return {"text": text, "font": {"size": 12}}
+
+
 def metrics(data: Observations, depth: str = "blocks") -> tuple[str, ...]:
     """The scores that these observations hold for blocks, or for layers, in the order they were made."""
     rows = data.get(depth) or ()
@@ -54,8 +59,12 @@ def importance(data: Observations, metric: str, chosen: str | None = None) -> go
         hovertemplate="Block %{x}: %{y:.4g}<extra></extra>",
     )
     figure = go.Figure(bars)
-    figure.update_layout(margin=MARGIN, bargap=0.28, xaxis={"title": "Block", "type": "category", "showgrid": False})
-    figure.update_yaxes(title={"text": unit(metric), "font": {"size": 12}}, rangemode="tozero")
+    figure.update_layout(
+        margin=MARGIN,
+        bargap=0.28,
+        xaxis={"title": titled("Block"), "type": "category", "showgrid": False, "nticks": 30, "tickangle": 0},
+    )
+    figure.update_yaxes(title=titled(unit(metric)), rangemode="tozero")
     return figure
 
 
@@ -83,17 +92,19 @@ def similarity(data: Observations) -> go.Figure | None:
     heat = go.Heatmap(
         x=labels, y=labels, z=values, colorscale=SCALE, zmin=min(low, 0.99), zmax=1.0, xgap=1, ygap=1,
         hovertemplate="after %{y} and after %{x}: %{z:.3f}<extra></extra>",
-        colorbar={"title": {"text": escape(str(found["measure"])), "side": "right"}, "thickness": 10, "outlinewidth": 0, "len": 0.96},
+        colorbar={"title": {**titled(escape(str(found["measure"]))), "side": "right"}, "thickness": 10, "outlinewidth": 0, "len": 0.96},
     )  # fmt: skip
     if len(labels) <= 9:
         heat.update(
             text=[["" if x is None else f"{x:.2f}" for x in row] for row in values], texttemplate="%{text}", textfont={"size": 11}
         )
+    if len(labels) > 20:
+        heat.update(xgap=0, ygap=0)
     figure = go.Figure(heat)
     figure.update_layout(margin={**MARGIN, "r": 4})
-    figure.update_xaxes(title="after block", type="category", showgrid=False, constrain="domain")
+    figure.update_xaxes(title=titled("after block"), type="category", showgrid=False, constrain="domain", nticks=14, tickangle=0)
     figure.update_yaxes(
-        title="after block", type="category", autorange="reversed", showgrid=False, scaleanchor="x", constrain="domain"
+        title=titled("after block"), type="category", autorange="reversed", showgrid=False, scaleanchor="x", constrain="domain"
     )
     return figure
 
@@ -126,7 +137,7 @@ def layer_map(data: Observations, metric: str) -> go.Figure | None:
         return None
     spread = max(positive) / min(positive) > 20
     colour = [[None if x is None else math.log10(x) if spread and x > 0 else x for x in row] for row in values]
-    bar: dict[str, Any] = {"title": {"text": label(metric), "side": "right"}, "thickness": 10, "outlinewidth": 0, "len": 0.96}
+    bar: dict[str, Any] = {"title": {**titled(label(metric)), "side": "right"}, "thickness": 10, "outlinewidth": 0, "len": 0.96}
     if spread:
         low, high = math.floor(math.log10(min(positive))), math.ceil(math.log10(max(positive)))
         bar |= {"tickvals": list(range(low, high + 1)), "ticktext": [f"{10.0**power:g}" for power in range(low, high + 1)]}
@@ -136,7 +147,7 @@ def layer_map(data: Observations, metric: str) -> go.Figure | None:
     )  # fmt: skip
     figure = go.Figure(heat)
     figure.update_layout(margin={**MARGIN, "l": 130, "r": 4})
-    figure.update_xaxes(title="Block", type="category", showgrid=False)
+    figure.update_xaxes(title=titled("Block"), type="category", showgrid=False, nticks=24, tickangle=0)
     figure.update_yaxes(type="category", autorange="reversed", showgrid=False)
     return figure
 
@@ -178,8 +189,8 @@ def histogram(layer: Mapping[str, Any]) -> go.Figure:
         )
     )
     figure.update_layout(margin={**MARGIN, "l": 56}, bargap=0.04)
-    figure.update_xaxes(title="weight", showgrid=False, zeroline=False)
-    figure.update_yaxes(title="how many", rangemode="tozero")
+    figure.update_xaxes(title=titled("weight"), showgrid=False, zeroline=False)
+    figure.update_yaxes(title=titled("how many"), rangemode="tozero")
     return figure
 
 

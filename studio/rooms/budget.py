@@ -13,8 +13,9 @@ from core.errors import RecipeError
 from studio import equaliser, facts, known
 from studio.bench import Bench, plainly
 from studio.charts import budget
+from studio.explaining import drawer
+from studio.looking import recipe_for
 from studio.plotview import PlotlyView
-from studio.rooms.xray import recipe_for
 
 _INTRO = """## Budget
 How much to remove from each block. Drag a bar; the prediction follows your hand."""
@@ -46,8 +47,8 @@ def build(bench: Bench) -> None:
     held = _Held(bench)
     bars = equaliser.equaliser(bench.workspace, held)
     with gr.Row():
-        go = gr.Button("Prune with this budget", variant="primary", scale=0, min_width=220, elem_id="budget-prune")
-        measure = gr.Button("Measure curves", scale=0, min_width=180, elem_id="budget-measure")
+        go = gr.Button("Prune with this budget", variant="primary", scale=0, min_width=250, size="md", elem_id="budget-prune")
+        measure = gr.Button("Measure curves", scale=0, min_width=220, size="md", elem_id="budget-measure")
     note = facts.component("budget-note")
     with gr.Accordion("Table: the budget, editable", open=False, elem_classes="twin"):
         table = gr.Dataframe(
@@ -56,6 +57,7 @@ def build(bench: Bench) -> None:
         )  # fmt: skip
     title = facts.component("budget-curves-finding")
     lines = PlotlyView(height=320, alt="A line for each block: what removing a share of it alone costs", elem_id="budget-curves")
+    drawer("sparsity", "perplexity", "estimate-and-measured")
     _wire(bench, held, bars, table, [note, measure, title, lines])
     go.click(lambda: gr.Tabs(selected="prune"), None, bench.tabs, **_QUIET)
 

@@ -34,18 +34,9 @@ def build(bench: Bench) -> None:
 def _draw(bench: Bench, view: View, keep: float, colour: str, projection: str, by: str) -> tuple[Any, ...]:
     """The outputs `Room.drawn()`."""
     if not view.ready:
+        nothing = [None, [], None, None, [], *_no_files(), *views.texts(dataplan.to_recipe(view.choice, keep / 100))]
         make = gr.Button("Embed the rows (a run)", visible=True)
-        return (
-            *([None] * 5),
-            *_no_files(),
-            *views.texts(dataplan.to_recipe(view.choice, keep / 100)),
-            None,
-            make,
-            None,
-            None,
-            None,
-            [],
-        )
+        return *nothing, dataview.wait_note(view), make, None, gr.Column(visible=False), None, None, []
     frame, placed = dataview.points(bench, view, projection)
     kept = charts.kept_rows(frame, keep / 100)
     lines = dataview.proof_lines(bench, view)
@@ -60,6 +51,7 @@ def _draw(bench: Bench, view: View, keep: float, colour: str, projection: str, b
         dataview.map_note(frame, projection if placed else "pca"),
         gr.Button("Make the UMAP map (a run)", visible=not placed),
         dataview.ends(bench, view, frame, kept),
+        gr.Column(visible=bool(lines)),
         charts.proof(lines, label) if lines else None,
         note,
         charts.proof_table(lines) if lines else [],
@@ -106,7 +98,7 @@ def _map_rows(frame: Any, kept: np.ndarray, names: list[str]) -> list[list[str]]
 def _wire_opening(bench: Bench, room: Room) -> None:
     """Open rows, embed them otherwise, order them otherwise: each asks the worker and draws everything anew."""
     inputs = [room.source, room.text, room.label, room.skip, room.embedding, room.way, *room.controls()]
-    outputs = [room.about, room.problem, room.more, room.embedding, room.source, bench.data, room.view, *room.drawn()]
+    outputs = [room.about, room.problem, room.more, room.skip, room.embedding, room.source, bench.data, room.view, *room.drawn()]
 
     def show(choice: Choice, *looks: Any) -> dict[Any, Any]:
         """A problem stands above the map that was there, with its remedy; nothing else changes then."""
@@ -122,7 +114,8 @@ def _wire_opening(bench: Bench, room: Room) -> None:
             bench.workspace.change(data=source)
         model = known.description(bench.workspace.read().model, bench.workspace.folder)
         embedding = gr.Dropdown(choices=dataview.embeddings(view.facts, model), value=view.choice.embedding)
-        values = (dataview.about_rows(view), None, gr.skip(), embedding, source, source, view, *drawn)
+        folded = gr.Accordion(open=bool(view.facts["bad_rows"] or choice.text or choice.label))
+        values = (dataview.about_rows(view), None, folded, choice.skip, embedding, source, source, view, *drawn)
         return dict(zip(outputs, values, strict=True))
 
     @plainly
@@ -139,14 +132,23 @@ def _wire_opening(bench: Bench, room: Room) -> None:
             return gr.skip()
         return show(Choice(source, embedding="auto", way=way, model=bench.workspace.read().model), *looks)
 
+    @plainly
+    def changed(source: str, text: str, label: str, skip: bool, embedding: str, way: str, view: View | None, *looks: Any) -> Any:
+        """A value was chosen, typed, or set by ourselves: only the first two differ from what is open."""
+        same = view is None or (view.choice.source, view.choice.embedding) == (source, embedding)
+        skip = skip and view is not None and view.choice.source == source  # said for other rows, it says nothing about these
+        return gr.skip() if same else opened(source, text, label, skip, embedding, way, view, *looks)
+
+    @plainly
+    def elsewhere(source: str | None, view: View | None, way: str, *looks: Any) -> Any:
+        """Another tab has opened other rows."""
+        return first(view, way, *looks) if source and view is not None else gr.skip()
+
     start = [room.view, room.way, *room.controls()[1:]]
-    gr.on(
-        [room.open.click, room.text.submit, room.label.submit, room.embedding.input, room.way.input],
-        opened,
-        inputs,
-        outputs,
-        **_QUIET,
-    )
+    asked = [room.open.click, room.text.submit, room.label.submit, room.way.input]
+    gr.on(asked, opened, inputs, outputs, **_QUIET)
+    gr.on([room.source.change, room.embedding.change], changed, inputs, outputs, **_QUIET)
+    bench.data.change(elsewhere, [bench.data, *start], outputs, **_QUIET)
     bench.tabs.select(_when_data(first), start, outputs, **_QUIET)
     bench.page.load(_when_asked(first), start, outputs, **_QUIET)
     bench.ended.change(_after_run(show), [bench.ended, *room.controls()], outputs, **_QUIET)

@@ -10,6 +10,7 @@ from core import builtins
 from core.errors import PrunariumError
 from studio import anatomy, facts, known, opening
 from studio.bench import Bench
+from studio.explaining import drawer
 from studio.plotview import table_twin
 
 _INTRO = """## Model
@@ -24,20 +25,24 @@ def build(bench: Bench) -> None:
             value=None, allow_custom_value=True, scale=5, label="Model", elem_id="model-source",
             info="A built-in name, a folder, a .gguf file, or a hub id such as owner/name@revision",
         )  # fmt: skip
-        button = gr.Button("Open", variant="primary", scale=1, min_width=110, elem_id="model-open")
+        button = gr.Button("Open", variant="primary", scale=0, min_width=140, size="md", elem_id="model-open")
     told = facts.component("model-told")
     title = facts.component("model-finding")
     drawing = anatomy.component()
     table = table_twin("every layer")
     with gr.Accordion("What cannot be pruned here, and why", open=False):
         refused = gr.Dataframe(headers=["Structure", "Why not"], datatype="str", interactive=False, show_label=False, wrap=True)
+    drawer("sparsity", "structures")
     timer = gr.Timer(0.5, active=False)
     _wire(bench, source, button, told, timer, [title, drawing, table, refused])
 
 
 def _wire(bench: Bench, source: gr.Dropdown, button: gr.Button, told: gr.HTML, timer: gr.Timer, drawn: list[Any]) -> None:
     work = opening.Opening(bench.worker, bench.workspace.folder)
-    told_of: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}  # queued: only then do signals reach other rooms
+    told_of: dict[str, Any] = {
+        "show_progress": "hidden",
+        "api_visibility": "private",
+    }  # queued: only then do signals reach other rooms
     quiet = {**told_of, "queue": False}
 
     def opened(name: str) -> None:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import gradio as gr
 
-from core.views import slug
+from core.errors import PrunariumError
 from studio import facts, known
 from studio.bench import Bench, plainly
 from studio.charts import xray
+from studio.explaining import drawer
 from studio.known import Observed
+from studio.looking import card, protocol, recipe_for, share_of
 from studio.plotview import PlotlyView, picked, table_twin
 
 _INTRO = """## X-ray
@@ -21,9 +24,9 @@ _QUIET = {**_TOLD, "queue": False}
 
 def build(bench: Bench) -> None:
     gr.Markdown(_INTRO)
-    with gr.Row(elem_id="xray-bar"):
+    with gr.Row(elem_id="xray-bar", equal_height=False):
         metric = gr.Radio([], label="Importance by", elem_id="xray-metric", scale=4)
-        again = gr.Button("X-ray this model", elem_id="xray-run", scale=1, min_width=170)
+        again = gr.Button("X-ray this model", elem_id="xray-run", scale=0, min_width=190, size="md")
     note = facts.component("xray-note")
     with gr.Row():
         with gr.Column(scale=3, min_width=320):
@@ -47,11 +50,12 @@ def build(bench: Bench) -> None:
             layer_table = table_twin("importance of the layers")
         with gr.Column(scale=2, min_width=320):
             layer = gr.Dropdown([], label="Layer", elem_id="xray-layer", info="Or click a bar or a cell")
-            card = facts.component("xray-card")
-            weights = PlotlyView(height=220, alt="The layer's weights by value", elem_id="xray-weights")
+            about = facts.component("xray-card")
+            weights = PlotlyView(height=220, alt="The layer's weights by value", elem_id="xray-weights", visible=False)
+    drawer("block-influence", "cosine-similarity")
     maps = [bar_title, bars, bar_table, heat_title, heat, heat_table, map_title, layers, layer_table]
     _wire(bench, metric, again, note, maps, layer)
-    _wire_layer(bench, metric, bars, layers, layer, card, weights)
+    _wire_layer(bench, metric, bars, layers, layer, about, weights)
 
 
 def _wire(bench: Bench, metric: gr.Radio, again: gr.Button, note: gr.HTML, maps: list[Any], layer: gr.Dropdown) -> None:
@@ -78,7 +82,7 @@ def _wire(bench: Bench, metric: gr.Radio, again: gr.Button, note: gr.HTML, maps:
         return (
             radio,
             again,
-            facts.said(note=_protocol(seen)),
+            facts.said(note=protocol(seen)),
             *_maps(seen, first),
             gr.Dropdown(names, value=names[-1] if names else None),
         )
@@ -103,7 +107,7 @@ def _wire(bench: Bench, metric: gr.Radio, again: gr.Button, note: gr.HTML, maps:
 
 
 def _wire_layer(
-    bench: Bench, metric: gr.Radio, bars: PlotlyView, layers: PlotlyView, layer: gr.Dropdown, card: gr.HTML, weights: PlotlyView
+    bench: Bench, metric: gr.Radio, bars: PlotlyView, layers: PlotlyView, layer: gr.Dropdown, about: gr.HTML, weights: PlotlyView
 ) -> None:
     def of_bar(source: str | None, event: gr.EventData) -> Any:
         """A click on a block's bar: the largest layer of that block."""
@@ -122,46 +126,38 @@ def _wire_layer(
 
     def describe(source: str | None, name: str | None) -> Any:
         seen = known.observations(source or "", bench.runs)
-        return _card(bench, seen, name) if seen and name else None
+        return card(bench, seen, name) if seen and name else None
 
     @plainly
     def look_inside(source: str | None, name: str | None) -> Any:
         """The weights themselves, which only the worker has."""
         if not source or not name:
-            return None
-        share = _share(bench, name)
+            return gr.skip()
+        share = share_of(bench, name)
         found = bench.worker.about(source, "layer", timeout_s=120.0, name=name, share=share or None)
         if notice := bench.worker.take_notice():
             gr.Info(notice)
-        return xray.histogram(found)
+        return gr.update(value=xray.histogram(found), visible=True)
 
-    bars.select(of_bar, bench.model, layer, **_QUIET)
-    layers.select(of_cell, bench.model, layer, **_QUIET)
-    gr.on([layer.change, bench.budget.change], describe, [bench.model, layer], card, **_QUIET)
-    layer.input(look_inside, [bench.model, layer], weights, api_visibility="private", concurrency_limit=1)
-    for view in (bars, layers):
-        view.select(None, None, None).then(
-            look_inside, [bench.model, layer], weights, api_visibility="private", concurrency_limit=1
-        )
+    def warm(source: str | None, event: gr.SelectData) -> None:
+        """Somebody came to look: the worker's slow imports happen while they read."""
+        if source and event.value == "X-ray":
+            threading.Thread(target=_warm, args=(bench, source), daemon=True).start()
+
+    bench.tabs.select(warm, bench.model, None, **_QUIET)
+    inside: dict[str, Any] = {"api_visibility": "private", "concurrency_limit": 1, "trigger_mode": "always_last"}
+    bars.select(of_bar, bench.model, layer, **_QUIET).then(look_inside, [bench.model, layer], weights, **inside)
+    layers.select(of_cell, bench.model, layer, **_QUIET).then(look_inside, [bench.model, layer], weights, **inside)
+    layer.input(look_inside, [bench.model, layer], weights, **inside)
+    gr.on([layer.change, bench.budget.change], describe, [bench.model, layer], about, **_QUIET)
+    bench.model.change(lambda: gr.update(visible=False), None, weights, **_QUIET)
 
 
-def recipe_for(bench: Bench, source: str, curves: bool) -> dict[str, Any]:
-    """The run that looks at a model: importance and similarity, and with `curves` what each block costs alone."""
-    described = known.description(source, bench.workspace.folder) or {}
-    depth = ["block_influence"] if described.get("hidden", 1) else []
-    observe: dict[str, Any] = {"scores": [*depth, "magnitude", "wanda"]}
-    if curves:
-        observe["curves"] = (
-            {} if described.get("kind") != "image_classifier" else {"source": "builtin:mnist5k/train", "samples": 512}
-        )
-    name = slug(source.removeprefix("builtin:").rstrip("/").rpartition("/")[2]).strip("-.")[:60] or "model"
-    return {
-        "recipe": 1,
-        "name": f"{'curves' if curves else 'xray'}-{name}",
-        "model": {"source": source},
-        "calibration": {"samples": 64, "tokens": 256},
-        "observe": observe,
-    }
+def _warm(bench: Bench, source: str) -> None:
+    try:
+        bench.worker.about(source, "catalogue", timeout_s=120.0)
+    except PrunariumError:
+        return  # whoever asks a real question is told
 
 
 def _maps(seen: Observed, metric: str) -> tuple[Any, ...]:
@@ -178,41 +174,6 @@ def _maps(seen: Observed, metric: str) -> tuple[Any, ...]:
         xray.layer_map(data, of_layers),
         xray.layer_table(data),
     )
-
-
-def _protocol(seen: Observed) -> str:
-    """Where the pictures come from."""
-    told = seen.data.get("protocol") or {}
-    shape = " × ".join(str(size) for size in [told.get("sequences"), *(told.get("shape") or [])] if size)
-    origin = f"run {seen.run}" if seen.run else "the figures that come with Prunarium"
-    return f"From {origin}: calibration inputs {shape}; hidden states compared on {told.get('tokens_compared', '?')} tokens."
-
-
-def _card(bench: Bench, seen: Observed, name: str) -> Any:
-    row = next((row for row in seen.data["layers"] if row["name"] == name), None)
-    if row is None:
-        return None
-    total = seen.data["model"]["parameters"]
-    share = _share(bench, name)
-    shown = [
-        ("Role", row["role"]),
-        ("Shape (outputs × inputs)", " × ".join(map(str, row["shape"]))),
-        ("Parameters", f"{row['parameters']:,}"),
-        ("Share of the model", f"{100 * row['parameters'] / max(total, 1):.1f} %"),
-        *(
-            (xray.label(metric), f"{value:.4g}", xray.unit(metric))
-            for metric, value in row["scores"].items()
-            if value is not None
-        ),
-        ("The budget removes", f"{100 * share:.1f} %" if share else "nothing yet"),
-    ]
-    return facts.said(name, badge=seen.badge, facts=shown)
-
-
-def _share(bench: Bench, name: str) -> float:
-    """What the present budget removes from a layer: its own share, else its block's."""
-    shares = bench.workspace.read().budget.shares
-    return shares.get(name, shares.get(".".join(name.split(".")[:2]), 0.0))
 
 
 def _cell(seen: Observed, x: Any, y: Any) -> tuple[int, int]:

@@ -1,0 +1,71 @@
+"""The studio in a real Chromium. Every test fails on a console error, and on any request that leaves this machine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+from playwright.sync_api import BrowserContext, Page, expect
+
+from tests.studio_process import Studio, running
+
+PATIENCE_MS = 60_000  # two busy cores: a limit, never a pause
+_SILENT = ("data", "blob", "about")
+
+
+@pytest.fixture(scope="session")
+def studio(tmp_path_factory: pytest.TempPathFactory, chromium: str) -> Iterator[Studio]:
+    """One studio for all browser tests."""
+    expect.set_options(timeout=PATIENCE_MS)
+    with running(tmp_path_factory.mktemp("studio")) as at:
+        yield at
+
+
+@pytest.fixture
+def told() -> list[str]:
+    """Console errors and foreign requests of this test's pages. A test that provokes one on purpose clears it."""
+    return []
+
+
+@pytest.fixture
+def visit(context: BrowserContext, told: list[str]) -> Iterator[Callable[..., Page]]:
+    """visit(address, room="prune") -> a page with that room in front, its first events done."""
+    context.set_default_timeout(PATIENCE_MS)
+
+    def opened(address: str, room: str = "", **asked: str) -> Page:
+        page = context.new_page()
+        watch(page, told)
+        query = "&".join(f"{name}={value}" for name, value in {**({"room": room} if room else {}), **asked}.items())
+        page.goto(f"{address}?{query}" if query else address)
+        ready(page)
+        return page
+
+    yield opened
+    assert told == []
+
+
+def watch(page: Page, told: list[str]) -> None:
+    """Write down what must not happen."""
+    page.on("console", lambda message: told.append(message.text) if message.type == "error" else None)
+    page.on("pageerror", lambda error: told.append(str(error)))
+    page.on("request", lambda request: None if _local(request.url) else told.append(f"left this machine: {request.url}"))
+
+
+def ready(page: Page) -> None:
+    """The page has read the workspace."""
+    expect(page.locator("#brand .open b").first).to_be_visible()
+
+
+def _local(url: str) -> bool:
+    parts = urlsplit(url)
+    return parts.scheme in _SILENT or parts.hostname in ("127.0.0.1", "localhost")
+
+
+@pytest.fixture
+def shots() -> Path:
+    """Where tests leave pictures to look at; not committed."""
+    folder = Path(__file__).resolve().parent.parent / "shots"
+    folder.mkdir(exist_ok=True)
+    return folder

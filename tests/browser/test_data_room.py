@@ -1,0 +1,146 @@
+"""The Data room as a person meets it: the map is there, the slider moves it, a lasso shows rows, a proof is a run, files come out."""
+
+import csv
+from pathlib import Path
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import expect
+
+pytestmark = pytest.mark.browser
+CHOSEN = "#data-samples .samples"
+
+
+def opened(visit, studio, **asked):
+    """The Data room with its first map drawn."""
+    page = visit(studio.address, "data", **asked)
+    expect(page.locator("#data-samples .sample").first).to_be_visible()
+    drawn(page, "#data-map", 1)
+    return page
+
+
+def rev(page, where):
+    return int(page.locator(f"{where} [data-rev]").first.get_attribute("data-rev"))
+
+
+def drawn(page, where, after):
+    """Wait until that plot shows something newer than `after`, with points or bars in it."""
+    newer = "([where, after]) => { const at = document.querySelector(where + ' [data-rev]');"
+    newer += " return at && Number(at.dataset.rev) > after && at.data && at.data.length > 0; }"
+    page.wait_for_function(newer, arg=[where, after])
+
+
+def put(page, where, text):
+    box = page.locator(f"{where} input").first
+    box.click()
+    box.fill(text)
+    box.press("Enter")
+
+
+def share(page, percent):
+    before = rev(page, "#data-map")
+    box = page.locator("#data-keep input[type=number]")
+    box.fill(str(percent))
+    box.press("Tab")
+    drawn(page, "#data-map", before)
+
+
+def test_the_first_view_is_the_digits_on_their_map(studio, visit, shots):
+    page = opened(visit, studio)
+    expect(page.locator("#data-about")).to_contain_text("1,797 images in 10 classes")
+    expect(page.locator("#data-map-note")).to_contain_text("% of neighbours on this PCA map are real neighbours")
+    expect(page.locator("#data-size-note")).to_contain_text("539 of 1,797 rows stay")
+    assert page.evaluate("document.querySelector('#data-map [data-rev]')._fullData[0].x.length") == 1797
+    expect(page.locator("#data-samples .sample img")).to_have_count(24)
+    page.screenshot(path=shots / "data.png", full_page=True)
+
+
+def test_the_slider_moves_the_map_the_sizes_and_the_command_without_a_run(studio, visit):
+    page = opened(visit, studio)
+    share(page, 60)
+    expect(page.locator("#data-size-note")).to_contain_text("1,078 of 1,797 rows stay")
+    page.locator("#data-command").get_by_text("Show command").click()
+    expect(page.locator("#data-command")).to_contain_text("keep: 0.6")
+
+
+def test_a_lasso_shows_its_rows_and_a_row_shows_what_is_near_it(studio, visit):
+    page = opened(visit, studio)
+    page.set_viewport_size({"width": 1280, "height": 1400})
+    box = page.locator("#data-map .nsewdrag").first.bounding_box()
+    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    page.mouse.move(x - 60, y - 60)
+    page.mouse.down()
+    for across, down in ((60, -60), (60, 60), (-60, 60), (-60, -60)):
+        page.mouse.move(x + across, y + down, steps=4)
+    page.mouse.up()
+    expect(page.locator(f"{CHOSEN} h3")).to_contain_text("rows chosen:")
+    first = page.locator("#data-samples .sample").first
+    first.focus()
+    first.press("Enter")  # the keyboard's way
+    expect(page.locator(CHOSEN)).to_contain_text("Nearest to it")
+    expect(page.locator("#data-samples .sample")).to_have_count(12)
+
+
+def test_a_proof_and_a_selection_are_runs_and_the_files_hold_what_was_seen(studio, visit):
+    page = opened(visit, studio)
+    share(page, 20)
+    page.locator("#data-prove").click()
+    expect(page.locator("#strip .strip")).to_contain_text("proof")
+    expect(page.locator("#data-proof-note")).to_contain_text("At 20 % kept, Prototypes (hard)")
+    drawn(page, "#data-proof", 0)
+    expect(page.locator("#data-csv")).to_be_visible()  # the proof's run made the selection too
+    with page.expect_download() as coming:
+        page.locator("#data-csv").click()
+    with Path(coming.value.path()).open(newline="") as file:
+        lines = list(csv.DictReader(file))
+    assert len(lines) == 1797 and sum(line["kept"] == "True" for line in lines) == 359
+    page.reload()
+    expect(page.locator("#data-proof-note")).to_contain_text("kept, Prototypes (hard)")
+
+
+def test_bad_rows_are_named_and_skipped_only_when_told(studio, visit):
+    folder = studio.folder / "here"
+    rows = [f"what is number {at},a\nwho lives at {at},b\n" for at in range(30)]
+    (folder / "bad.csv").write_text("text,label\none two\n" + "".join(rows) + ",a\n")
+    page = opened(visit, studio)
+    put(page, "#data-source", "bad.csv")
+    problem = page.locator("#data-problem .plan")
+    expect(problem).to_contain_text(
+        "2 of bad.csv's 62 rows cannot be used: row 0 line 2 has 1 field, the header has 2; row 61 has no text"
+    )
+    expect(page.locator("#data-about")).to_contain_text("1,797 images")
+    page.get_by_label("Skip bad rows").check()
+    page.locator("#data-open").click()
+    expect(page.locator("#data-about")).to_contain_text("60 texts in 2 classes")
+    expect(page.locator("#data-about")).to_contain_text("2 bad rows were skipped")
+    expect(problem).to_be_hidden()
+    put(page, "#data-source", "builtin:digits")
+    expect(page.locator("#data-about")).to_contain_text("1,797 images")
+
+
+def test_text_of_a_file_is_drawn_as_text(studio, visit):
+    evil = "<img src=x onerror=document.title='owned'>"
+    rows = "".join(f'"{evil} number {at}","<b>{at % 2}</b>"\n' for at in range(20))
+    (studio.folder / "here" / "evil.csv").write_text("text,label\n" + rows)
+    page = opened(visit, studio)
+    put(page, "#data-source", "evil.csv")
+    expect(page.locator("#data-samples .sample").first).to_contain_text(evil)
+    assert page.locator("#data-room img[src='x'], #data-samples b b").count() == 0
+    expect(page).to_have_title("Prunarium")
+    put(page, "#data-source", "builtin:digits")
+    expect(page.locator("#data-about")).to_contain_text("1,797 images")
+
+
+def test_the_drawn_room_is_accessible_by_day_and_night_and_fits_a_phone(studio, visit, shots):
+    page = opened(visit, studio)
+    page.add_style_tag(content="* { transition: none !important; animation: none !important; }")
+    for light in ("first", "second"):
+        found = Axe().run(page).response["violations"]
+        page.screenshot(path=shots / f"data-drawn-{light}.png", full_page=True)
+        grave = [at for at in found if at["impact"] in ("serious", "critical")]
+        assert [(at["id"], [node["html"][:200] for node in at["nodes"]][:3]) for at in grave] == []
+        page.locator("#night").click()
+    page.set_viewport_size({"width": 390, "height": 844})
+    expect(page.locator("#data-map")).to_be_visible()
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    page.screenshot(path=shots / "data-phone.png", full_page=True)

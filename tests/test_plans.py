@@ -1,0 +1,85 @@
+"""From the controls to a recipe, and from a recipe to a sentence."""
+
+from dataclasses import replace
+
+import pytest
+
+from core import catalogue
+from core.errors import RecipeError
+from core.recipe import parse
+from studio.plans import BY_HAND, Order, sentence, structures, suggested_name, to_recipe
+
+pytestmark = pytest.mark.quick
+ORDER = Order(model="builtin:tiny-llama")
+
+
+def made(**changes):
+    recipe = parse(to_recipe(replace(ORDER, **changes)))
+    catalogue.resolve(recipe)
+    return recipe
+
+
+def said(**changes):
+    return sentence(made(**changes), catalogue.load())
+
+
+def test_every_structure_that_a_method_offers_makes_a_recipe_that_runs():
+    for card in catalogue.of_kind("score"):
+        for _, structure in structures(card):
+            assert made(method=card.name, structure=structure).steps[0].prune.structure == structure
+
+
+def test_the_budget_by_hand_goes_in_as_shares_and_leaves_out_what_is_whole():
+    prune = made(allocation=BY_HAND, shares={"blocks.0": 0.4, "blocks.1": 0.0}).steps[0].prune
+    assert (prune.allocation.method, prune.allocation.shares, prune.sparsity) == (BY_HAND, {"blocks.0": 0.4}, None)
+
+
+def test_an_empty_budget_by_hand_is_said_in_a_sentence():
+    with pytest.raises(RecipeError, match="shares"):
+        made(allocation=BY_HAND)
+
+
+def test_quality_means_perplexity_for_language_models_and_accuracy_for_image_classifiers():
+    assert made().measure.perplexity is not None
+    images = made(kind="image_classifier").measure
+    assert (images.perplexity, images.accuracy is not None, images.generate) == (None, True, ())
+
+
+def test_nothing_to_measure_leaves_measure_out():
+    assert "measure" not in to_recipe(replace(ORDER, measures=()))
+
+
+@pytest.mark.parametrize(
+    "changes", [{"samples": 0}, {"tokens": 1}, {"sparsity": 1.3}, {"name": "<b>"}, {"seed": -1}, {"params": {"power": 9.0}}]
+)
+def test_a_bad_value_is_one_sentence_with_a_remedy(changes):
+    with pytest.raises(RecipeError) as wrong:
+        made(**changes)
+    assert wrong.value.problem.endswith(".")
+    assert wrong.value.remedy.endswith((".", "?"))
+
+
+@pytest.mark.parametrize(
+    ("model", "name"),
+    [
+        ("builtin:tiny-llama", "tiny-llama-wanda-50"),
+        ("/a/folder with spaces/", "folder-with-spaces-wanda-50"),
+        ("owner/Name@main", "Name-wanda-50"),
+        ("/a/<script>.gguf", "script-wanda-50"),
+        ("/", "model-wanda-50"),
+    ],
+)
+def test_a_run_is_named_after_what_it_does(model, name):
+    assert suggested_name(replace(ORDER, model=model)) == name
+    assert made(model=model).name == name
+
+
+def test_the_plan_is_one_sentence_that_says_it_all():
+    assert said(save=True) == (
+        "Remove 50 % of the weights in every layer of tiny-llama by Wanda, looking at 128 sequences of 512 tokens from its standard "
+        "calibration text; then measure perplexity and sample text before and after; then save the model in a folder that transformers loads."
+    )
+    assert said(structure="2:4").startswith("Keep 2 of each 4 consecutive inputs of tiny-llama by Wanda")
+    assert "which looks at the weights alone" in said(method="magnitude")
+    assert said(method="block_influence", structure="blocks", sparsity=0.25).startswith("Remove 25 % of the blocks of tiny-llama")
+    assert said(allocation=BY_HAND, shares={"blocks.0": 0.4}).startswith("Remove what your budget says from 1 unit of")
