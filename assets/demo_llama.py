@@ -74,7 +74,7 @@ def train(folder: Path, steps: int, test_windows: int | None = None) -> dict:
         "tokens_seen": total * TOKENS_A_STEP, "parameters": model.num_parameters(), "dtype": "bfloat16",
         "train_loss": round(float(np.mean(losses[-50:])), 4), "loss_curve": points, **measure(folder, test_windows),
         "slice": {"windows": SLICE_WINDOWS, "perplexity": measure(folder, SLICE_WINDOWS)["perplexity"]},
-        "sample": _sample(folder, "The history of the city"),
+        "sample": " ".join(_sample(folder, "The history of the city").split()),
     }  # fmt: skip
     write_card(folder, card, _CARD)
     return card

@@ -1,7 +1,7 @@
 """Train the two built-in demo models from scratch, seeded: `python assets/train_demos.py [tiny-llama|tiny-cnn|all] [--steps N] [--out DIR]`.
 
 tiny-llama: a six-block Llama with its own byte-level BPE on WikiText-2. tiny-cnn: a ResNet on 4,000 of MNIST's digits. Both are saved as
-bfloat16 safetensors with a card (README.md, card.json) whose figures are measured on what was saved. Under 30 minutes on two quiet cores.
+bfloat16 safetensors with a card (README.md, card.json) whose figures are measured on what was saved. About half an hour on two quiet cores.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ from typing import Any
 from core.errors import RecipeError
 from core.recipe import Prune, Recipe, Step, n_of_m
 
-FILE = Path(__file__).resolve().parent.parent / "assets" / "catalogue.json"
+FILE = Path(os.environ.get("PRUNARIUM_CATALOGUE") or Path(__file__).resolve().parent.parent / "assets" / "catalogue.json")
 
 
 @dataclass(frozen=True)

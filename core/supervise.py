@@ -25,7 +25,6 @@ from types import FrameType
 from typing import IO, Any
 
 from core import folder, summary
-from core.catalogue import resolve
 from core.errors import PrunariumError
 from core.recipe import read
 from core.views import slug
@@ -73,8 +72,6 @@ class Teller:
 def run_recipe(recipe: Path, out: Path | None, runs: Path, minutes: float | None, *, as_json: bool) -> int:
     """Run a recipe to its end, telling standard error how it goes. Returns the exit code: 0 done, 1 failed, 130 stopped by Ctrl-C."""
     asked = read(recipe)
-    if not os.environ.get("PRUNARIUM_METHODS"):  # refuse a wrong method name before the seconds that the run's imports take
-        resolve(asked)
     allowed = limits(minutes)
     out = folder.create(out or runs / f"{slug(asked.name)}-{time.strftime('%Y%m%d-%H%M%S')}")
     teller = Teller(sys.stderr.isatty())

@@ -31,7 +31,7 @@ def finding(described: Mapping[str, Any]) -> str:
     part = 100 * prunable / max(described["parameters"], 1)
     kind = _KINDS.get(described["kind"], "model")
     blocks = f"{len(described['blocks'])} blocks" if described["blocks"] else "no chain of blocks"
-    return f"A {kind} of {blocks}: {part:.0f} % of its {described['parameters']:,} parameters can be pruned"
+    return f"A{'n' if kind[0] in 'aeiou' else ''} {kind} of {blocks}: {part:.0f} % of its {described['parameters']:,} parameters can be pruned"
 
 
 def note(described: Mapping[str, Any]) -> str:

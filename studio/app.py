@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import importlib.util
 import os
 import signal
+import subprocess
 import sys
 import threading
+import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -40,7 +42,9 @@ class Place:
 
 def build(place: Place, quit_now: threading.Event):  # noqa: ANN201 - (Blocks, Worker), imported late
     """The page: header, job strip, rooms."""
-    import gradio as gr
+    from studio import quick  # noqa: F401 - first: it makes the next import quick
+
+    import gradio as gr  # isort: skip
 
     from studio import header, strip
     from studio.bench import Bench
@@ -58,8 +62,7 @@ def build(place: Place, quit_now: threading.Event):  # noqa: ANN201 - (Blocks, W
         bench = Bench(Workspace(place.workspace), worker, place.runs, place.folders, page, tabs, **signals)
         for name, spot in spots.items():
             with spot:
-                if importlib.util.find_spec(f"studio.rooms.{name}"):  # FIXME
-                    importlib.import_module(f"studio.rooms.{name}").build(bench)
+                importlib.import_module(f"studio.rooms.{name}").build(bench)
         strip.wire(bench, bar, timer, alive)
         header.wire(bench, top, spots, seen, quit_now)
     return page, worker
@@ -112,6 +115,8 @@ def serve(options: argparse.Namespace) -> int:
     os.environ["GRADIO_TEMP_DIR"] = str(private / "files")
     (private / "empty").mkdir(exist_ok=True)
     os.chdir(private / "empty")  # Gradio would serve files of the folder it stands in
+    if os.environ.get("PRUNARIUM_METHODS"):
+        _own_methods(place.workspace / "catalogue.json")
     quit_now = threading.Event()
     page, worker = build(place, quit_now)
     address = launch(page, port, options.host, options.token)
@@ -123,6 +128,17 @@ def serve(options: argparse.Namespace) -> int:
     finally:
         _close(page, worker, one)
     return 0
+
+
+def _own_methods(file: Path) -> None:
+    """With methods of the person's own, the cards come from the methods themselves. Another process imports them: the screen never does."""
+    root = Path(__file__).resolve().parent.parent
+    around = {**os.environ, "PYTHONPATH": str(root), "PYTHONSAFEPATH": "1"}
+    said = subprocess.run([sys.executable, "-m", "core.catalogue", "--json"], env=around, capture_output=True, text=True)
+    if said.returncode:
+        raise OSError(f"your methods could not be read: {(said.stderr.strip().splitlines() or ['no reason given'])[-1]}")
+    file.write_text(f'{{"methods": {said.stdout}}}', encoding="utf-8")
+    os.environ["PRUNARIUM_CATALOGUE"] = str(file)
 
 
 def _place(options: argparse.Namespace) -> Place:
@@ -151,9 +167,18 @@ def _close(page, worker, one: One) -> None:  # noqa: ANN001
     if dump := os.environ.get("PRUNARIUM_DUMP_MODULES"):
         Path(dump).write_text("\n".join(sorted(sys.modules)), encoding="utf-8")
     jobs.SPARE.close()
-    worker.close()
+    _end(worker)
     page.close(verbose=False)
     one.release()
+
+
+def _end(worker) -> None:  # noqa: ANN001
+    """End the worker at once, in the middle of an answer too: nobody is left to read it."""
+    while worker.busy and worker.pid:
+        with suppress(ProcessLookupError):
+            os.kill(worker.pid, signal.SIGTERM)
+        time.sleep(0.05)
+    worker.close()
 
 
 def main(arguments: list[str]) -> int:

@@ -13,7 +13,7 @@ const SHUT = 'M3.5 7.5h9v6.5h-9z M5.5 7.5V5a2.5 2.5 0 0 1 5 0v2.5', OPEN = 'M3.5
 let model = null, shares = {}, locked = new Set(), sizes = {}, bars = {}, parts = {}, base = null, asking = false, again = false;
 const percent = share => `${(100 * share).toFixed(1).replace(/\.0$/, '')} %`;
 const whole = n => Math.round(n).toLocaleString('en-US');
-const quality = x => x == null ? '–' : metricOf() === 'error' ? percent(x) : x < 1e6 ? x.toLocaleString('en-US', { maximumFractionDigits: x < 100 ? 2 : 0, minimumFractionDigits: x < 100 ? 2 : 0 }) : x.toExponential(1).replace('e+', ' × 10^');
+const quality = x => x == null ? '–' : x < 1e6 ? x.toLocaleString('en-US', { maximumFractionDigits: x < 100 ? 2 : 0, minimumFractionDigits: x < 100 ? 2 : 0 }) : x.toExponential(1).replace('e+', ' × 10^');
 const millions = n => n >= 1e9 ? `${(n / 1e9).toFixed(2)} B` : n >= 1e6 ? `${(n / 1e6).toFixed(2)} M` : n >= 1e4 ? `${(n / 1e3).toFixed(0)} k` : whole(n);
 const bytes = n => n >= 1e9 ? `${(n / 1e9).toFixed(2)} GB` : n >= 1e6 ? `${(n / 1e6).toFixed(2)} MB` : `${(n / 1e3).toFixed(0)} kB`;
 const close = (a, b) => Object.keys(a).every(unit => unit in sizes) && Object.keys(sizes).every(unit => Math.abs((a[unit] || 0) - (b[unit] || 0)) < 5e-4);
@@ -27,8 +27,7 @@ function figure(key, label, lead) {
 function build() {
   host.replaceChildren(); bars = {}; parts = {};
   if (!model || !model.units.length) { host.append(make('p', 'eq-empty', model && model.empty || 'Open a model first.')); return; }
-  const metric = model.curves && model.curves.metric === 'error' ? 'error' : 'perplexity';
-  const figures = put(make('dl', 'eq-figures'), figure('quality', `Predicted ${metric}`, true), figure('measured', 'Measured'), figure('sparsity', 'Sparsity of the blocks'),
+  const figures = put(make('dl', 'eq-figures'), figure('quality', `Predicted ${metricOf()}`, true), figure('measured', 'Measured'), figure('sparsity', 'Sparsity of the blocks'),
     figure('kept', 'Parameters kept'), figure('bytes', 'Bytes of what is kept'));
   parts.qualityTerm.append(make('span', 'badge badge-estimate', 'estimate')); parts.measuredTerm.append(make('span', 'badge badge-measured', 'measured'));
   const slider = make('input'); slider.type = 'range'; slider.min = 0; slider.max = 100 * model.highest; slider.step = 0.5;

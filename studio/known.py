@@ -93,26 +93,19 @@ class Trial:
     shares: dict[str, float]
 
 
-def last_trial(source: str, runs: Path, metric: str = "perplexity") -> Trial | None:
+def last_trial(source: str, runs: Path) -> Trial | None:
     """The newest finished run of this source whose pruning was given by hand, block by block, with what it measured before any recovery."""
     for path in folder.runs(runs):
         report = _read(path / folder.REPORT)
         if report is None or _source_of(path) != source:
             continue
         method, shares = _by_hand(path)
-        value, dense = _quality(report.get("pruned"), metric), _quality(report.get("dense"), metric)
-        if shares and value is not None and dense:
+        value, dense = ((report.get(moment) or {}).get("perplexity") for moment in ("pruned", "dense"))
+        if shares and value and dense:
             return Trial(
                 path.name, method, value, dense, float((report.get("sparsity") or {}).get("pruned_layers") or 0.0), shares
             )
     return None
-
-
-def _quality(metrics: dict[str, Any] | None, metric: str) -> float | None:
-    if metric == "error":
-        accuracy = (metrics or {}).get("accuracy")
-        return None if accuracy is None else 1 - accuracy
-    return (metrics or {}).get("perplexity")
 
 
 @lru_cache(maxsize=4096)

@@ -18,7 +18,7 @@ def recipe_for(bench: Bench, source: str, curves: bool) -> dict[str, Any]:
     observe: dict[str, Any] = {"scores": [*depth, "magnitude", "wanda"]}
     if curves:
         observe["curves"] = (
-            {} if described.get("kind") != "image_classifier" else {"source": "builtin:mnist5k/train", "samples": 512}
+            {}
         )
     name = slug(source.removeprefix("builtin:").rstrip("/").rpartition("/")[2]).strip("-.")[:60] or "model"
     return {

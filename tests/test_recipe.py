@@ -54,7 +54,9 @@ prunes = st.fixed_dictionaries(
     {"method": st.sampled_from(["wanda", "magnitude"]), "structure": st.just("unstructured"), "sparsity": shares},
     optional={"only": st.lists(st.sampled_from(["blocks.0", "*.up_proj"]), max_size=2), "params": st.just({"power": 0.5})},
 )
-recovers = st.fixed_dictionaries({"method": st.just("lora"), "steps": st.integers(1, 500), "learning_rate": st.sampled_from([1e-5, 3e-4])})
+recovers = st.fixed_dictionaries(
+    {"method": st.just("lora"), "steps": st.integers(1, 500), "learning_rate": st.sampled_from([1e-5, 3e-4])}
+)
 steps = st.lists(prunes.map(lambda p: {"prune": p}) | recovers.map(lambda r: {"recover": r}), min_size=1, max_size=3)
 
 
@@ -63,7 +65,9 @@ def test_yaml_and_python_give_back_the_same_recipe(steps, seed):
     recipe = parse({"recipe": 1, "name": "round trip", "seed": seed, "model": {"source": "builtin:tiny-llama"}, "steps": steps})
     assert from_yaml(to_yaml(recipe)) == recipe
     assert from_yaml(to_yaml(recipe, full=True)) == recipe
-    source = to_python(recipe).replace("report = run(recipe, Path('runs/round-trip'))", "").replace("from core.run import run\n", "")
+    source = (
+        to_python(recipe).replace("report = run(recipe, Path('runs/round-trip'))", "").replace("from core.run import run\n", "")
+    )
     names: dict = {}
     exec(source, names)
     assert names["recipe"] == recipe
@@ -83,6 +87,8 @@ def test_recipes_are_frozen():
     assert isinstance(recipe, Recipe)
 
 
-@pytest.mark.parametrize(("text", "pair"), [("2:4", (2, 4)), ("1:3", (1, 3)), ("4:4", None), ("blocks", None), ("0:4", None), ("2:4:8", None)])
+@pytest.mark.parametrize(
+    ("text", "pair"), [("2:4", (2, 4)), ("1:3", (1, 3)), ("4:4", None), ("blocks", None), ("0:4", None), ("2:4:8", None)]
+)
 def test_n_of_m_reads_kept_of_group(text, pair):
     assert n_of_m(text) == pair

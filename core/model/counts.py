@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from core.errors import ModelError
 from core.model.anatomy import PRUNABLE
 from core.model.loading import LoadedModel
 
@@ -41,6 +42,12 @@ def counts(model: nn.Module, dtype: torch.dtype | None = None) -> Counts:
         nonzero=sum(int(torch.count_nonzero(parameter)) for parameter in parameters),
         size_bytes=size_when_saved_bytes(model, dtype),
     )
+
+
+def check_in_memory(loaded: LoadedModel) -> None:
+    """Raises ModelError for a model opened block by block: what looks at all of it needs all of it."""
+    if loaded.lazy is not None:
+        raise ModelError(f"The weights of {loaded.name} are still in its file.", "Load it whole to measure, train or save it.")
 
 
 def unique(named: Iterator[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:

@@ -26,7 +26,7 @@ from transformers import PreTrainedModel
 from core.errors import ModelError, ResourceError
 from core.folder import disk_error, write_text
 from core.model.card import readme
-from core.model.counts import blank_image, saved_bytes, size_when_saved_bytes, unique
+from core.model.counts import blank_image, check_in_memory, saved_bytes, size_when_saved_bytes, unique
 from core.model.latency import fixed_ids
 from core.model.loading import LoadedModel
 from core.recipe import Recipe
@@ -62,6 +62,7 @@ def save(
     module that is not from transformers becomes one safetensors file with a note. Raises ResourceError where the disk is too small or refuses
     (nothing is left then), or `folder` holds something; ModelError where what was saved is not the model in memory.
     """
+    check_in_memory(loaded)
     _check_room(loaded, folder)
     scratch = folder.with_name(f".{folder.name}.saving-{os.getpid()}")
     try:

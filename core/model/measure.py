@@ -12,7 +12,7 @@ from torch import Tensor
 
 from core.errors import ModelError
 from core.events import Progress, Watcher, follow
-from core.model.counts import counts, flops_per_token
+from core.model.counts import check_in_memory, counts, flops_per_token
 from core.model.latency import WARM_UPS, latency
 from core.model.likelihood import check_causal, token_losses
 from core.model.loading import LoadedModel
@@ -41,6 +41,7 @@ class Prepared:
 
 def prepare(loaded: LoadedModel, measure: Measure) -> Prepared:
     """Read the text and images that `measure` names. Raises ModelError where this kind of model has no such figure, before anything is read."""
+    check_in_memory(loaded)
     sequences = images = labels = None
     protocol: dict[str, Any] = {}
     if measure.perplexity:

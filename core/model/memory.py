@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -15,13 +16,11 @@ _CGROUP = Path("/sys/fs/cgroup")
 def available_bytes() -> int:
     """Bytes that can still be used: what the system says, the container's limit, and PRUNARIUM_MEMORY_GB (10^9 bytes), whichever is least."""
     found = [psutil.virtual_memory().available]
-    try:
+    with suppress(OSError):  # no container, or not Linux: the system's own figure holds
         limit = (_CGROUP / "memory.max").read_text().strip()
         if limit.isdigit():
             cache = dict(line.split() for line in (_CGROUP / "memory.stat").read_text().splitlines()).get("inactive_file", "0")
             found.append(int(limit) - int((_CGROUP / "memory.current").read_text()) + int(cache))
-    except OSError:  # no container, or not Linux: the system's own figure holds
-        pass
     if own := os.environ.get("PRUNARIUM_MEMORY_GB"):
         try:
             found.append(int(float(own) * 1e9))

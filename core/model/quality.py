@@ -59,7 +59,8 @@ def _on_labels(loaded: LoadedModel, ask: Curves) -> Check:
     from core.data.images import labelled_images
 
     source = ask.source if "wikitext" not in ask.source else "builtin:mnist5k/train"  # the default is a text
-    images, labels = labelled_images(source, max(ask.samples, 256), 1)
+    arrays = labelled_images(source, max(ask.samples, 256), 1, loaded.location.path)
+    images, labels = (torch.from_numpy(array).to(loaded.device) for array in arrays)
 
     def measure() -> float:
         with torch.no_grad():

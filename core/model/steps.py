@@ -174,7 +174,7 @@ def calibration_inputs(loaded: LoadedModel, source: Text, seed: int) -> Tensor:
     if loaded.anatomy.kind == "image_classifier":
         from core.data.images import labelled_images
 
-        return labelled_images(source.source, source.samples, seed)[0]
+        return torch.from_numpy(labelled_images(source.source, source.samples, seed, loaded.location.path)[0])
     if loaded.tokenizer is None:
         raise ModelError(
             "This criterion reads text, and the model has no tokenizer.", "Use magnitude or random, which need no text."

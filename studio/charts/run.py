@@ -64,7 +64,7 @@ def layers_figure(layers: Sequence[Mapping[str, Any]]) -> go.Figure | None:
     figure.update_layout(
         yaxis={"title": {"text": "% removed"}, "range": [0, 100]},
         xaxis={"showticklabels": len(names) <= 16, "title": {"text": "layers, first to last"}, "tickangle": -40},
-        margin={"l": 56, "r": 60, "t": 28, "b": 56},
+        margin={"l": 56, "r": 60 if len(figure.data) > 1 else 16, "t": 28, "b": 56},
         legend={"orientation": "h", "y": 1.12, "x": 0},
         bargap=0.15,
     )

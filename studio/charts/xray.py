@@ -96,7 +96,9 @@ def similarity(data: Observations) -> go.Figure | None:
     )  # fmt: skip
     if len(labels) <= 9:
         heat.update(
-            text=[["" if x is None else f"{x:.2f}" for x in row] for row in values], texttemplate="%{text}", textfont={"size": 11}
+            text=[["" if x is None else f"{x:.2f}".replace("0.", ".") for x in row] for row in values],
+            texttemplate="%{text}",
+            textfont={"size": 10},
         )
     if len(labels) > 20:
         heat.update(xgap=0, ygap=0)

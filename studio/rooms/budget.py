@@ -126,14 +126,14 @@ def _bars(bench: Bench, held: _Held, source: str) -> Any:
     if described is None:
         return None
     curves, sizes = held(source)
-    trial = known.last_trial(source, bench.runs, curves.metric if curves else "perplexity")
+    trial = known.last_trial(source, bench.runs)
     return equaliser.value(bench.workspace.read(), described, curves, sizes, trial)
 
 
 def _table(bench: Bench, held: _Held, source: str) -> pd.DataFrame:
     curves, sizes = held(source)
     opened = bench.workspace.read()
-    trial = known.last_trial(source, bench.runs, curves.metric if curves else "perplexity")
+    trial = known.last_trial(source, bench.runs)
     return budget.table(sizes, opened.budget.shares, opened.budget.locked, curves, trial.shares if trial else {})
 
 

@@ -9,18 +9,17 @@ import gradio as gr
 import numpy as np
 
 from core.errors import PrunariumError
-from studio import dataplan, dataview, facts, known, samples, views
+from studio import dataplan, dataview, known
 from studio.bench import Bench, plainly
 from studio.charts import data as charts
-from studio.datalayout import WHY, Room, layout
+from studio.datadraw import draw, live
+from studio.datalayout import Room, layout
 from studio.dataplan import DIGITS, Choice
 from studio.dataview import View
 from studio.plotview import picked
 
 _QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 _LATEST: dict[str, Any] = {**_QUIET, "trigger_mode": "always_last"}
-_TWIN_ROWS = 200
-_AXES = {"pca": ("PC 1", "PC 2"), "umap": ("UMAP 1", "UMAP 2")}
 
 
 def build(bench: Bench) -> None:
@@ -29,70 +28,6 @@ def build(bench: Bench) -> None:
     _wire_opening(bench, room)
     _wire_looking(bench, room)
     _wire_runs(bench, room)
-
-
-def _draw(bench: Bench, view: View, keep: float, colour: str, projection: str, by: str) -> tuple[Any, ...]:
-    """The outputs `Room.drawn()`."""
-    if not view.ready:
-        nothing = [None, [], None, None, [], *_no_files(), *views.texts(dataplan.to_recipe(view.choice, keep / 100))]
-        make = gr.Button("Embed the rows (a run)", visible=True)
-        return *nothing, dataview.wait_note(view), make, None, gr.Column(visible=False), None, None, []
-    frame, placed = dataview.points(bench, view, projection)
-    kept = charts.kept_rows(frame, keep / 100)
-    lines = dataview.proof_lines(bench, view)
-    label = dataplan.way_label(view.choice.way)
-    note = (
-        facts.said(charts.proof_finding(lines, label, keep / 100), WHY, "measured")
-        if lines
-        else facts.said("Not proven yet", WHY, "not measured")
-    )
-    return (
-        *_live(bench, view, keep, colour, projection, by),
-        dataview.map_note(frame, projection if placed else "pca"),
-        gr.Button("Make the UMAP map (a run)", visible=not placed),
-        dataview.ends(bench, view, frame, kept),
-        gr.Column(visible=bool(lines)),
-        charts.proof(lines, label) if lines else None,
-        note,
-        charts.proof_table(lines) if lines else [],
-    )
-
-
-def _live(bench: Bench, view: View, keep: float, colour: str, projection: str, by: str) -> tuple[Any, ...]:
-    """The outputs `Room.live()`."""
-    share, names = keep / 100, view.names
-    frame, placed = dataview.points(bench, view, projection)
-    by, colour = (by, colour) if names else ("cluster", "cluster" if colour == "label" else colour)
-    kept = charts.kept_rows(frame, share)
-    table = charts.size_table(frame, share, by, names)
-    files = dataview.downloads(bench, view, share)
-    return (
-        charts.points_map(frame, share, colour, names, _AXES[projection if placed else "pca"]),
-        _map_rows(frame, kept, names),
-        charts.sizes(frame, share, by, names),
-        facts.said(charts.size_finding(frame, share, by, names), f"{int(kept.sum()):,} of {len(frame):,} rows stay.", "measured"),
-        [
-            [str(line["name"]), f"{line['rows']:,}", f"{line['kept']:,}", f"{100 * line['share']:.0f}"]
-            for line in table.to_dict("records")
-        ],
-        *([gr.DownloadButton(value=file, visible=True) for file in files] if files else _no_files()),
-        *views.texts(dataplan.to_recipe(view.choice, share, projection)),
-    )
-
-
-def _no_files() -> list[Any]:
-    return [gr.DownloadButton(visible=False), gr.DownloadButton(visible=False)]
-
-
-def _map_rows(frame: Any, kept: np.ndarray, names: list[str]) -> list[list[str]]:
-    """The map's table twin: an even sample over the order."""
-    some = samples.evenly(np.argsort(frame["rank"].to_numpy()), _TWIN_ROWS)
-    lines = zip(frame.iloc[some].to_dict("records"), kept[some], strict=True)
-    return [
-        [str(line["row"]), names[line["label"]] if names else "", str(line["cluster"]), f"{line['score']:.4f}", "yes" if stays else "no",
-         f"{line['x']:.3f}", f"{line['y']:.3f}"]
-        for line, stays in lines
-    ]  # fmt: skip
 
 
 def _wire_opening(bench: Bench, room: Room) -> None:
@@ -104,7 +39,7 @@ def _wire_opening(bench: Bench, room: Room) -> None:
         """A problem stands above the map that was there, with its remedy; nothing else changes then."""
         try:
             view = dataview.open_view(bench, choice)
-            drawn = _draw(bench, view, *looks)
+            drawn = draw(bench, view, *looks)
         except PrunariumError as error:
             bad = "skip_bad_rows" in error.remedy
             text = str(error).replace("set skip_bad_rows to", "tick Skip bad rows to")
@@ -154,29 +89,29 @@ def _wire_opening(bench: Bench, room: Room) -> None:
     bench.ended.change(_after_run(show), [bench.ended, *room.controls()], outputs, **_QUIET)
 
 
-def _when_data(draw: Any) -> Any:
+def _when_data(show: Any) -> Any:
     """Draw when a person comes to this room."""
 
     def handler(view: View | None, way: str, keep: float, colour: str, projection: str, by: str, event: gr.SelectData) -> Any:
-        return draw(view, way, keep, colour, projection, by) if event.value == "Data" else gr.skip()
+        return show(view, way, keep, colour, projection, by) if event.value == "Data" else gr.skip()
 
     return handler
 
 
-def _when_asked(draw: Any) -> Any:
+def _when_asked(show: Any) -> Any:
     """Draw where the address names this room."""
 
     def handler(view: View | None, way: str, keep: float, colour: str, projection: str, by: str, request: gr.Request) -> Any:
-        return draw(view, way, keep, colour, projection, by) if request.query_params.get("room") == "data" else gr.skip()
+        return show(view, way, keep, colour, projection, by) if request.query_params.get("room") == "data" else gr.skip()
 
     return handler
 
 
-def _after_run(draw: Any) -> Any:
+def _after_run(show: Any) -> Any:
     """A run may have brought an embedding, a UMAP map, a proof or a selection: look again."""
 
     def handler(ended: str | None, view: View | None, *looks: Any) -> Any:
-        return draw(view.choice, *looks) if ended and view is not None else gr.skip()
+        return show(view.choice, *looks) if ended and view is not None else gr.skip()
 
     return handler
 
@@ -185,12 +120,12 @@ def _wire_looking(bench: Bench, room: Room) -> None:
     """Colours, shares and picks: answered from what the worker said before."""
 
     @plainly
-    def live(view: View | None, *looks: Any) -> Any:
-        return _live(bench, view, *looks) if view is not None and view.ready else gr.skip()
+    def moved(view: View | None, *looks: Any) -> Any:
+        return live(bench, view, *looks) if view is not None and view.ready else gr.skip()
 
     @plainly
     def whole(view: View | None, *looks: Any) -> Any:
-        return _draw(bench, view, *looks) if view is not None and view.ready else gr.skip()
+        return draw(bench, view, *looks) if view is not None and view.ready else gr.skip()
 
     @plainly
     def lassoed(view: View | None, keep: float, event: gr.EventData) -> Any:
@@ -212,7 +147,7 @@ def _wire_looking(bench: Bench, room: Room) -> None:
     def cleared(view: View | None, keep: float) -> Any:
         return _picked(bench, view, keep, np.array([], dtype=int))
 
-    gr.on([room.keep.input, room.colour.input, room.by.input], live, room.controls(), room.live(), **_LATEST)
+    gr.on([room.keep.input, room.colour.input, room.by.input], moved, room.controls(), room.live(), **_LATEST)
     gr.on([room.projection.input, room.keep.release], whole, room.controls(), room.drawn(), **_LATEST)
     picks = [room.view, room.keep]
     room.map.option_select(lassoed, picks, room.samples, **_QUIET)

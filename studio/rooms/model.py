@@ -22,7 +22,7 @@ def build(bench: Bench) -> None:
     with gr.Row(equal_height=False, elem_id="model-source-row"):
         source = gr.Dropdown(
             choices=[(f"{found.label} (built in)", f"builtin:{name}") for name, found in builtins.BUILTINS.items() if found.kind == "model"],
-            value=None, allow_custom_value=True, scale=5, label="Model", elem_id="model-source",
+            value=None, allow_custom_value=True, scale=5, min_width=290, label="Model", elem_id="model-source",
             info="A built-in name, a folder, a .gguf file, or a hub id such as owner/name@revision",
         )  # fmt: skip
         button = gr.Button("Open", variant="primary", scale=0, min_width=140, size="md", elem_id="model-open")

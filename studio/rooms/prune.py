@@ -9,7 +9,7 @@ import gradio as gr
 
 from core import catalogue, folder
 from core.errors import PrunariumError
-from core.recipe import Recipe, parse, read
+from core.recipe import Recipe, n_of_m, parse, read
 from studio import cards, jobs, known, views
 from studio.bench import Bench, plainly
 from studio.charts.run import layers_figure, live_figure
@@ -49,7 +49,7 @@ def build(bench: Bench) -> None:
     params = gr.State({})
     with gr.Row(elem_classes="split"):
         with gr.Column(scale=5, min_width=300):
-            controls = _controls(params)
+            controls = _controls(bench, params)
         with gr.Column(scale=7, min_width=300):
             plan = cards.sentence(elem_id="plan")
             with gr.Row():
@@ -61,13 +61,16 @@ def build(bench: Bench) -> None:
     compare.click(lambda: gr.Tabs(selected="compare"), None, bench.tabs, **_QUIET)
 
 
-def _controls(params: gr.State) -> Controls:
+def _controls(bench: Bench, params: gr.State) -> Controls:
     methods = [(card.label, card.name) for card in catalogue.of_kind("score") if not card.problem]
     spread = [(card.label, card.name) for card in catalogue.of_kind("allocator") if not card.problem]
     healers = [("None", "none"), *((card.label, card.name) for card in catalogue.of_kind("recovery") if not card.problem)]
     start = "wanda" if ("Wanda", "wanda") in methods else methods[0][1]
     method = gr.Dropdown(methods, value=start, label="Method", elem_id="method", info=_card(start).summary)
-    _method_details(method, params)
+    broken = [f"{card.label} cannot be used: {card.problem}." for card in catalogue.of_kind("score") if card.problem]
+    if broken:
+        cards.hint(" ".join(broken), elem_id="broken-methods")
+    _method_details(bench, method, params)
     structure = gr.Dropdown(structures(_card(start)), value="unstructured", label="What goes", elem_id="structure")
     sparsity = gr.Slider(0, 95, 50, step=1, label="Share to remove (%)", elem_id="sparsity")
     allocation = gr.Radio(
@@ -78,7 +81,9 @@ def _controls(params: gr.State) -> Controls:
     )
     recovery = gr.Radio(healers, value="none", label="Recovery: training after pruning", elem_id="recovery")
     steps = gr.Slider(10, 1000, 100, step=10, label="Training steps", visible=False, elem_id="recovery-steps")
-    with gr.Accordion("Calibration", open=False):
+    with gr.Accordion(
+        "Calibration", open=False
+    ):  # no bounds on the numbers: the recipe's own check says what is wrong, in the plan
         sources = [
             ("The model's standard text or images", "auto"),
             "builtin:wikitext2/train",
@@ -93,8 +98,8 @@ def _controls(params: gr.State) -> Controls:
             info="A built-in, or a text file or table in an opened folder",
         )
         with gr.Row():
-            samples = gr.Number(128, label="Sequences", precision=0, minimum=1, elem_id="samples")
-            tokens = gr.Number(512, label="Tokens each", precision=0, minimum=2, elem_id="tokens")
+            samples = gr.Number(128, label="Sequences", precision=0, elem_id="samples")
+            tokens = gr.Number(512, label="Tokens each", precision=0, elem_id="tokens")
     with gr.Accordion("Measure and keep", open=False):
         chosen = [("Quality: perplexity or accuracy", "quality"), ("Latency", "latency"), ("Sample text", "text")]
         measures = gr.CheckboxGroup(chosen, value=["quality", "text"], label="Measure, dense and after each step")
@@ -102,7 +107,7 @@ def _controls(params: gr.State) -> Controls:
         save = gr.Checkbox(False, label="Save the pruned model")
         with gr.Row():
             name = gr.Textbox("", label="Name of the run", placeholder="made from the choices", scale=2)
-            seed = gr.Number(0, label="Seed", precision=0, minimum=0, scale=1)
+            seed = gr.Number(0, label="Seed", precision=0, scale=1)
     return Controls(
         method, structure, sparsity, allocation, recovery, steps, source, samples, tokens, measures, prompt, name, seed, save
     )
@@ -112,11 +117,11 @@ def _card(name: str) -> catalogue.MethodCard:
     return catalogue.find(catalogue.load(), "score", name)
 
 
-def _method_details(method: gr.Dropdown, params: gr.State) -> None:
+def _method_details(bench: Bench, method: gr.Dropdown, params: gr.State) -> None:
     """What the method's own file says about it, and a control for each of its parameters."""
     with gr.Accordion("About this method", open=False):
 
-        @gr.render(inputs=method, triggers=[method.change, method.select], queue=False, show_progress="hidden")
+        @gr.render(inputs=method, triggers=[method.change, bench.page.load], queue=False, show_progress="hidden")
         def details(name: str) -> None:
             card = _card(name)
             gr.Markdown(card.doc)
@@ -128,14 +133,14 @@ def _method_details(method: gr.Dropdown, params: gr.State) -> None:
 
 def _param(param: catalogue.ParamCard, params: gr.State) -> None:
     if param.type == "bool":
-        control: Any = gr.Checkbox(param.default, label=param.label)
+        control: Any = gr.Checkbox(param.default, label=param.label, interactive=True)
     elif param.choices:
-        control = gr.Dropdown(list(param.choices), value=param.default, label=param.label)
+        control = gr.Dropdown(list(param.choices), value=param.default, label=param.label, interactive=True)
     elif param.low is not None and param.high is not None:
         step = 1 if param.type == "int" else (param.high - param.low) / 100
-        control = gr.Slider(param.low, param.high, param.default, step=step, label=param.label)
+        control = gr.Slider(param.low, param.high, param.default, step=step, label=param.label, interactive=True)
     else:
-        control = gr.Number(param.default, label=param.label, precision=0 if param.type == "int" else None)
+        control = gr.Number(param.default, label=param.label, precision=0 if param.type == "int" else None, interactive=True)
 
     def keep(now: dict[str, Any], value: Any) -> dict[str, Any]:
         return {**now, param.name: value}
@@ -182,6 +187,11 @@ def _wire(bench: Bench, controls: Controls, params: gr.State, plan: gr.HTML, cod
         kept = structure if structure in [value for _, value in choices] else choices[0][1]
         return gr.Dropdown(info=_card(name).summary), gr.Dropdown(choices=choices, value=kept), {}
 
+    def fitting(structure: str, allocation: str) -> Any:
+        """Only controls that mean something for this structure are shown."""
+        by_hand = allocation == BY_HAND and structure != "blocks"
+        return gr.Slider(visible=n_of_m(structure) is None and not by_hand), gr.Radio(visible=structure != "blocks")
+
     inputs = [params, *controls.all()]
     changes = [control.change for control in controls.all() if control is not controls.sparsity]
     signals = [bench.model.change, bench.budget.change, params.change, controls.sparsity.change]
@@ -189,6 +199,8 @@ def _wire(bench: Bench, controls: Controls, params: gr.State, plan: gr.HTML, cod
     controls.method.input(
         method_chosen, [controls.method, controls.structure], [controls.method, controls.structure, params], **_TELL
     )
+    shapes = [controls.structure, controls.allocation]
+    gr.on([part.change for part in shapes], fitting, shapes, [controls.sparsity, controls.allocation], **_QUIET)
     controls.recovery.input(lambda chosen: gr.Slider(visible=chosen != "none"), controls.recovery, controls.steps, **_QUIET)
     go.click(start, inputs, bench.run, **_TELL)
 

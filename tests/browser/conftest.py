@@ -12,6 +12,7 @@ from playwright.sync_api import BrowserContext, Page, expect
 from tests.studio_process import Studio, running
 
 PATIENCE_MS = 60_000  # two busy cores: a limit, never a pause
+_LEAVING = ("AbortError: signal is aborted", "Connection errored out")
 _SILENT = ("data", "blob", "about")
 
 
@@ -51,6 +52,14 @@ def watch(page: Page, told: list[str]) -> None:
     page.on("console", lambda message: told.append(message.text) if message.type == "error" else None)
     page.on("pageerror", lambda error: told.append(str(error)))
     page.on("request", lambda request: None if _local(request.url) else told.append(f"left this machine: {request.url}"))
+
+
+def reload(page: Page, told: list[str]) -> None:
+    """Load the page anew. What Gradio says about its own streams, cut by leaving the page, is no fault of ours."""
+    before = len(told)
+    page.reload()
+    ready(page)
+    told[before:] = [said for said in told[before:] if not any(words in said for words in _LEAVING)]
 
 
 def ready(page: Page) -> None:

@@ -39,7 +39,9 @@ def test_a_card_says_what_it_keeps_where_it_lies_and_is_bounded(method):
     assert card.summary.endswith(".") and len(card.summary) <= 140
     assert card.label and card.version >= 1
     for param in card.params:
-        assert param.choices or param.type == "bool" or (param.low is not None and param.high is not None), f"{param.name} has no bounds"
+        assert param.choices or param.type == "bool" or (param.low is not None and param.high is not None), (
+            f"{param.name} has no bounds"
+        )
         assert catalogue.fill(card, {})[param.name] == param.default
     if card.kind in ("score", "allocator", "data_score") and "baseline" not in card.place:
         assert "When it lies" in card.doc
@@ -47,14 +49,18 @@ def test_a_card_says_what_it_keeps_where_it_lies_and_is_bounded(method):
         assert re.fullmatch(r"\d{4}\.\d{4,5}|", card.paper.arxiv)
 
 
+def _scored(method, weight: torch.Tensor) -> torch.Tensor:
+    given = {"weight": weight.clone(), "shape": (4, 6), "generator": torch.Generator().manual_seed(2), **statistics(method, 6)}
+    return method(given, catalogue.fill(method.card, {}))
+
+
 @pytest.mark.parametrize("method", of("score"))
 def test_a_score_is_finite_has_the_weights_shape_and_repeats(method):
     if "unstructured" in method.card.structures:
         weight = torch.randn(4, 6, generator=torch.Generator().manual_seed(0))
-        have = lambda: {"weight": weight.clone(), "shape": (4, 6), "generator": torch.Generator().manual_seed(2), **statistics(method, 6)}  # noqa: E731
-        first = method(have(), catalogue.fill(method.card, {}))
+        first, again = (_scored(method, weight) for _ in range(2))
         assert first.shape == (4, 6) and torch.isfinite(first).all()
-        assert torch.equal(first, method(have(), catalogue.fill(method.card, {})))
+        assert torch.equal(first, again)
     if "blocks" in method.card.structures:
         have = {"weight": None, "shape": (), "generator": torch.Generator().manual_seed(2), **statistics(method, 6)}
         assert np.isfinite(float(method(have)))

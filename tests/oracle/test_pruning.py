@@ -18,7 +18,12 @@ from core.recipe import parse
 def llama(layers: int = 3) -> LlamaForCausalLM:
     torch.manual_seed(0)
     config = LlamaConfig(
-        vocab_size=97, hidden_size=32, intermediate_size=48, num_hidden_layers=layers, num_attention_heads=4, num_key_value_heads=2
+        vocab_size=97,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=layers,
+        num_attention_heads=4,
+        num_key_value_heads=2,
     )
     return LlamaForCausalLM(config).eval()
 
@@ -80,7 +85,9 @@ def test_wanda_masks_equal_a_plain_reference_bit_for_bit(structure, share):
 def test_magnitude_removes_the_smallest_weights_of_each_layer_and_needs_no_text():
     model = llama()
     dense = {name: p.detach().clone() for name, p in model.named_parameters()}
-    done = prune(from_module(model, "tiny"), step(method="magnitude", sparsity=0.3), lambda: pytest.fail("asked for text"), 0, Silent())
+    done = prune(
+        from_module(model, "tiny"), step(method="magnitude", sparsity=0.3), lambda: pytest.fail("asked for text"), 0, Silent()
+    )
     for name, mask in done.masks.items():
         weight, keep = dense[name + ".weight"].abs(), mask.unpack()
         assert (~keep).sum() == round(0.3 * keep.numel())
@@ -92,7 +99,9 @@ def test_global_magnitude_equals_one_sort_over_all_weights():
     model = llama()
     with torch.no_grad():
         model.model.layers[0].mlp.up_proj.weight.mul_(0.5)
-    layers = {n: m.weight.detach().clone() for n, m in model.named_modules() if isinstance(m, torch.nn.Linear) and "lm_head" not in n}
+    layers = {
+        n: m.weight.detach().clone() for n, m in model.named_modules() if isinstance(m, torch.nn.Linear) and "lm_head" not in n
+    }
     everything = torch.cat([w.abs().flatten() for w in layers.values()])
     cut = everything.sort().values[round(0.4 * everything.numel()) - 1]
     done = run(model, method="magnitude", sparsity=0.4, allocation={"method": "global", "params": {"floor": 0.0}})
@@ -115,7 +124,11 @@ def test_a_budget_by_hand_gives_each_named_layer_its_share_and_leaves_the_others
     shares = {"blocks.0": 0.25, "blocks.0.mlp.up_proj": 0.75, "blocks.2.self_attn.q_proj": 0.5}
     done = run(llama(), method="wanda", allocation={"method": "by_hand", "shares": shares})
     rows = {row.name: row.sparsity for row in done.rows}
-    assert rows["blocks.0.mlp.up_proj"] == 0.75 and rows["blocks.0.mlp.gate_proj"] == 0.25 and rows["blocks.2.self_attn.q_proj"] == 0.5
+    assert (
+        rows["blocks.0.mlp.up_proj"] == 0.75
+        and rows["blocks.0.mlp.gate_proj"] == 0.25
+        and rows["blocks.2.self_attn.q_proj"] == 0.5
+    )
     assert rows["blocks.1.mlp.up_proj"] == 0.0 and rows["blocks.2.mlp.up_proj"] == 0.0
 
 
