@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -142,6 +143,11 @@ def sample_texts(report: dict[str, Any] | None, prompts: list[str]) -> list[dict
             samples = ((report or {}).get(moment) or {}).get("samples") or []
             if number < len(samples):
                 out.append(
-                    {"title": title, "tone": COLOURS[moment], "lead": prompt, "text": str(samples[number]).removeprefix(prompt)}
+                    {"title": title, "tone": COLOURS[moment], "lead": prompt, "text": _lines(str(samples[number]).removeprefix(prompt))}
                 )
     return out
+
+
+def _lines(text: str) -> str:
+    """The text without its empty lines: small models love them."""
+    return re.sub(r"[ \t]*\n\s*", "\n", text)

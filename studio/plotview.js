@@ -33,6 +33,12 @@ const bind = () => {
   });
   host.on('plotly_deselect', () => { if (current()) trigger('clear', {rev}); });
 };
+// With a <base> in the page plotly pins its clip paths to the address of the moment, and every line vanishes when the address says another room.
+const drawn = start => {
+  const base = document.querySelector('base[href]'), href = base && base.getAttribute('href');
+  if (base) base.removeAttribute('href');
+  try { return start(); } finally { if (base) base.setAttribute('href', href); }
+};
 const paint = async () => {
   const value = props.value;
   if (!value) return;
@@ -42,7 +48,7 @@ const paint = async () => {
   if (value !== props.value) return;  // a newer figure is already waiting
   const figure = value.fig ? JSON.parse(value.fig) : {data: [], layout: {xaxis: {visible: false}, yaxis: {visible: false}}};
   host.classList.toggle('empty', !value.fig);
-  await plotly.react(host, figure.data, themed(figure.layout || {}), config);
+  await drawn(() => plotly.react(host, figure.data, themed(figure.layout || {}), config));
   rev = value.rev;
   if (!bound) bind();
   host.dataset.rev = rev;

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from core import catalogue, method, recipe
+from core import catalogue, recipe
 from core.data.dataset import Dataset
 from core.data.loading import load
 from core.data.prove import hold_out, probe
@@ -35,7 +35,7 @@ def own_cache(tmp_path, monkeypatch):
 
 
 def resolved(**changes):
-    return catalogue.resolve(recipe.parse({**DIGITS, **changes}), tuple(method.cards()))
+    return catalogue.resolve(recipe.parse({**DIGITS, **changes}))
 
 
 def ran(path, watcher=None, **changes):
@@ -77,8 +77,8 @@ def test_another_process_gives_the_same_selection(tmp_path):
     ran(tmp_path / "here")
     (tmp_path / "there").mkdir()
     code = (
-        "import json, sys; from pathlib import Path; from core import catalogue, method, recipe; from core.data.steps import run_data;"
-        "from core.events import Silent; r = catalogue.resolve(recipe.parse(json.loads(sys.argv[1])), tuple(method.cards()));"
+        "import json, sys; from pathlib import Path; from core import catalogue, recipe; from core.data.steps import run_data;"
+        "from core.events import Silent; r = catalogue.resolve(recipe.parse(json.loads(sys.argv[1])));"
         "run_data(r, Path(sys.argv[2]), Silent())"
     )
     environment = {**os.environ, "PRUNARIUM_CACHE": str(tmp_path / "other cache"), "PYTHONHASHSEED": "7"}

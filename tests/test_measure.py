@@ -206,6 +206,15 @@ def test_latency_is_the_median_of_the_timed_passes(build):
     assert timed.peak_memory_mb > 0
 
 
+@pytest.mark.parametrize(("times", "notes"), [([10, 10.1, 10, 10.2, 10], 0), ([10, 30, 10, 30, 11], 1)], ids=["quiet", "busy"])
+def test_a_spread_that_makes_a_latency_uncertain_is_said(times, notes, monkeypatch):
+    watcher, turns = Silent(), iter([1.0, 1.0, *times])
+    monkeypatch.setattr("core.model.latency._timed_ms", lambda *_: next(turns))
+    monkeypatch.setattr("core.model.latency._peak_memory_bytes", lambda *_: next(turns))
+    assert latency(from_module(llama(), "tiny"), 1, 8, 5, watcher).median_ms == sorted(times)[2]
+    assert sum("The machine was busy" in said.text for said in watcher.heard) == notes
+
+
 def test_peak_memory_holds_the_weights():
     loaded = from_module(llama(), "tiny")
     assert _peak_memory_bytes(loaded, lambda: None) >= 4 * counts(loaded.model).parameters

@@ -17,12 +17,13 @@ import torch
 from torch import Tensor
 
 from core.errors import ModelError
-from core.events import Watcher, follow
+from core.events import Progress, Watcher, follow
 from core.model.counts import blank_image, unique
 from core.model.loading import LoadedModel
 
 WARM_UPS = 2
 _SAMPLE_EVERY_S = 0.001
+_UNCERTAIN_SHARE = 0.25  # a spread between quartiles above this share of the median is said aloud
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,9 @@ def latency(loaded: LoadedModel, batch: int, tokens: int, repeats: int, watcher:
             if turn >= WARM_UPS - 1:
                 times_ms.append(took_ms)
     low, _, high = quantiles(times_ms, n=4, method="inclusive") if len(times_ms) > 1 else times_ms * 3
+    if high - low > _UNCERTAIN_SHARE * median(times_ms):
+        text = f"The machine was busy: half of the passes took {low:.3g} to {high:.3g} ms, so compare this latency with care."
+        watcher.say(Progress(stage, kind="note", text=text))
     return Latency(median(times_ms), low, high, peak_bytes / 1e6, repeats, torch.get_num_threads())
 
 

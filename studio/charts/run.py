@@ -27,7 +27,7 @@ def live_figure(curves: Mapping[str, Sequence[tuple[float, float]]]) -> go.Figur
     if len(told) > 1:
         axes["yaxis2"] = {"title": {"text": told[1][0].replace("_", " ")}, "overlaying": "y", "side": "right", "showgrid": False}
     figure.update_layout(
-        xaxis={"title": {"text": "seconds since the start"}, "rangemode": "tozero"},
+        xaxis={"title": {"text": "seconds since the start"}},
         margin={"l": 60, "r": 60 if len(told) > 1 else 16, "t": 16, "b": 44},
         legend={"orientation": "h", "y": 1.12, "x": 0},
         showlegend=len(told) > 1,

@@ -38,8 +38,8 @@ def build(bench: Bench) -> None:
 
     def offer(a: str | None, b: str | None) -> Any:
         names = finished(bench.runs)
-        a = a if a in names else (names[1] if len(names) > 1 else None)
-        b = b if b in names else (names[0] if names else None)
+        if a == b or a not in names or b not in names:  # else a person has chosen: leave it
+            a, b = (*names[1:2], None)[0], (*names[:1], None)[0]
         return gr.Dropdown(choices=names, value=a), gr.Dropdown(choices=names, value=b), *compared(a, b)
 
     @plainly

@@ -209,7 +209,7 @@ def _results(bench: Bench) -> None:
     """What the followed run tells while it works, and what it found in the end."""
     nothing = cards.hint(_NONE_YET, elem_id="no-run")
     with gr.Column(visible=False) as live_part:
-        gr.Markdown("### While it works")
+        gr.Markdown("### What the run tells")
         live = PlotlyView(height=240, alt="Figures that the run tells while it works, over its seconds", elem_id="live-curve")
     with gr.Column(visible=False) as done_part:
         figures = cards.figure_cards(elem_id="prune-figures")

@@ -28,32 +28,35 @@ def build(bench: Bench) -> None:
         metric = gr.Radio([], label="Importance by", elem_id="xray-metric", scale=4)
         again = gr.Button("X-ray this model", elem_id="xray-run", scale=0, min_width=190, size="md")
     note = facts.component("xray-note")
-    with gr.Row():
-        with gr.Column(scale=3, min_width=320):
-            bar_title = facts.component("xray-importance-finding")
-            bars = PlotlyView(
-                height=330, alt="A bar for each block: its importance by the chosen measure", elem_id="xray-importance"
-            )
-            bar_table = table_twin("importance of the blocks")
-        with gr.Column(scale=2, min_width=320):
-            heat_title = facts.component("xray-similarity-finding")
-            heat = PlotlyView(height=330, alt="How alike the hidden states after every two blocks are", elem_id="xray-similarity")
-            heat_table = table_twin("block similarity")
-    with gr.Row():
-        with gr.Column(scale=3, min_width=320):
-            map_title = facts.component("xray-layers-finding")
-            layers = PlotlyView(
-                height=330,
-                alt="A cell for each layer: block across, module down, its mean score as colour",
-                elem_id="xray-layers",
-            )
-            layer_table = table_twin("importance of the layers")
-        with gr.Column(scale=2, min_width=320):
-            layer = gr.Dropdown([], label="Layer", elem_id="xray-layer", info="Or click a bar or a cell")
-            about = facts.component("xray-card")
-            weights = PlotlyView(height=220, alt="The layer's weights by value", elem_id="xray-weights", visible=False)
+    with gr.Column() as pictures:
+        with gr.Row():
+            with gr.Column(scale=3, min_width=320):
+                bar_title = facts.component("xray-importance-finding")
+                bars = PlotlyView(
+                    height=330, alt="A bar for each block: its importance by the chosen measure", elem_id="xray-importance"
+                )
+                bar_table = table_twin("importance of the blocks")
+            with gr.Column(scale=2, min_width=320):
+                heat_title = facts.component("xray-similarity-finding")
+                heat = PlotlyView(
+                    height=330, alt="How alike the hidden states after every two blocks are", elem_id="xray-similarity"
+                )
+                heat_table = table_twin("block similarity")
+        with gr.Row():
+            with gr.Column(scale=3, min_width=320):
+                map_title = facts.component("xray-layers-finding")
+                layers = PlotlyView(
+                    height=330,
+                    alt="A cell for each layer: block across, module down, its mean score as colour",
+                    elem_id="xray-layers",
+                )
+                layer_table = table_twin("importance of the layers")
+            with gr.Column(scale=2, min_width=320):
+                layer = gr.Dropdown([], label="Layer", elem_id="xray-layer", info="Or click a bar or a cell")
+                about = facts.component("xray-card")
+                weights = PlotlyView(height=220, alt="The layer's weights by value", elem_id="xray-weights", visible=False)
     drawer("block-influence", "cosine-similarity")
-    maps = [bar_title, bars, bar_table, heat_title, heat, heat_table, map_title, layers, layer_table]
+    maps = [bar_title, bars, bar_table, heat_title, heat, heat_table, map_title, layers, layer_table, pictures]
     _wire(bench, metric, again, note, maps, layer)
     _wire_layer(bench, metric, bars, layers, layer, about, weights)
 
@@ -173,6 +176,7 @@ def _maps(seen: Observed, metric: str) -> tuple[Any, ...]:
         facts.said(xray.layer_finding(data, of_layers), badge=badge),
         xray.layer_map(data, of_layers),
         xray.layer_table(data),
+        gr.Column(visible=True),
     )
 
 
