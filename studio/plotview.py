@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import html
 import itertools
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,8 +40,8 @@ class PlotlyView(gr.HTML):
     """
 
     def __init__(self, value: Any = None, *, height: int = 420, alt: str = "interactive chart", **rest: Any):
-        name = json.dumps(alt).replace("$", "&#36;").replace("{", "&#123;")
-        template = f'<div class="plotview" role="figure" aria-label={name} style="height:{int(height)}px"></div>'
+        name = html.escape(alt).replace("$", "&#36;").replace("{", "&#123;")  # Gradio's templates read ${ and {{
+        template = f'<div class="plotview" role="figure" aria-label="{name}" style="height:{int(height)}px"></div>'
         classes = rest.pop("elem_classes", None) or []
         super().__init__(
             value=value,

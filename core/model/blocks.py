@@ -6,6 +6,7 @@ Memory is the hidden states of the calibration set once, plus the activations of
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any, TypeVar
 
 import torch
@@ -15,19 +16,21 @@ from core.errors import ModelError
 from core.events import Watcher
 from core.model.loading import LoadedModel
 
-BATCH = 8  # sequences at a time: large enough to keep the matrix products busy, small enough to stay in the cache
+BATCH_TOKENS = 2048  # at a time: large enough to keep the matrix products busy, small enough that a block's activations stay small
+BATCH_IMAGES = 32
 Hidden = list[Tensor]
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 Return = TypeVar("Return")
 
 
 class _Reached(Exception):
-    """Ends a forward at the entrance of the first block."""
+    """Ends a forward at a block: what comes after it is not needed."""
 
 
-def enter(loaded: LoadedModel, inputs: Tensor, batch: int = BATCH) -> Hidden:
+def enter(loaded: LoadedModel, inputs: Tensor, batch: int | None = None) -> Hidden:
     """Hidden states at the entrance of the first block, batch by batch. inputs: ids (sequences, tokens), or pixels (n, c, h, w)."""
     hidden: Hidden = []
+    batch = batch or (max(BATCH_TOKENS // inputs.shape[1], 1) if inputs.dim() == 2 else BATCH_IMAGES)
 
     def catch(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         hidden.append(_first(args, kwargs).detach().clone())
@@ -61,9 +64,14 @@ def arguments(loaded: LoadedModel, inputs: Tensor) -> list[Arguments]:
     def note(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         found.append((args[1:], {key: value for key, value in kwargs.items() if key != "hidden_states"}))
 
-    handles = [loaded.module(block.path).register_forward_pre_hook(note, with_kwargs=True) for block in loaded.anatomy.blocks]
+    def leave(module: nn.Module, args: Any, output: Any) -> None:
+        raise _Reached  # the head's logits would cost more memory than all the blocks
+
+    modules = [loaded.module(block.path) for block in loaded.anatomy.blocks]
+    handles = [module.register_forward_pre_hook(note, with_kwargs=True) for module in modules]
+    handles.append(modules[-1].register_forward_hook(leave))
     try:
-        with torch.no_grad():
+        with torch.no_grad(), suppress(_Reached):
             call(loaded, inputs[:1])
     finally:
         for handle in handles:
@@ -88,6 +96,14 @@ def through(block: nn.Module, hidden: Hidden, extra: Arguments, watcher: Watcher
 def advance(block: nn.Module, hidden: Hidden, extra: Arguments, watcher: Watcher) -> None:
     """Move all hidden states through a block, in place: one copy is in memory at a time."""
     for number, after in through(block, hidden, extra, watcher):
+        replace(hidden, number, after)
+
+
+def replace(hidden: Hidden, number: int, after: Tensor) -> None:
+    """Put a batch's new hidden states in the place of its old ones: into the same memory where they fit, so that the heap does not tear."""
+    if hidden[number].shape == after.shape and hidden[number].dtype == after.dtype:
+        hidden[number].copy_(after)
+    else:
         hidden[number] = after
 
 

@@ -44,7 +44,7 @@ def observe_block(
             if also:
                 also(number, before, after)
             if keep_outputs:
-                hidden[number] = after
+                blocks.replace(hidden, number, after)
     layers = {
         name: {m.card.name: m.extra["finish"](state[m.card.name], sequences) for m in of_layer}
         for name, state in collected.items()

@@ -18,7 +18,7 @@ from core.model.training import train
     paper=Paper(
         "Zimmer, Andoni, Spiegel, Pokutta", 2023, "PERP: Rethinking the Prune-Retrain Paradigm in the Era of LLMs", "2312.15230"
     ),
-    learning_rate=1e-3,
+    learning_rate=5e-3,
     place="recovery/training",
 )
 def norms_and_biases(

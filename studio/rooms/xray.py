@@ -74,7 +74,8 @@ def _wire(bench: Bench, metric: gr.Radio, again: gr.Button, note: gr.HTML, maps:
                 gr.Radio([], value=None),
                 gr.Button("X-ray this model", variant="primary"),
                 told,
-                *[None] * len(maps),
+                *[gr.skip()] * (len(maps) - 1),
+                gr.Column(visible=False),
                 gr.Dropdown([], value=None),
             )
         names = [row["name"] for row in seen.data["layers"]]

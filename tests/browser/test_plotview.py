@@ -109,7 +109,7 @@ def test_an_event_of_an_older_drawing_is_dropped(page):
     page.get_by_role("tab", name="First").click()
     page.get_by_role("button", name="New figure").click()
     page.get_by_role("tab", name="Second").click()
-    page.wait_for_function("window.release")
+    page.wait_for_function("() => !!window.release")
     click = {"points": [{"curveNumber": 0, "pointIndex": 0, "x": "a", "y": 1}]}
     page.evaluate(_EMIT, ["plotly_click", click])
     page.evaluate("release()")
