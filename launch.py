@@ -113,7 +113,7 @@ def read_order(argv: list[str]) -> tuple[str, list[str], str | None]:
     methods, command = asked.pop("methods", None), asked.pop("command") or "studio"
     if command != "studio":
         for name in ("port", "host", "no_browser", "window", "token", "open"):
-            if asked.pop(name) not in (None, False):
+            if (given := asked.pop(name)) is not None and given is not False:  # 0 is a port
                 parser.error(f"--{name.replace('_', '-')} is for the studio, not for {command}")
     if command not in ("studio", "run") and asked.pop("runs", None):
         parser.error(f"--runs is for the studio and for run, not for {command}")
@@ -122,7 +122,7 @@ def read_order(argv: list[str]) -> tuple[str, list[str], str | None]:
     for name, value in asked.items():
         flag = "--" + name.replace("_", "-")
         for one in value if isinstance(value, list) else [value]:
-            words += [] if one in (None, False) else [flag] if one is True else [flag, str(one)]
+            words += [] if one is None or one is False else [flag] if one is True else [flag, str(one)]
     return command, words, methods
 
 

@@ -72,7 +72,7 @@ def create(path: Path) -> Path:
 def held(path: Path) -> Iterator[None]:
     """Hold the run's lock: the sign of life that ends with the process, however it ends."""
     try:
-        with FileLock(path / _LOCK, timeout=0):
+        with FileLock(path / _LOCK, timeout=1):  # whoever reads the state holds it for a moment: `is_held`
             yield
     except Timeout:
         raise ResourceError(f"Another process is working in {path}.", "Wait for it, or choose another --out.") from None
@@ -190,7 +190,7 @@ def status(path: Path) -> Status:
     """Read a run's state from disk alone. Raises FileNotFoundError where there is no run."""
     if not path.is_dir():
         raise FileNotFoundError(path)
-    events, _ = read_events(path)
+    events, seen = read_events(path)
     started = events[0]["time_s"] if events else path.stat().st_mtime
     at = Status(path, "running", started_s=started)
     for event in events:
@@ -202,6 +202,8 @@ def status(path: Path) -> Status:
             at = replace(at, stage=event["stage"], done=event["done"], total=event["total"])
     if is_held(path):
         return replace(at, seconds_left=_seconds_left(events))
+    if read_events(path, seen)[0]:
+        return status(path)  # it began or ended between the two looks
     if not events and time.time() - path.stat().st_mtime < 60:
         return replace(at, state="waiting")
     ended = events[-1]["time_s"] if events else started

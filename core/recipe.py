@@ -310,9 +310,7 @@ def read(path: Path) -> Recipe:
 
 def to_dict(recipe: Recipe, *, full: bool = False) -> dict[str, Any]:
     """Recipe -> plain mapping. `full` shows every default; else only what differs from the defaults."""
-    if full:
-        return _plain(recipe.model_dump(exclude_none=True))
-    return {"recipe": recipe.recipe, **_plain(recipe.model_dump(exclude_defaults=True, exclude_none=True))}
+    return {"recipe": recipe.recipe, **_shown(recipe, full)}
 
 
 def to_yaml(recipe: Recipe, *, full: bool = False) -> str:
@@ -323,6 +321,22 @@ def to_yaml(recipe: Recipe, *, full: bool = False) -> str:
     out = io.StringIO()
     yaml.dump(to_dict(recipe, full=full), out)
     return out.getvalue()
+
+
+def _shown(section: Section, full: bool) -> dict[str, Any]:
+    """A section's fields; None only where that is not the default (perplexity's `samples: null` means all there are)."""
+    out = {}
+    for name, field in type(section).model_fields.items():
+        value = getattr(section, name)
+        if value == field.default and (value is None or not full):
+            continue
+        if isinstance(value, Section):
+            out[name] = _shown(value, full)
+        elif isinstance(value, tuple):
+            out[name] = [_shown(item, full) if isinstance(item, Section) else _plain(item) for item in value]
+        else:
+            out[name] = _plain(value)
+    return out
 
 
 def _plain(value: Any) -> Any:

@@ -71,6 +71,15 @@ def resident_bytes(pid: int) -> int:
 
 def watch(child: subprocess.Popen[bytes], out: Path, allowed: Limits, heard: Callable[[dict[str, Any]], None]) -> None:
     """Follow the run until it ends, by itself or ended here. Always leaves a terminal state in `out` and no process behind."""
+    try:
+        _follow(child, out, allowed, heard)
+    finally:
+        if child.poll() is None:  # the disk is full, or nobody reads what we tell: a run must not go on unwatched
+            stop(child, out)
+        close(child, out)
+
+
+def _follow(child: subprocess.Popen[bytes], out: Path, allowed: Limits, heard: Callable[[dict[str, Any]], None]) -> None:
     started_s, weighed_s, asked_s, offset = time.monotonic(), 0.0, math.inf, 0
     while not ended(child, _LOOK_S):
         events, offset = folder.read_events(out, offset)
@@ -90,7 +99,6 @@ def watch(child: subprocess.Popen[bytes], out: Path, allowed: Limits, heard: Cal
             stop(child, out, grace_s=0.0)
     for event in folder.read_events(out, offset)[0]:
         heard(event)
-    close(child, out)
 
 
 def stop(child: subprocess.Popen[bytes], out: Path, grace_s: float = GRACE_S) -> None:

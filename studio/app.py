@@ -14,11 +14,17 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
+from typing import TYPE_CHECKING
 
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # before gradio is imported
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 from studio.address import One, chosen_port, show  # light: a second start must not wait for gradio
+
+if TYPE_CHECKING:
+    import gradio as gr
+
+    from studio.worker import Worker
 
 ROOMS = (
     ("model", "Model"),
@@ -40,7 +46,7 @@ class Place:
     folders: tuple[Path, ...]
 
 
-def build(place: Place, quit_now: threading.Event):  # noqa: ANN201 - (Blocks, Worker), imported late
+def build(place: Place, quit_now: threading.Event) -> tuple[gr.Blocks, Worker]:
     """The page: header, job strip, rooms."""
     from studio import quick  # noqa: F401 - first: it makes the next import quick
 
@@ -53,7 +59,7 @@ def build(place: Place, quit_now: threading.Event):  # noqa: ANN201 - (Blocks, W
 
     worker = Worker(place.workspace / "worker")
     with gr.Blocks(title="Prunarium", analytics_enabled=False, fill_width=True, delete_cache=(3600, 86400)) as page:
-        signals = {name: gr.State(None) for name in ("model", "data", "budget", "run", "ended")}
+        signals = {name: gr.State(None) for name in ("model", "data", "budget", "by_hand", "run", "ended")}
         alive, timer, seen = gr.State([]), gr.Timer(0.5, active=False), gr.State(0)
         top = header.component()
         bar = strip.component()

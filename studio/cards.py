@@ -49,7 +49,12 @@ def hint(text: str, **rest: Any) -> gr.HTML:
 def _drawn(kind: str, label: str, value: Any = None, **rest: Any) -> gr.HTML:
     name = f' role="region" aria-label="{label}"' if label else ""
     return gr.HTML(
-        value=value, html_template=f'<div class="{kind}"{name}></div>', js_on_load=_CODE, apply_default_css=False, elem_classes="drawn", **rest
+        value=value,
+        html_template=f'<div class="{kind}"{name}></div>',
+        js_on_load=_CODE,
+        apply_default_css=False,
+        elem_classes="drawn",
+        **rest,
     )
 
 
@@ -143,7 +148,12 @@ def sample_texts(report: dict[str, Any] | None, prompts: list[str]) -> list[dict
             samples = ((report or {}).get(moment) or {}).get("samples") or []
             if number < len(samples):
                 out.append(
-                    {"title": title, "tone": COLOURS[moment], "lead": prompt, "text": _lines(str(samples[number]).removeprefix(prompt))}
+                    {
+                        "title": title,
+                        "tone": COLOURS[moment],
+                        "lead": prompt,
+                        "text": _lines(str(samples[number]).removeprefix(prompt)),
+                    }
                 )
     return out
 

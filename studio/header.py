@@ -64,13 +64,13 @@ def wire(bench: Bench, head: Header, spots: dict[str, gr.Tab], seen: gr.State, q
         chosen = gr.Tabs(selected=room) if room in spots else gr.skip()
         return opened.model, opened.data, opened.revision, run, opened.revision, chosen, _shown(opened.model, opened.data)
 
-    def again(revision: int, model: str | None, run: str | None) -> Any:
+    def again(revision: int, model: str | None, data: str | None) -> Any:
         """The page came to the front: has another tab changed what is open?"""
         opened = bench.workspace.read()
         if opened.revision == revision:
             return gr.skip()
-        if opened.model != model:
-            gr.Info("Another tab has opened another model; it is shown here now.")
+        if (opened.model, opened.data) != (model, data):
+            gr.Info("Another tab has opened something else; it is shown here now.")
         brand = _shown(opened.model, opened.data)
         return opened.model, opened.data, opened.revision, opened.run, opened.revision, gr.skip(), brand
 
@@ -81,7 +81,7 @@ def wire(bench: Bench, head: Header, spots: dict[str, gr.Tab], seen: gr.State, q
     state = [bench.model, bench.data, bench.budget, bench.run, seen, bench.tabs, head.brand]
     bench.page.load(restore, None, state, **quiet).then(None, None, None, js="() => { window.prunariumReady = true; }")
     bench.page.load(None, None, None, js=_FIRST)
-    head.brand.focus(again, [seen, bench.model, bench.run], state, **quiet)
+    head.brand.focus(again, [seen, bench.model, bench.data], state, **quiet)
     changed = [signal.change for signal in (bench.model, bench.data, bench.budget, bench.run)]
     gr.on(changed, noted, None, [seen, head.brand], **quiet, trigger_mode="always_last")
     for name, spot in spots.items():

@@ -17,9 +17,7 @@ def recipe_for(bench: Bench, source: str, curves: bool) -> dict[str, Any]:
     depth = ["block_influence"] if described.get("hidden", 1) else []  # undefined where the width changes between blocks
     observe: dict[str, Any] = {"scores": [*depth, "magnitude", "wanda"]}
     if curves:
-        observe["curves"] = (
-            {}
-        )
+        observe["curves"] = {}
     name = slug(source.removeprefix("builtin:").rstrip("/").rpartition("/")[2]).strip("-.")[:60] or "model"
     return {
         "recipe": 1,

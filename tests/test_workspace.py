@@ -23,6 +23,8 @@ def test_a_change_on_top_of_an_older_revision_is_refused_and_told(tmp_path):
     here = Workspace(tmp_path)
     seen = here.read().revision
     here.change(data="builtin:digits")
+    with pytest.raises(Overtaken):
+        here.change(run="mine", seen=seen)
     with pytest.raises(Overtaken, match="Another tab") as told:
         here.set_budget({"blocks.0": 0.5}, seen=seen)
     assert told.value.opened.data == "builtin:digits"

@@ -16,7 +16,7 @@ from core.errors import ModelError
 from core.events import Watcher
 from core.model.loading import LoadedModel
 
-BATCH_TOKENS = 2048  # at a time: large enough to keep the matrix products busy, small enough that a block's activations stay small
+BATCH_TOKENS = 1024  # enough to keep the matrix products busy; more only makes a block's activations larger
 BATCH_IMAGES = 32
 Hidden = list[Tensor]
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
@@ -33,7 +33,7 @@ def enter(loaded: LoadedModel, inputs: Tensor, batch: int | None = None) -> Hidd
     batch = batch or (max(BATCH_TOKENS // inputs.shape[1], 1) if inputs.dim() == 2 else BATCH_IMAGES)
 
     def catch(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        hidden.append(_first(args, kwargs).detach().clone())
+        hidden.append(_first(args, kwargs).detach())
         raise _Reached
 
     first = _first_block(loaded)
@@ -56,7 +56,7 @@ def enter(loaded: LoadedModel, inputs: Tensor, batch: int | None = None) -> Hidd
 def arguments(loaded: LoadedModel, inputs: Tensor) -> list[Arguments]:
     """What the model hands each block besides the hidden state (positions, masks), taken from one forward of one sequence.
 
-    Everything there has a leading dimension of 1 and broadcasts over a batch.
+    What has a leading dimension of 1 there broadcasts over a batch; `batch_for` says where something has not.
     """
     _first_block(loaded)
     found: list[Arguments] = []
@@ -81,6 +81,18 @@ def arguments(loaded: LoadedModel, inputs: Tensor) -> list[Arguments]:
             "The model does not call each of its blocks once.", "Use magnitude or random, which need no activations."
         )
     return found
+
+
+def batch_for(extras: list[Arguments]) -> int | None:
+    """Sequences at a time: 1 where a block is handed something that does not broadcast (Bloom's biases, a row a head), else None: as usual."""
+
+    def alone(value: Any) -> bool:
+        if isinstance(value, Tensor):
+            return value.dim() > 2 and len(value) != 1
+        parts = value.values() if isinstance(value, dict) else value if isinstance(value, (tuple, list)) else ()
+        return any(alone(part) for part in parts)
+
+    return 1 if any(alone(extra) for extra in extras) else None
 
 
 def through(block: nn.Module, hidden: Hidden, extra: Arguments, watcher: Watcher) -> Iterator[tuple[int, Tensor]]:

@@ -252,7 +252,7 @@ def _answer(output: Any) -> Tensor:
 def _not_the_same(why: str) -> ModelError:
     return ModelError(
         f"The saved model, loaded again, is not the one in memory ({why}), so it was not kept.",
-        "Please report this with the recipe and the model's architecture; the mask and the report are in the run folder.",
+        "Please report this with the recipe and the model's architecture; the mask is in the run folder.",
     )
 
 

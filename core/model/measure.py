@@ -108,7 +108,7 @@ def perplexity(loaded: LoadedModel, sequences: Tensor, watcher: Watcher, stage: 
     total = 0.0
     with torch.no_grad():
         for sequence in follow(sequences, stage, watcher, total=len(sequences)):
-            total += float(token_losses(loaded.model, sequence[None].to(loaded.device)).double().sum())
+            total += float(token_losses(loaded.model, sequence[None].to(loaded.device)).cpu().double().sum())
     mean = total / (len(sequences) * (sequences.shape[1] - 1))
     if isfinite(mean) and mean < 700:
         return exp(mean)

@@ -59,7 +59,7 @@ def stream(
     watcher.check()
     watcher.say(Progress(stage, 0, len(loaded.anatomy.blocks)))
     extras = blocks.arguments(loaded, inputs)
-    hidden = blocks.enter(loaded, inputs)
+    hidden = blocks.enter(loaded, inputs, blocks.batch_for(extras))
     for block, extra in zip(loaded.anatomy.blocks, extras, strict=True):
         with loaded.block(block.index) as module:
             yield block, module, hidden, extra

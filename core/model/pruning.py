@@ -104,7 +104,7 @@ def _shares(loaded: LoadedModel, step: Prune, method: Method, layers: Sequence[L
         by_name = {layer.name: layer for layer in layers}
 
         def scores(name: str) -> Tensor:
-            return _scores(loaded, by_name[name], step, method, statistics.get(name, {}), seed).flatten()
+            return _scores(loaded, by_name[name], step, method, statistics.get(name, {}), seed).flatten().cpu()
 
         given["scores"] = scores
     return allocator(given, step.allocation.params)
@@ -185,9 +185,7 @@ def _prune_blocks(
     loaded: LoadedModel, step: Prune, method: Method, inputs: Callable[[], Tensor], seed: int, watcher: Watcher
 ) -> Pruned:
     """Score whole blocks in the dense model, take the lowest out."""
-    allowed = [
-        block for block in loaded.anatomy.blocks if block.name not in step.protect and (not step.only or block.name in step.only)
-    ]
+    allowed = _chosen_blocks(loaded.anatomy, step.only, step.protect)
     scores = _block_scores(loaded, step, method, inputs, seed, watcher)
     if step.allocation.method == "by_hand":
         by_hand(step.allocation.shares, loaded.anatomy, ())
@@ -201,6 +199,22 @@ def _prune_blocks(
     rows = tuple(_block_row(block, asked[block.index], scores[block.name]) for block in loaded.anatomy.blocks)
     summary = {"blocks": torch.tensor([scores[block.name] for block in loaded.anatomy.blocks])}
     return Pruned(remove_blocks(loaded, sorted(removed)), {}, tuple(sorted(removed)), rows, summary)
+
+
+def _chosen_blocks(anatomy: Anatomy, only: Sequence[str], protect: Sequence[str]) -> list[Block]:
+    """The blocks that may go. `only` and `protect` as for layers: names or patterns, and one that fits nothing is an error."""
+
+    def fits(block: Block, patterns: Sequence[str]) -> bool:
+        return any(fnmatchcase(name, pattern) for name in (block.name, block.path) for pattern in patterns)
+
+    for pattern in (*only, *protect):
+        if not any(fits(block, (pattern,)) for block in anatomy.blocks):
+            names = ", ".join(block.name for block in anatomy.blocks[:3])
+            raise RecipeError(f"No block of this model fits {pattern!r}.", f"Blocks are called {names}, ...")
+    allowed = [block for block in anatomy.blocks if (not only or fits(block, only)) and not fits(block, protect)]
+    if not allowed:
+        raise RecipeError("The step leaves no block to remove: everything is protected.", "Shorten `protect`, or widen `only`.")
+    return allowed
 
 
 def _block_scores(

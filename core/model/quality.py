@@ -48,7 +48,7 @@ def _on_tokens(loaded: LoadedModel, ask: Curves) -> Check:
 
     def measure() -> float:
         with torch.no_grad():
-            return exp(float(torch.cat([token_losses(loaded.model, row[None]) for row in sequences]).double().mean()))
+            return exp(float(torch.cat([token_losses(loaded.model, row[None]) for row in sequences]).cpu().double().mean()))
 
     return Check(
         "perplexity", sequences, measure, {"source": ask.source, "samples": ask.samples, "tokens": ask.tokens, "stride": None}

@@ -44,17 +44,19 @@ def run_model(recipe: Recipe, path: Path, watcher: Watcher, loaded: LoadedModel,
         before = state.nonzero()
         kind, method = next((name, part.method) for name, part in step if part is not None)
         with clock.stage(kind):
-            state.take(kind, getattr(step, kind), number)
+            state.take(kind, getattr(step, kind))
+        if kind == "prune":
+            state.keep()  # now, so that a stop or a failure later loses no mask
         done = {"kind": kind, "method": method, "nonzero_before": before, "nonzero_after": state.nonzero()}
         state.steps.append(done | state.said)
         following = next(
             (name for later in recipe.steps[number + 1 : number + 2] for name, part in later if part is not None), None
         )
         if kind != "recover" and following not in ("prune", "reconstruct"):
-            state.pruned = state.metrics("pruned")
+            state.last = state.pruned = state.metrics("pruned")
         elif kind == "recover" and following != "recover":
-            state.recovered = state.metrics("recovered")
-    state.write()
+            state.last = state.recovered = state.metrics("recovered")
+    state.save()
     return state.fields()
 
 
@@ -66,6 +68,7 @@ class _State:
         self.dense: Metrics | None = None
         self.pruned: Metrics | None = None
         self.recovered: Metrics | None = None
+        self.last: Metrics | None = None
         self.masks: dict[str, PackedMask] = {}
         self.kept_blocks = [block.index for block in loaded.anatomy.blocks]
         self.blocks = len(self.kept_blocks)
@@ -96,7 +99,7 @@ class _State:
     def nonzero(self) -> int:
         return counts(self.loaded.model).nonzero
 
-    def take(self, kind: str, part: Any, number: int) -> None:
+    def take(self, kind: str, part: Any) -> None:
         """Carry out one step."""
         self.said = {}
         if kind == "prune":
@@ -121,9 +124,10 @@ class _State:
 
     def _recover(self, part: Recover) -> None:
         source = part.data or self.recipe.calibration
+        place = self.recipe.calibration.source if source.source == "auto" else source.source
         if self.loaded.tokenizer is None:
             raise ModelError("Recovery trains on text, and this model has no tokenizer.", "Leave the recover step out for it.")
-        stream = text.stream(source.source, self.loaded.tokenizer, part.batch, part.tokens, self.recipe.seed, source.column)
+        stream = text.stream(place, self.loaded.tokenizer, part.batch, part.tokens, self.recipe.seed, source.column)
         batches = (next(stream).to(self.loaded.device) for _ in range(part.steps))
         masks = {name: mask.unpack().to(self.loaded.device) for name, mask in self.masks.items()}
         before = self.nonzero()
@@ -133,8 +137,8 @@ class _State:
         _assert_zeros(self.loaded, masks)
         self.said = {"losses": [round(loss, 5) for loss in losses], "nonzero_change": self.nonzero() - before}
 
-    def write(self) -> None:
-        """Leave mask, scores, layers and, where asked, the model."""
+    def keep(self) -> None:
+        """Leave mask, scores and layers in the run folder."""
         mask = {f"{name}.weight": packed.unpack() for name, packed in self.masks.items()}
         if len(self.kept_blocks) < self.blocks:
             mask["blocks"] = torch.tensor([index in self.kept_blocks for index in range(self.blocks)])
@@ -146,6 +150,9 @@ class _State:
         if self.rows:
             frame = pd.DataFrame([asdict(row) | {"shape": list(row.shape)} for row in self.rows])
             folder.write_bytes(self.path / folder.LAYERS, frame.to_parquet(index=False))
+
+    def save(self) -> None:
+        """Leave the model, where asked."""
         if self.recipe.save.model:
             self.watcher.say(Progress("save", 0, 1))
             with self.clock.stage("save"):
@@ -155,7 +162,7 @@ class _State:
 
     def fields(self) -> dict[str, Any]:
         """The report's fields about the model."""
-        figures = self.recovered or self.pruned
+        figures = self.last
         sparsity: dict[str, float] = {}
         if figures and self.dense and self.dense.parameters and figures.nonzero is not None:
             sparsity["all_parameters"] = 1 - figures.nonzero / self.dense.parameters

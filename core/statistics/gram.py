@@ -12,5 +12,5 @@ def gram(total: Tensor | None, inputs: Tensor) -> Tensor:
     inputs (sequences, tokens, features) -> (features, features), accumulated in float64 because it is inverted later.
     """
     flat = inputs.flatten(0, -2)
-    product = (flat.T @ flat).double()
+    product = (flat.T @ flat).cpu().double()
     return product if total is None else total.add_(product)

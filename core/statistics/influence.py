@@ -14,4 +14,4 @@ def influence(state: tuple[Tensor, int] | None, before: Tensor, after: Tensor) -
     """
     cosine = torch.nn.functional.cosine_similarity(before.flatten(0, -2), after.flatten(0, -2), dim=-1)
     total, seen = state or (torch.zeros((), dtype=torch.float64), 0)
-    return total + cosine.double().sum().cpu(), seen + cosine.numel()
+    return total + cosine.cpu().double().sum(), seen + cosine.numel()

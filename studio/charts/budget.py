@@ -12,6 +12,8 @@ from core.budget import HIGHEST_SHARE, CostCurves, cost_at
 from studio.charts.xray import MARGIN, titled
 from studio.theme import SCALE, SEQUENCE
 
+_TIMES = [1, 1.5, 2, 3, 5, 10, 20, 50, 100, 1e3, 1e4, 1e6, 1e9]  # ticks of a logarithmic axis
+
 
 def cost_lines(curves: CostCurves, shares: Mapping[str, float]) -> go.Figure:
     """A line a block: how many times the quality figure grows with the share removed from that block alone; dots mark the present budget."""
@@ -38,7 +40,12 @@ def cost_lines(curves: CostCurves, shares: Mapping[str, float]) -> go.Figure:
     steep = max((values[-1] for values in curves.cost.values()), default=0.0) > math.log(4)
     figure.update_layout(margin=MARGIN, showlegend=len(units) <= 12, legend={"orientation": "h", "y": 1.12, "x": 0})
     figure.update_xaxes(title=titled("share removed from that block alone, %"), zeroline=False, range=[0, 97])
-    figure.update_yaxes(title=titled(f"{curves.metric}, times the dense one"), type="log" if steep else "linear", zeroline=False)
+    figure.update_yaxes(
+        title=titled(f"{curves.metric}, times the dense one"),
+        type="log" if steep else "linear",
+        tickvals=_TIMES if steep else None,
+        zeroline=False,
+    )
     return figure
 
 

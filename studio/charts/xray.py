@@ -141,8 +141,9 @@ def layer_map(data: Observations, metric: str) -> go.Figure | None:
     colour = [[None if x is None else math.log10(x) if spread and x > 0 else x for x in row] for row in values]
     bar: dict[str, Any] = {"title": {**titled(label(metric)), "side": "right"}, "thickness": 10, "outlinewidth": 0, "len": 0.96}
     if spread:
-        low, high = math.floor(math.log10(min(positive))), math.ceil(math.log10(max(positive)))
-        bar |= {"tickvals": list(range(low, high + 1)), "ticktext": [f"{10.0**power:g}" for power in range(low, high + 1)]}
+        ticks = [digit * 10.0**power for power in range(-12, 13) for digit in (1, 2, 5)]
+        ticks = [tick for tick in ticks if min(positive) <= tick <= max(positive)]
+        bar |= {"tickvals": [math.log10(tick) for tick in ticks], "ticktext": [f"{tick:g}" for tick in ticks]}
     heat = go.Heatmap(
         x=[str(block["index"]) for block in data["blocks"]], y=[escape(module) for module in modules], z=colour, customdata=values,
         colorscale=SCALE, xgap=1, ygap=1, colorbar=bar, hovertemplate="block %{x}, %{y}: %{customdata:.4g}<extra></extra>",

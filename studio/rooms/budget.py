@@ -59,7 +59,7 @@ def build(bench: Bench) -> None:
     lines = PlotlyView(height=320, alt="A line for each block: what removing a share of it alone costs", elem_id="budget-curves")
     drawer("sparsity", "perplexity", "estimate-and-measured")
     _wire(bench, held, bars, table, [note, measure, title, lines])
-    go.click(lambda: gr.Tabs(selected="prune"), None, bench.tabs, **_QUIET)
+    go.click(lambda times: (gr.Tabs(selected="prune"), (times or 0) + 1), bench.by_hand, [bench.tabs, bench.by_hand], **_TOLD)
 
     @plainly
     def start(source: str | None) -> str:

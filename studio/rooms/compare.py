@@ -7,11 +7,11 @@ from typing import Any
 
 import gradio as gr
 
-from studio import cards, jobs
+from core import folder
+from studio import cards, jobs, runs_table
 from studio.bench import Bench, plainly
 from studio.charts.compare import sparsity_figure
 from studio.plotview import PlotlyView, table_twin
-from studio.rooms.prune import asked
 
 _QUIET: dict[str, Any] = {"show_progress": "hidden", "queue": False, "api_visibility": "private"}
 _FEW = "Two finished runs are needed here. Prune twice, with another method or another share, and come back."
@@ -128,7 +128,7 @@ def layer_rows(first: list[dict[str, Any]], second: list[dict[str, Any]]) -> lis
 def pair_texts(bench: Bench, reports: list[dict[str, Any]], names: tuple[str, str]) -> list[dict[str, str]]:
     """What both final models write on, prompt by prompt."""
     out = []
-    recipes = [asked(bench, name) for name in names]
+    recipes = [runs_table.recipe_of(folder.status(bench.path_of(name))) for name in names]
     for report, recipe, side in zip(reports, recipes, "AB", strict=True):
         prompts = list(recipe.measure.generate) if recipe else []
         title = cards.MOMENTS["recovered" if report.get("recovered") else "pruned"]

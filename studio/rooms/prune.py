@@ -7,18 +7,16 @@ from typing import Any
 
 import gradio as gr
 
-from core import catalogue, folder
+from core import catalogue
 from core.errors import PrunariumError
-from core.recipe import Recipe, n_of_m, parse, read
-from studio import cards, jobs, known, views
+from core.recipe import Recipe, n_of_m, parse
+from studio import cards, known, views
 from studio.bench import Bench, plainly
-from studio.charts.run import layers_figure, live_figure
 from studio.plans import BY_HAND, PROMPT, Order, sentence, structures, to_recipe
-from studio.plotview import PlotlyView, table_twin
+from studio.results import results
 
 _QUIET: dict[str, Any] = {"show_progress": "hidden", "queue": False, "api_visibility": "private"}
 _TELL: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}  # only queued events make a State's change heard
-_NONE_YET = "No pruning run yet. Choose on the left, read the plan, press Prune."
 
 
 @dataclass(frozen=True)
@@ -56,8 +54,9 @@ def build(bench: Bench) -> None:
                 go = gr.Button("Prune", variant="primary", elem_id="prune-go", scale=2)
                 compare = gr.Button("Compare runs", scale=1)
             codes = views.command_views(elem_id="show-command")
-            _results(bench)
+            results(bench)
     _wire(bench, controls, params, plan, codes, go)
+    _wire_controls(bench, controls, params)
     compare.click(lambda: gr.Tabs(selected="compare"), None, bench.tabs, **_QUIET)
 
 
@@ -182,6 +181,16 @@ def _wire(bench: Bench, controls: Controls, params: gr.State, plan: gr.HTML, cod
     def start(params: dict[str, Any], *values: Any) -> str:
         return bench.start(_recipe(bench, params, values))
 
+    inputs = [params, *controls.all()]
+    changes = [control.change for control in controls.all()]
+    signals = [bench.model.change, bench.budget.change, params.change]
+    gr.on([*changes, *signals], planned, inputs, [plan, go, *codes], trigger_mode="always_last", **_QUIET)
+    go.click(start, inputs, bench.run, **_TELL)
+
+
+def _wire_controls(bench: Bench, controls: Controls, params: gr.State) -> None:
+    """Controls that depend on each other: each shows only what means something with the others."""
+
     def method_chosen(name: str, structure: str) -> Any:
         choices = structures(_card(name))
         kept = structure if structure in [value for _, value in choices] else choices[0][1]
@@ -192,87 +201,15 @@ def _wire(bench: Bench, controls: Controls, params: gr.State, plan: gr.HTML, cod
         by_hand = allocation == BY_HAND and structure != "blocks"
         return gr.Slider(visible=n_of_m(structure) is None and not by_hand), gr.Radio(visible=structure != "blocks")
 
-    inputs = [params, *controls.all()]
-    changes = [control.change for control in controls.all() if control is not controls.sparsity]
-    signals = [bench.model.change, bench.budget.change, params.change, controls.sparsity.change]
-    gr.on([*changes, *signals], planned, inputs, [plan, go, *codes], trigger_mode="always_last", **_QUIET)
+    def by_hand(name: str, structure: str) -> Any:
+        """The budget is what shall be pruned. It has no meaning for whole blocks, so these give way where the method can do without."""
+        single = structure == "blocks" and "unstructured" in [value for _, value in structures(_card(name))]
+        return "unstructured" if single else gr.skip(), BY_HAND
+
     controls.method.input(
         method_chosen, [controls.method, controls.structure], [controls.method, controls.structure, params], **_TELL
     )
     shapes = [controls.structure, controls.allocation]
     gr.on([part.change for part in shapes], fitting, shapes, [controls.sparsity, controls.allocation], **_QUIET)
+    bench.by_hand.change(by_hand, [controls.method, controls.structure], shapes, **_QUIET)
     controls.recovery.input(lambda chosen: gr.Slider(visible=chosen != "none"), controls.recovery, controls.steps, **_QUIET)
-    go.click(start, inputs, bench.run, **_TELL)
-
-
-def _results(bench: Bench) -> None:
-    """What the followed run tells while it works, and what it found in the end."""
-    nothing = cards.hint(_NONE_YET, elem_id="no-run")
-    with gr.Column(visible=False) as live_part:
-        gr.Markdown("### What the run tells")
-        live = PlotlyView(height=240, alt="Figures that the run tells while it works, over its seconds", elem_id="live-curve")
-    with gr.Column(visible=False) as done_part:
-        figures = cards.figure_cards(elem_id="prune-figures")
-        figure_table = table_twin("figures", ["Figure", "Dense", "Pruned", "Recovered"])
-        layers = PlotlyView(
-            height=260, alt="A bar for each layer: the share removed, and the error in its output", elem_id="prune-layers"
-        )
-        layer_table = table_twin("layers", ["Layer", "Asked %", "Removed %", "Output error"])
-        texts = cards.text_cards(elem_id="prune-texts")
-    timer = gr.Timer(1.0, active=False)
-    everything = [nothing, live_part, live, done_part, figures, figure_table, layers, layer_table, texts, timer]
-
-    def look(name: str | None) -> Any:
-        path = bench.runs / name if name else None
-        at = jobs.status(path) if path else None
-        recipe = asked(bench, name) if at else None
-        if at is None or recipe is None or not recipe.steps:
-            return _NONE_YET, *_hidden(), gr.Timer(active=False)
-        curves = jobs.curve(at.path)
-        working = gr.Column(visible=bool(curves) and (not at.ended or "loss" in curves))
-        report = jobs.report(at.path) if at.ended else None
-        if not report or not report.get("dense"):
-            said = "" if curves else _waiting(at)
-            return said, working, live_figure(curves), *_hidden()[2:], gr.Timer(active=not at.ended)
-        prompts = list(recipe.measure.generate)
-        return (
-            "", working, live_figure(curves), gr.Column(visible=True), cards.moments(report), cards.figure_rows(report),
-            layers_figure(report.get("layers") or []), layer_rows(report), cards.sample_texts(report, prompts), gr.Timer(active=False),
-        )  # fmt: skip
-
-    bench.run.change(look, bench.run, everything, trigger_mode="multiple", **_QUIET)
-    bench.ended.change(look, bench.run, everything, trigger_mode="multiple", **_QUIET)
-    timer.tick(look, bench.run, everything, **_QUIET)
-
-
-def _hidden() -> tuple[Any, ...]:
-    return gr.Column(visible=False), None, gr.Column(visible=False), [], [], None, [], []
-
-
-def _waiting(at: folder.Status) -> str:
-    if at.state == "failed":
-        return f"The run failed. {at.problem} {at.remedy}"
-    return "The run has not told any figure yet." if not at.ended else f"The run ended without figures ({at.state})."
-
-
-def asked(bench: Bench, name: str) -> Recipe | None:
-    """The recipe of a run: its resolved one, else what was asked for; None where neither can be read."""
-    for file in (bench.runs / name / folder.RECIPE, bench.runs / jobs.ASKED / f"{name}.yaml"):
-        try:
-            return read(file)
-        except PrunariumError:
-            continue
-    return None
-
-
-def layer_rows(report: dict[str, Any]) -> list[list[str]]:
-    """The layers' part of a report as rows of a table."""
-    return [
-        [
-            str(layer["name"]),
-            f"{100 * layer['asked']:.1f}",
-            f"{100 * layer['sparsity']:.1f}",
-            "not measured" if layer.get("output_error") is None else f"{layer['output_error']:.3g}",
-        ]
-        for layer in report.get("layers") or []
-    ]

@@ -9,7 +9,6 @@ import gradio as gr
 from core import folder
 from studio import cards, jobs, runs_table, views
 from studio.bench import Bench, plainly
-from studio.rooms.prune import asked
 
 _QUIET: dict[str, Any] = {"show_progress": "hidden", "queue": False, "api_visibility": "private"}
 _TELL: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}  # only queued events make a State's change heard
@@ -44,27 +43,11 @@ def build(bench: Bench) -> None:
 
     @plainly
     def choose(event: gr.SelectData) -> Any:
-        return shown(str(event.row_value[0]))
-
-    def shown(name: str) -> Any:
-        at = folder.status(bench.path_of(name))
-        recipe = asked(bench, name)
-        said = f"{name}: {at.state}. {at.problem} {at.remedy}".strip()
-        wrong = at.state in ("failed", "interrupted")
-        code = views.texts(recipe, str(at.path / folder.RECIPE))
-        return (
-            name,
-            gr.Column(visible=True),
-            {"text": said, "wrong": wrong},
-            cards.moments(jobs.report(at.path)),
-            str(at.path),
-            *code,
-            jobs.log_tail(at.path),
-        )
+        return _shown(bench, str(event.row_value[0]))
 
     @plainly
     def again(name: str) -> Any:
-        recipe = asked(bench, name)
+        recipe = runs_table.recipe_of(folder.status(bench.path_of(name)))
         if recipe is None:
             gr.Warning("This run left no recipe that can be read.", title="Not done")
             return gr.skip()
@@ -82,3 +65,21 @@ def build(bench: Bench) -> None:
     replay.click(again, chosen, bench.run, **_TELL)
     follow.click(show, chosen, [bench.run, bench.tabs], **_TELL)
     compare.click(lambda: gr.Tabs(selected="compare"), None, bench.tabs, **_QUIET)
+
+
+def _shown(bench: Bench, name: str) -> tuple[Any, ...]:
+    """What the details of a run show, in the order of their components."""
+    at = folder.status(bench.path_of(name))
+    recipe = runs_table.recipe_of(at)
+    said = f"{name}: {at.state}. {at.problem} {at.remedy}".strip()
+    wrong = at.state in ("failed", "interrupted")
+    code = views.texts(recipe, str(at.path / folder.RECIPE))
+    return (
+        name,
+        gr.Column(visible=True),
+        {"text": said, "wrong": wrong},
+        cards.moments(jobs.report(at.path)),
+        str(at.path),
+        *code,
+        jobs.log_tail(at.path),
+    )

@@ -31,7 +31,7 @@ def address() -> Iterator[str]:
             told = gr.Textbox(label="Told", elem_id="told")
         with gr.Tab("Second"):
             view = PlotlyView(bars(1, 2, 3), alt='A "quoted" ${alt} {{text}}', height=300, elem_id="view")
-        new.click(lambda: bars(3, 2, 1), None, view)
+        new.click(lambda: (bars(3, 2, 1), "made"), None, [view, told])
 
         def chosen(event: gr.EventData) -> str:
             at = picked(event)
@@ -77,11 +77,15 @@ def bar(page: Page, number: int):
 
 
 def test_a_figure_in_a_room_that_is_not_shown_is_drawn_when_it_is(page):
-    expect(page.get_by_role("tab", name="Second")).to_be_visible(timeout=PATIENCE_MS)
-    assert page.locator("#view .plotview[data-rev]").count() == 0
-    shown(page)
+    view = shown(page)
+    page.get_by_role("tab", name="First").click()
+    page.get_by_role("button", name="New figure").click()
+    told_is(page, "made")
+    expect(view).to_have_attribute("data-rev", "1")
+    page.get_by_role("tab", name="Second").click()
+    expect(view).not_to_have_attribute("data-rev", "1")
     expect(page.locator("#view .bars .point path")).to_have_count(3)
-    assert bar(page, 2).bounding_box()["height"] > 100
+    assert bar(page, 0).bounding_box()["height"] > 100
 
 
 def test_a_click_tells_what_was_clicked_and_in_which_drawing(page):

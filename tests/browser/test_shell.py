@@ -11,6 +11,7 @@ from playwright.sync_api import expect
 from core import folder
 from core.events import Progress
 from studio.app import ROOMS
+from studio.workspace import Workspace
 from tests.browser.conftest import ready, reload, watch
 from tests.studio_process import command, running
 
@@ -43,26 +44,34 @@ def test_the_page_loads_with_no_error_and_nothing_from_outside(studio, visit):
     expect(strip(page)).to_be_hidden()
 
 
-@pytest.mark.parametrize("light", ["light", "dark"])
 @pytest.mark.parametrize("room", NAMES)
-def test_no_serious_accessibility_finding(studio, visit, room, light, shots):
-    page = visit(studio.address, room, __theme=light)
+def test_no_serious_accessibility_finding_by_day_or_night(studio, visit, room, shots):
+    page = visit(studio.address, room, __theme="light")
     expect(page.get_by_role("tab", name=dict(ROOMS)[room], exact=True)).to_have_attribute("aria-selected", "true")
     page.add_style_tag(content="* { transition: none !important; animation: none !important; }")
-    found = Axe().run(page).response["violations"]
-    page.screenshot(path=shots / f"{room}-{light}.png", full_page=True)
-    serious = [
-        (at["id"], [node["html"][:160] for node in at["nodes"]][:4]) for at in found if at["impact"] in ("serious", "critical")
-    ]
-    assert serious == []
+    for light in ("light", "dark"):
+        page.evaluate("dark => document.body.classList.toggle('dark', dark)", light == "dark")
+        found = Axe().run(page).response["violations"]
+        page.screenshot(path=shots / f"{room}-{light}.png", full_page=True)
+        serious = [
+            (at["id"], [node["html"][:160] for node in at["nodes"]][:4])
+            for at in found
+            if at["impact"] in ("serious", "critical")
+        ]
+        assert serious == [], light
 
 
-@pytest.mark.parametrize("room", NAMES)
-def test_a_phones_width_needs_no_sideways_scrolling(studio, visit, room):
-    page = visit(studio.address, room)
+def test_a_phones_width_needs_no_sideways_scrolling_in_any_room(studio, visit):
+    page = visit(studio.address)
     page.set_viewport_size({"width": 390, "height": 844})
-    expect(page.locator("#head")).to_be_visible()
-    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    for room, label in ROOMS:
+        tab = page.get_by_role("tab", name=label, exact=True)
+        if not tab.is_visible():
+            page.get_by_role("button", name="More tabs").first.click()
+            tab = page.locator("#rooms .overflow-dropdown button").get_by_text(label, exact=True)
+        tab.click()
+        expect(page.get_by_role("tabpanel").get_by_role("heading", name=label, exact=True)).to_be_visible()
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390, room
 
 
 def test_the_room_stands_in_the_address_and_survives_a_reload(studio, visit, told):
@@ -149,6 +158,16 @@ def test_words_of_a_run_are_text_never_markup(studio, visit):
     page.locator("#runs-table").get_by_text("x<img").last.click()
     expect(page.locator("#run-title")).to_contain_text(bad)
     assert page.evaluate("window.pwned") is None
+
+
+def test_a_tab_that_comes_back_is_told_what_another_has_opened(studio, visit):
+    page = visit(studio.address, "runs")
+    page.wait_for_function("window.prunariumReady")
+    Workspace(studio.workspace).change(data="builtin:trec")
+    page.evaluate("window.dispatchEvent(new Event('focus'))")
+    expect(page.locator("#brand .open")).to_contain_text("builtin:trec")
+    expect(page.get_by_text("Another tab has opened something else")).to_be_visible()
+    Workspace(studio.workspace).change(data="builtin:digits")
 
 
 def test_a_second_start_opens_the_running_one_and_says_so(studio):

@@ -165,7 +165,18 @@ def test_a_dragged_bar_changes_the_prediction_and_the_server_confirms_it(room, h
 def test_keys_move_lock_and_walk_along_the_bars(room, house):
     page = room("budget")
     bar(page, 0).focus()
-    for key in ("ArrowUp", "ArrowUp", "Shift+ArrowUp", "ArrowDown", "ArrowRight", "End", "l", "ArrowUp", "ArrowRight", "PageUp"):
+    for key in (
+        "ArrowUp",
+        "ArrowUp",
+        "Shift+ArrowUp",
+        "ArrowDown",
+        "ArrowRight",
+        "End",
+        "l",
+        "ArrowDown",
+        "ArrowRight",
+        "PageUp",
+    ):
         page.keyboard.press(key)
     assert [now(page, index) for index in range(3)] == [11, 95, 10]
     expect(bar(page, 1)).to_have_attribute("aria-valuetext", "remove 95 %, locked")
@@ -175,10 +186,11 @@ def test_keys_move_lock_and_walk_along_the_bars(room, house):
     assert on_disk(house) == {"shares": {"blocks.0": 0.11, "blocks.1": 0.95, "blocks.2": 0.33}, "locked": ["blocks.1"]}
 
 
-def test_a_share_typed_as_text_is_told_and_changes_nothing(room, house):
+@pytest.mark.parametrize("text", ["lots", "130", "-3", ""])
+def test_what_is_no_percentage_is_told_and_changes_nothing(room, house, text):
     page = room("budget", shares={"blocks.0": 0.25})
     field = page.get_by_label("Block 0: percent to remove")
-    field.fill("lots")
+    field.fill(text)
     field.press("Enter")
     expect(page.locator(".eq-told")).to_contain_text("type a percentage between 0 and 95")
     expect(field).to_have_value("25")
@@ -252,10 +264,12 @@ def test_two_hundred_bars_of_a_model_with_a_hostile_name_are_drawn_as_text(room,
     assert page.locator("img[src=x]").count() == 0
 
 
-def test_prune_with_this_budget_goes_to_the_prune_room(room):
+def test_prune_with_this_budget_goes_to_the_prune_room_and_chooses_the_budget(room):
     page = room("budget", shares={"blocks.0": 0.3})
     page.get_by_role("button", name="Prune with this budget").click()
     expect(page.get_by_role("tab", name="Prune & recover")).to_have_attribute("aria-selected", "true")
+    expect(page.get_by_label("The budget by hand")).to_be_checked()
+    expect(page.locator("#plan .plan")).to_contain_text("what your budget says")
 
 
 def test_a_finished_run_of_the_budget_stands_beside_its_prediction(room, house):
