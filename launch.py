@@ -113,7 +113,8 @@ def read_order(argv: list[str]) -> tuple[str, list[str], str | None]:
     methods, command = asked.pop("methods", None), asked.pop("command") or "studio"
     if command != "studio":
         for name in ("port", "host", "no_browser", "window", "token", "open"):
-            if (given := asked.pop(name)) is not None and given is not False:  # 0 is a port
+            given = asked.pop(name)
+            if given is not None and given is not False:  # 0 is a port
                 parser.error(f"--{name.replace('_', '-')} is for the studio, not for {command}")
     if command not in ("studio", "run") and asked.pop("runs", None):
         parser.error(f"--runs is for the studio and for run, not for {command}")

@@ -59,9 +59,8 @@ def create(path: Path) -> Path:
     try:
         path.mkdir(parents=True, exist_ok=True)
         if any((path / name).exists() for name in (RECIPE, REPORT, EVENTS)):
-            raise ResourceError(
-                f"The folder {path} already holds a run.", "Choose another --out; finished work is never overwritten."
-            )
+            left = "finished work is never overwritten." if (path / REPORT).exists() else "or remove it: that run did not finish."
+            raise ResourceError(f"The folder {path} already holds a run.", f"Choose another --out; {left}")
         (path / _LOCK).touch()
     except OSError as error:
         raise disk_error(error, path) from None

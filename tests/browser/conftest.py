@@ -16,9 +16,9 @@ _LEAVING = ("AbortError: signal is aborted", "Connection errored out")
 _SILENT = ("data", "blob", "about")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def studio(tmp_path_factory: pytest.TempPathFactory, chromium: str) -> Iterator[Studio]:
-    """One studio for all browser tests."""
+    """One studio for each file of browser tests: what one file has opened or run is not another's first page."""
     expect.set_options(timeout=PATIENCE_MS)
     with running(tmp_path_factory.mktemp("studio")) as at:
         yield at
