@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import sys
 import threading
@@ -20,6 +19,7 @@ from core.errors import ModelError
 from core.events import Progress, Watcher, follow
 from core.model.counts import blank_image, unique
 from core.model.loading import LoadedModel
+from core.model.memory import give_back
 
 WARM_UPS = 2
 _SAMPLE_EVERY_S = 0.001
@@ -115,7 +115,7 @@ def resident_rise_bytes(work: Callable[[], object]) -> int:
     """How far the resident set of this process rose above where it stood while `work` ran. Freed memory is given back first where the system can."""
     gc.collect()
     if sys.platform == "linux":
-        _give_back()
+        give_back()
     process = psutil.Process()
     before = process.memory_info().rss
     highest, done = [before], threading.Event()
@@ -132,10 +132,3 @@ def resident_rise_bytes(work: Callable[[], object]) -> int:
         done.set()
         watching.join()
     return max(highest[0], process.memory_info().rss) - before
-
-
-def _give_back() -> None:
-    """Ask the C library to return freed pages, so that memory left from earlier work is not reused unseen. musl has no such call."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None:
-        trim(0)

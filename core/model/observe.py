@@ -15,6 +15,7 @@ from core.method import Method, get
 from core.model import blocks
 from core.model.anatomy import Block, Layer
 from core.model.loading import LoadedModel
+from core.model.memory import give_back
 
 Statistics = dict[str, Tensor]
 
@@ -63,6 +64,7 @@ def stream(
     for block, extra in zip(loaded.anatomy.blocks, extras, strict=True):
         with loaded.block(block.index) as module:
             yield block, module, hidden, extra
+        give_back()
         watcher.say(Progress(stage, block.index + 1, len(loaded.anatomy.blocks)))
         watcher.check()
 
