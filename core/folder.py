@@ -141,9 +141,13 @@ def append_event(path: Path, progress: Progress) -> None:
     """Add one line to the run's events; a single write, so that readers never see half a line from it."""
     line = json.dumps(finite(asdict(progress)), allow_nan=False) + "\n"
     try:
-        descriptor = os.open(path / EVENTS, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        descriptor = os.open(path / EVENTS, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
         try:
-            os.write(descriptor, line.encode())
+            torn = (
+                os.lseek(descriptor, 0, os.SEEK_END)
+                and os.pread(descriptor, 1, os.lseek(descriptor, 0, os.SEEK_END) - 1) != b"\n"
+            )
+            os.write(descriptor, b"\n" * bool(torn) + line.encode())  # a line torn by a full disk must not swallow this one
         finally:
             os.close(descriptor)
     except OSError as error:

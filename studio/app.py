@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -215,6 +216,8 @@ def _wrong(options: argparse.Namespace) -> str:
     """What cannot be done as asked, in a sentence; nothing where all is well."""
     if options.host not in ("127.0.0.1", "localhost", "::1") and not options.token:
         return f"Answering on {options.host} lets others in. Give a word that they must know: --token WORD."
+    if options.token is not None and not re.fullmatch(r"[A-Za-z0-9._~-]{4,128}", options.token):
+        return "The token is part of an address and of a cookie: use 4 to 128 letters, digits, and . _ ~ -"
     for folder in options.open or ():
         if not Path(folder).expanduser().is_dir():
             return f"There is no folder {folder}. Give --open a folder."

@@ -23,6 +23,7 @@ FIGURES = {
     "latency_ms": ("Latency", True),
     "peak_memory_mb": ("Peak memory", True),
 }
+NOISY = {"latency_ms": 0.05, "peak_memory_mb": 0.05}  # two measurements differ by this share without any reason
 MOMENTS = {"dense": "Dense", "pruned": "Pruned", "recovered": "Recovered"}
 
 
@@ -98,7 +99,7 @@ def _card(key: str, title: str, metrics: dict[str, Any], dense: dict[str, Any], 
     rows = []
     for name, (label, less) in FIGURES.items():
         if name != lead and metrics.get(name) is not None:
-            rows.append([label, written(name, metrics[name]), _tone(metrics[name], dense.get(name), less)])
+            rows.append([label, written(name, metrics[name]), _tone(metrics[name], dense.get(name), less, NOISY.get(name, 0.0))])
     interval = metrics.get("accuracy_interval")
     if interval:
         rows.insert(0, ["95 % interval", " to ".join(written("accuracy", edge) for edge in interval), ""])
@@ -113,8 +114,8 @@ def _card(key: str, title: str, metrics: dict[str, Any], dense: dict[str, Any], 
     }
 
 
-def _tone(value: float, dense: float | None, less: bool) -> str:
-    if dense is None or value == dense:
+def _tone(value: float, dense: float | None, less: bool, slack: float) -> str:
+    if dense is None or abs(value - dense) <= slack * abs(dense):
         return ""
     return "better" if (value < dense) == less else "worse"
 

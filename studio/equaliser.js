@@ -28,7 +28,7 @@ function build() {
   host.replaceChildren(); bars = {}; parts = {};
   if (!model || !model.units.length) { host.append(make('p', 'eq-empty', model && model.empty || 'Open a model first.')); return; }
   const figures = put(make('dl', 'eq-figures'), figure('quality', `Predicted ${metricOf()}`, true), figure('measured', 'Measured'), figure('sparsity', 'Sparsity of the blocks'),
-    figure('kept', 'Parameters kept'), figure('bytes', 'Bytes of what is kept'));
+    figure('kept', 'Parameters kept'), figure('bytes', 'Bytes that are not zero'));
   parts.qualityTerm.append(make('span', 'badge badge-estimate', 'estimate')); parts.measuredTerm.append(make('span', 'badge badge-measured', 'measured'));
   const slider = make('input'); slider.type = 'range'; slider.min = 0; slider.max = 100 * model.highest; slider.step = 0.5;
   slider.setAttribute('aria-label', 'All blocks: sparsity of all unlocked bars, moved together');

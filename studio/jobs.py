@@ -176,7 +176,12 @@ def admit(source: str, folders: tuple[Path, ...]) -> str:
     text = source.strip()
     if not text:
         raise ResourceError("No source was given.", "Type builtin:tiny-llama, a folder, or a file.")
-    path = Path(text).expanduser()
+    if "\0" in text:
+        raise ResourceError("The name holds a character that no path has.", "Type it again.")
+    try:
+        path = Path(text).expanduser()
+    except RuntimeError:
+        raise ResourceError(f"There is no home folder for {text.split('/')[0]}.", "Give the whole path.") from None
     found = [path] if path.is_absolute() else [base / path for base in folders if (base / path).exists()]
     if text.startswith("builtin:") or (not found and _HUB_ID.match(text)):
         return text

@@ -144,7 +144,9 @@ def _amount(prune: Any) -> str:
         return f"keep {pattern[0]} of each {pattern[1]} consecutive inputs"
     if prune.allocation.method == BY_HAND:
         count = len(prune.allocation.shares)
-        return f"remove what your budget says from {count} {'unit' if count == 1 else 'units'}"
+        whole = all(name.count(".") == 1 for name in prune.allocation.shares)
+        word = "block" if whole else "place"
+        return f"remove what your budget says from {count} {word if count == 1 else word + 's'}"
     share = f"{100 * (prune.sparsity or 0):.3g} %"
     if prune.structure == "blocks":
         return f"remove {share} of the blocks"

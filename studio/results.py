@@ -24,6 +24,7 @@ def results(bench: Bench) -> None:
         live = PlotlyView(height=240, alt="Figures that the run tells while it works, over its seconds", elem_id="live-curve")
     with gr.Column(visible=False) as done_part:
         figures = cards.figure_cards(elem_id="prune-figures")
+        saved = cards.hint("", elem_id="prune-saved")
         figure_table = table_twin("figures", ["Figure", "Dense", "Pruned", "Recovered"])
         layers = PlotlyView(
             height=260, alt="A bar for each layer: the share removed, and the error in its output", elem_id="prune-layers"
@@ -31,7 +32,7 @@ def results(bench: Bench) -> None:
         layer_table = table_twin("layers", ["Layer", "Asked %", "Removed %", "Output error"])
         texts = cards.text_cards(elem_id="prune-texts")
     timer = gr.Timer(1.0, active=False)
-    everything = [nothing, live_part, live, done_part, figures, figure_table, layers, layer_table, texts, timer]
+    everything = [nothing, live_part, live, done_part, figures, saved, figure_table, layers, layer_table, texts, timer]
 
     def look(name: str | None) -> tuple[Any, ...]:
         at = jobs.status(bench.runs / name) if name else None
@@ -53,7 +54,7 @@ def _seen(at: folder.Status) -> tuple[Any, ...]:
     if not report or not report.get("dense"):
         return "" if curves else _waiting(at), *curve, *_hidden()[2:], gr.Timer(active=not at.ended)
     layers = report.get("layers") or []
-    figures = cards.moments(report), cards.figure_rows(report)
+    figures = cards.moments(report), _where(at, report), cards.figure_rows(report)
     texts = cards.sample_texts(report, list(recipe.measure.generate))
     return "", *curve, gr.Column(visible=True), *figures, layers_figure(layers), layer_rows(report), texts, gr.Timer(active=False)
 
@@ -63,7 +64,16 @@ def _nothing(words: str) -> tuple[Any, ...]:
 
 
 def _hidden() -> tuple[Any, ...]:
-    return gr.Column(visible=False), None, gr.Column(visible=False), [], [], None, [], []
+    return gr.Column(visible=False), None, gr.Column(visible=False), [], "", [], None, [], []
+
+
+def _where(at: folder.Status, report: dict[str, Any]) -> str:
+    """Where the saved model lies and how to load it; how to save one where none was."""
+    saved = (report.get("protocol") or {}).get("saved")
+    if not saved:
+        return "The model was not saved: tick Save the pruned model and prune again; the mask and the recipe are in the run's folder."
+    place = at.path / folder.MODEL
+    return f"Saved, loaded again and found equal: {place} ({saved['size_bytes'] / 1e6:,.1f} MB, {saved['dtype']}). Load it with from_pretrained."
 
 
 def _waiting(at: folder.Status) -> str:

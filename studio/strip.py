@@ -8,7 +8,7 @@ from typing import Any
 import gradio as gr
 
 from core.folder import Status, stop_asked
-from studio import jobs
+from studio import cards, jobs
 from studio.bench import Bench, plainly
 
 _TEMPLATE = """<section class="strip" aria-label="Current run" hidden>
@@ -85,9 +85,24 @@ def shown(at: Status | None) -> dict[str, Any]:
         "total": at.total,
         "seconds_left": at.seconds_left,
         "seconds": seconds,
-        "values": [[name, f"{value:.4g}"] for name, value in list(at.values.items())[-3:] if isinstance(value, (int, float))],
+        "values": _outcome(at) or _told(at),
         "said": f"{at.problem} {at.remedy}".strip(),
     }
+
+
+def _told(at: Status) -> list[list[str]]:
+    """The last figures that a run told while it worked."""
+    return [[name, f"{value:.4g}"] for name, value in list(at.values.items())[-3:] if isinstance(value, (int, float))]
+
+
+def _outcome(at: Status) -> list[list[str]]:
+    """What a finished pruning run came to: its main figure, dense and at the end."""
+    report = (jobs.report(at.path) if at.state == "done" else None) or {}
+    dense, final = report.get("dense") or {}, report.get("recovered") or report.get("pruned") or {}
+    key = cards.main_figure(final)
+    if dense.get(key) is None or final.get(key) is None:
+        return []
+    return [[cards.FIGURES[key][0].lower(), f"{cards.written(key, dense[key])} → {cards.written(key, final[key])}"]]
 
 
 def _asked(at: Status) -> bool:

@@ -82,6 +82,16 @@ def test_a_torn_last_line_is_left_for_the_next_read(tmp_path):
     assert folder.read_events(path, offset)[0] == [{"stage": "b"}]
 
 
+def test_a_line_torn_for_good_does_not_swallow_the_next(tmp_path):
+    path = folder.create(tmp_path / "run")
+    folder.append_event(path, Progress("a", 1, 2))
+    with (path / folder.EVENTS).open("a") as file:
+        file.write('{"stage": "torn by a full disk')
+    folder.end(path, "failed", "The disk is full.", "Free some space.")
+    assert [event["stage"] for event in folder.read_events(path)[0]] == ["a", "failed"]
+    assert folder.status(path).state == "failed"
+
+
 def test_numbers_that_are_none_become_null(tmp_path):
     folder.write_json(tmp_path / "x.json", {"a": float("nan"), "b": [float("inf"), 1.5], "c": (1,)})
     assert json.loads((tmp_path / "x.json").read_text()) == {"a": None, "b": [None, 1.5], "c": [1]}

@@ -114,6 +114,10 @@ class TestAdmit:
     def test_nothing_and_what_is_not_there_are_said_in_a_sentence(self, tmp_path):
         with pytest.raises(ResourceError, match="No source"):
             jobs.admit("  ", (tmp_path,))
+        with pytest.raises(ResourceError, match="no home folder for ~nosuchuser"):
+            jobs.admit("~nosuchuser/x", (tmp_path,))
+        with pytest.raises(ResourceError, match="no path has"):
+            jobs.admit("a\0b", (tmp_path,))
         with pytest.raises(ResourceError, match="nothing at"):
             jobs.admit(str(tmp_path / "gone.txt"), (tmp_path,))
 

@@ -80,6 +80,13 @@ def test_the_resolved_recipe_shows_every_default():
     assert full["steps"][0]["prune"]["allocation"] == {"method": "uniform", "params": {}, "shares": {}}
 
 
+def test_all_the_samples_there_are_is_written_and_read_back():
+    text = "recipe: 1\nname: x\nmodel: {source: m}\nsteps: [{prune: {method: magnitude, sparsity: 0.5}}]\nmeasure: {perplexity: {samples: null}}\n"
+    recipe = from_yaml(text)
+    assert recipe.measure.perplexity.samples is None
+    assert from_yaml(to_yaml(recipe)) == recipe == from_yaml(to_yaml(recipe, full=True))
+
+
 def test_recipes_are_frozen():
     recipe = from_yaml(HEAD + "steps: [{prune: {method: wanda, sparsity: 0.5}}]")
     with pytest.raises(Exception, match="frozen"):

@@ -58,6 +58,30 @@ def arguments(loaded: LoadedModel, inputs: Tensor) -> list[Arguments]:
 
     What has a leading dimension of 1 there broadcasts over a batch; `batch_for` says where something has not.
     """
+    found = _noted(loaded, inputs[:1])
+    if len(inputs) > 1 and inputs.dim() == 2:
+        other = _noted(loaded, inputs[1:2])
+        if any(_differ(a, b) for a, b in zip(found, other, strict=True)):
+            raise ModelError(
+                "The blocks of this model are handed something that depends on the text, so text cannot wait between them.",
+                "Use magnitude or random, which need no activations.",
+            )
+    return found
+
+
+def _differ(one: Any, other: Any) -> bool:
+    """Do two blocks' arguments hold different numbers?"""
+    if isinstance(one, Tensor) and isinstance(other, Tensor):
+        return one.shape != other.shape or not torch.equal(one, other)
+    if isinstance(one, dict):
+        return any(_differ(one[key], other.get(key)) for key in one)
+    if isinstance(one, (tuple, list)) and isinstance(other, (tuple, list)):
+        return any(_differ(a, b) for a, b in zip(one, other, strict=False))
+    return False
+
+
+def _noted(loaded: LoadedModel, inputs: Tensor) -> list[Arguments]:
+    """The arguments of every block in one forward that ends at the last block."""
     _first_block(loaded)
     found: list[Arguments] = []
 
@@ -72,7 +96,7 @@ def arguments(loaded: LoadedModel, inputs: Tensor) -> list[Arguments]:
     handles.append(modules[-1].register_forward_hook(leave))
     try:
         with torch.no_grad(), suppress(_Reached):
-            call(loaded, inputs[:1])
+            call(loaded, inputs)
     finally:
         for handle in handles:
             handle.remove()
@@ -127,6 +151,18 @@ def call(loaded: LoadedModel, inputs: Tensor) -> Any:
     if loaded.anatomy.kind == "encoder":
         return loaded.model(input_ids=inputs)
     return loaded.model(inputs)
+
+
+def known_ids(loaded: LoadedModel, ids: Tensor) -> Tensor:
+    """The same ids. Raises ModelError where the tokenizer names a token that the model has no embedding for."""
+    table = loaded.model.get_input_embeddings() if hasattr(loaded.model, "get_input_embeddings") else None
+    rows = getattr(table, "num_embeddings", None)
+    if rows is not None and ids.numel() and int(ids.max()) >= rows:
+        raise ModelError(
+            f"The tokenizer gives token {int(ids.max()):,}, and the model has embeddings for {rows:,} tokens only.",
+            "The tokenizer belongs to another model: put the model's own tokenizer files into its folder.",
+        )
+    return ids
 
 
 def _first_block(loaded: LoadedModel) -> nn.Module:

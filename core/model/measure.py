@@ -12,6 +12,7 @@ from torch import Tensor
 
 from core.errors import ModelError
 from core.events import Progress, Watcher, follow
+from core.model.blocks import known_ids
 from core.model.counts import check_in_memory, counts, flops_per_token
 from core.model.latency import WARM_UPS, latency
 from core.model.likelihood import check_causal, token_losses
@@ -187,7 +188,7 @@ def _sequences(loaded: LoadedModel, asked: Perplexity) -> Tensor:
         raise ModelError(
             f"{loaded.name} has no tokenizer, so no text can be measured.", "Put its tokenizer files into the model's folder."
         )
-    return sequences(asked.source, loaded.tokenizer, asked.samples, asked.tokens, None, asked.column)
+    return known_ids(loaded, sequences(asked.source, loaded.tokenizer, asked.samples, asked.tokens, None, asked.column))
 
 
 def _joined(source: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from math import exp
+from math import exp, inf
 from typing import Any
 
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from core.errors import ModelError
 from core.model import text
-from core.model.blocks import call
+from core.model.blocks import call, known_ids
 from core.model.likelihood import token_losses
 from core.model.loading import LoadedModel
 from core.recipe import Curves
@@ -44,11 +44,11 @@ def open_check(loaded: LoadedModel, ask: Curves) -> Check:
 
 
 def _on_tokens(loaded: LoadedModel, ask: Curves) -> Check:
-    sequences = text.sequences(ask.source, loaded.tokenizer, ask.samples, ask.tokens, None).to(loaded.device)
+    sequences = known_ids(loaded, text.sequences(ask.source, loaded.tokenizer, ask.samples, ask.tokens, None)).to(loaded.device)
 
     def measure() -> float:
         with torch.no_grad():
-            return exp(float(torch.cat([token_losses(loaded.model, row[None]) for row in sequences]).cpu().double().mean()))
+            return _exp(torch.cat([token_losses(loaded.model, row[None]) for row in sequences]).cpu().double().mean())
 
     return Check(
         "perplexity", sequences, measure, {"source": ask.source, "samples": ask.samples, "tokens": ask.tokens, "stride": None}
@@ -65,6 +65,11 @@ def _on_labels(loaded: LoadedModel, ask: Curves) -> Check:
     def measure() -> float:
         with torch.no_grad():
             logits = torch.cat([call(loaded, image[None]).logits for image in images])
-            return exp(float(torch.nn.functional.cross_entropy(logits.float(), labels.to(logits.device))))
+            return _exp(torch.nn.functional.cross_entropy(logits.float(), labels.to(logits.device)))
 
     return Check("label perplexity", images, measure, {"source": source, "samples": len(labels)})
+
+
+def _exp(mean: Tensor) -> float:
+    """exp, infinite where a float cannot hold it: a ruined model is a point of a curve, not an error."""
+    return exp(float(mean)) if float(mean) < 700 else inf

@@ -18,6 +18,7 @@ from core.errors import ModelError
 from core.events import Progress, Watcher
 from core.method import get
 from core.model import export, measure, text
+from core.model.blocks import known_ids
 from core.model.counts import counts
 from core.model.loading import LoadedModel
 from core.model.masks import PackedMask, sparsity_of
@@ -39,6 +40,7 @@ def run_model(recipe: Recipe, path: Path, watcher: Watcher, loaded: LoadedModel,
         folder.write_json(path / folder.OBSERVATIONS, found)
     if not recipe.steps:
         return {"protocol": state.protocol}
+    check_steps(recipe, loaded)
     state.dense = state.metrics("dense")
     for number, step in enumerate(recipe.steps):
         before = state.nonzero()
@@ -125,10 +127,8 @@ class _State:
     def _recover(self, part: Recover) -> None:
         source = part.data or self.recipe.calibration
         place = self.recipe.calibration.source if source.source == "auto" else source.source
-        if self.loaded.tokenizer is None:
-            raise ModelError("Recovery trains on text, and this model has no tokenizer.", "Leave the recover step out for it.")
         stream = text.stream(place, self.loaded.tokenizer, part.batch, part.tokens, self.recipe.seed, source.column)
-        batches = (next(stream).to(self.loaded.device) for _ in range(part.steps))
+        batches = (known_ids(self.loaded, next(stream)).to(self.loaded.device) for _ in range(part.steps))
         masks = {name: mask.unpack().to(self.loaded.device) for name, mask in self.masks.items()}
         before = self.nonzero()
         method = get("recovery", part.method)
@@ -176,6 +176,15 @@ class _State:
         }  # fmt: skip
 
 
+def check_steps(recipe: Recipe, loaded: LoadedModel) -> None:
+    """Refuse, before anything is measured or changed, a step that this model cannot take."""
+    for step in recipe.steps:
+        if step.recover and loaded.tokenizer is None:
+            raise ModelError("Recovery trains on text, and this model has no tokenizer.", "Leave the recover step out for it.")
+        if step.prune and step.prune.structure in loaded.anatomy.refused:
+            raise ModelError(loaded.anatomy.refused[step.prune.structure], "Choose a structure that this model has.")
+
+
 def calibration_inputs(loaded: LoadedModel, source: Text, seed: int) -> Tensor:
     """Calibration ids (samples, tokens), or pixels (samples, c, h, w) for an image classifier."""
     if loaded.anatomy.kind == "image_classifier":
@@ -186,7 +195,8 @@ def calibration_inputs(loaded: LoadedModel, source: Text, seed: int) -> Tensor:
         raise ModelError(
             "This criterion reads text, and the model has no tokenizer.", "Use magnitude or random, which need no text."
         )
-    return text.sequences(source.source, loaded.tokenizer, source.samples, source.tokens, seed, source.column)
+    ids = text.sequences(source.source, loaded.tokenizer, source.samples, source.tokens, seed, source.column)
+    return known_ids(loaded, ids)
 
 
 def _renumbered(masks: Mapping[str, PackedMask], removed: tuple[int, ...], loaded: LoadedModel) -> dict[str, PackedMask]:

@@ -76,7 +76,7 @@ def _layer_row(
 
 def _block_means(rows: Sequence[dict[str, Any]], scores: Sequence[Method]) -> dict[str, float]:
     """The mean score of a block's weights: its layers' means weighted by their size."""
-    total = sum(row["parameters"] for row in rows)
+    total = max(sum(row["parameters"] for row in rows), 1)
     return {m.card.name: sum(row["scores"][m.card.name] * row["parameters"] for row in rows) / total for m in scores}
 
 

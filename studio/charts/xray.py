@@ -19,6 +19,7 @@ MEANING = {
     "magnitude": ("Magnitude", "mean |weight|"),
     "wanda": ("Wanda", "mean |weight| × input norm"),
 }
+CUT_ABOVE = 4  # times the second bar
 MARGIN = {"l": 62, "r": 12, "t": 10, "b": 46}
 
 
@@ -65,7 +66,20 @@ def importance(data: Observations, metric: str, chosen: str | None = None) -> go
         xaxis={"title": titled("Block"), "type": "category", "showgrid": False, "nticks": 30, "tickangle": 0},
     )
     figure.update_yaxes(title=titled(unit(metric)), rangemode="tozero")
+    _break_axis(figure, [(index, value) for _, index, value in rows if value is not None])
     return figure
+
+
+def _break_axis(figure: go.Figure, bars: Sequence[tuple[str, float]]) -> None:
+    """Where one bar dwarfs all others, end the axis above the second and write the cut bar's value on it: else nothing can be compared."""
+    ordered = sorted(bars, key=lambda bar: -bar[1])
+    if len(ordered) < 3 or not ordered[0][1] > CUT_ABOVE * ordered[1][1] > 0:
+        return
+    index, value = ordered[0]
+    figure.update_yaxes(range=[0, 1.3 * ordered[1][1]], rangemode="normal")
+    figure.add_annotation(
+        x=index, y=1, yref="paper", yanchor="top", text=f"{value:.2g}, cut", showarrow=False, font={"size": 11, "color": "#ffffff"}
+    )  # fmt: skip
 
 
 def importance_finding(data: Observations, metric: str) -> str:

@@ -14,6 +14,7 @@ from studio.charts.compare import sparsity_figure
 from studio.plotview import PlotlyView, table_twin
 
 _QUIET: dict[str, Any] = {"show_progress": "hidden", "queue": False, "api_visibility": "private"}
+_MEASURED_BY = {"latency_ms": "latency", "peak_memory_mb": "latency"}  # a figure -> the protocol that took it
 _FEW = "Two finished runs are needed here. Prune twice, with another method or another share, and come back."
 
 
@@ -49,7 +50,7 @@ def build(bench: Bench) -> None:
         reports = [jobs.report(bench.path_of(name)) or {} for name in (a, b)]
         removed = [report.get("layers") or [] for report in reports]
         return (
-            "", gr.Column(visible=True), pair_cards(reports, (a, b)), difference_rows(*reports), sparsity_figure(*removed, (a, b)),
+            apart(*reports), gr.Column(visible=True), pair_cards(reports, (a, b)), difference_rows(*reports), sparsity_figure(*removed, (a, b)),
             layer_rows(*removed), pair_texts(bench, reports, (a, b)),
         )  # fmt: skip
 
@@ -96,16 +97,22 @@ def difference_rows(first: dict[str, Any], second: dict[str, Any]) -> list[list[
         whole = cards.written(key, dense.get(key))
         if dense.get(key) != other.get(key) and key in ("perplexity", "accuracy", "parameters"):
             whole += f" / {cards.written(key, other.get(key))}"
-        rows.append(
-            [
-                label,
-                whole,
-                cards.written(key, a.get(key)),
-                cards.written(key, b.get(key)),
-                difference(key, a.get(key), b.get(key)),
-            ]
-        )
+        protocols = [(report.get("protocol") or {}).get(_MEASURED_BY.get(key, key)) for report in (first, second)]
+        both = a.get(key) is not None and b.get(key) is not None
+        change = "not comparable" if both and protocols[0] != protocols[1] else difference(key, a.get(key), b.get(key))
+        rows.append([label, whole, cards.written(key, a.get(key)), cards.written(key, b.get(key)), change])
     return rows
+
+
+def apart(first: dict[str, Any], second: dict[str, Any]) -> str:
+    """Which figures were taken by another protocol in the two runs, in a sentence; empty where all compare."""
+    said = []
+    for key in ("perplexity", "accuracy", "latency"):
+        one, other = ((report.get("protocol") or {}).get(key) for report in (first, second))
+        if one and other and one != other:
+            parts = [f"{name} {one.get(name)} and {other.get(name)}" for name in one if one.get(name) != other.get(name)]
+            said.append(f"{key} ({', '.join(parts)})")
+    return f"Not comparable, because measured in another way: {'; '.join(said)}." if said else ""
 
 
 def difference(key: str, a: float | None, b: float | None) -> str:

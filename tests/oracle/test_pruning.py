@@ -165,6 +165,13 @@ def test_block_influence_takes_out_the_blocks_that_turn_the_hidden_state_least()
     assert written.shape == (1, 19)
 
 
+def test_only_and_protect_choose_blocks_by_name_or_pattern():
+    done = run(llama(6), method="block_influence", structure="blocks", sparsity=0.5, protect=["blocks.[0-2]"])
+    assert done.removed == (3, 4, 5)
+    with pytest.raises(RecipeError, match=r"No block of this model fits 'blocks\.9'"):
+        run(llama(3), method="block_influence", structure="blocks", sparsity=0.5, only=["blocks.9"])
+
+
 def test_gpt2s_turned_layers_are_pruned_by_input():
     torch.manual_seed(0)
     model = GPT2LMHeadModel(GPT2Config(vocab_size=97, n_embd=32, n_layer=2, n_head=4, n_positions=64)).eval()

@@ -1,0 +1,118 @@
+"""The steps of a model run: what is refused before anything changes, what is kept when a later step fails, what the report adds up to."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from core import folder
+from core.errors import ModelError, Stopped
+from core.events import Silent
+from core.model import blocks
+from core.model.loading import from_module
+from core.model.steps import run_model
+from core.recipe import parse
+from core.run import Clock
+
+from . import tiny_models
+
+CALIBRATION = {"samples": 2, "tokens": 16}
+
+
+def recipe(*steps, **more):
+    return parse({"recipe": 1, "name": "x", "model": {"source": "x"}, "calibration": CALIBRATION, "steps": list(steps), **more})
+
+
+def loaded(model=None, tokenizer=True):
+    out = from_module(model or tiny_models.llama(), "tiny")
+    out.tokenizer = tiny_models.tokenizer() if tokenizer else None
+    return out
+
+
+@pytest.fixture
+def text(tmp_path):
+    path = tmp_path / "text.txt"
+    path.write_text("the quick brown fox jumps over the lazy dog. " * 40)
+    return {"calibration": {**CALIBRATION, "source": str(path)}}
+
+
+def run(model, asked, tmp_path, watcher=None):
+    path = folder.create(tmp_path / "run")
+    return run_model(asked, path, watcher or Silent(), model, Clock()), path
+
+
+@pytest.mark.quick
+def test_recovery_without_a_tokenizer_is_refused_before_a_weight_is_pruned(tmp_path):
+    model = loaded(tokenizer=False)
+    before = {name: tensor.clone() for name, tensor in model.model.state_dict().items()}
+    asked = recipe({"prune": {"method": "magnitude", "sparsity": 0.5}}, {"recover": {"method": "lora"}})
+    with pytest.raises(ModelError, match="no tokenizer"):
+        run(model, asked, tmp_path)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.model.state_dict().items())
+
+
+class StopsIn(Silent):
+    """Asks for a stop once a stage of that name has begun."""
+
+    def __init__(self, stage: str) -> None:
+        super().__init__()
+        self.stage = stage
+
+    def say(self, progress) -> None:
+        super().say(progress)
+        self.stop = self.stop or progress.stage == self.stage
+
+
+@pytest.mark.quick
+def test_a_stop_during_recovery_keeps_the_mask_of_the_prune_step(text, tmp_path):
+    asked = recipe(
+        {"prune": {"method": "magnitude", "sparsity": 0.5}}, {"recover": {"method": "lora", "steps": 5, "tokens": 16}}, **text
+    )
+    with pytest.raises(Stopped):
+        run(loaded(), asked, tmp_path, StopsIn("recover"))
+    masks = load_file(tmp_path / "run" / folder.MASK)
+    assert len(masks) == 14 and all(abs(float(mask.float().mean()) - 0.5) < 0.02 for mask in masks.values())
+
+
+@pytest.mark.quick
+def test_all_parameters_counts_what_is_zero_at_the_end_of_prune_recover_prune(text, tmp_path):
+    asked = recipe(
+        {"prune": {"method": "magnitude", "sparsity": 0.3}},
+        {"recover": {"method": "lora", "steps": 2, "batch": 1, "tokens": 16}},
+        {"prune": {"method": "magnitude", "sparsity": 0.6}},
+        **text,
+    )
+    fields, _ = run(loaded(), asked, tmp_path)
+    dense, last = fields["dense"], fields["pruned"]
+    assert fields["sparsity"]["all_parameters"] == 1 - last.nonzero / dense.parameters
+    assert abs(fields["sparsity"]["pruned_layers"] - 0.6) < 0.02, "the second share is over all weights, the first ones included"
+
+
+@pytest.mark.quick
+def test_a_tokenizer_of_another_model_is_named_with_both_numbers(text, tmp_path):
+    model = loaded(tiny_models.llama(vocab_size=60))
+    with pytest.raises(ModelError, match="embeddings for 60 tokens only"):
+        run(model, recipe({"prune": {"method": "wanda", "sparsity": 0.5}}, **text), tmp_path)
+
+
+@pytest.mark.quick
+def test_blocks_that_are_handed_something_of_the_text_are_refused():
+    model = tiny_models.llama()
+    rotary = model.model.rotary_emb.forward
+
+    def of_the_text(hidden, *args, **kwargs):
+        cos, sin = rotary(hidden, *args, **kwargs)
+        return cos + hidden.mean(), sin
+
+    model.model.rotary_emb.forward = of_the_text
+    ids = torch.randint(0, 300, (3, 16), generator=torch.Generator().manual_seed(0))
+    with pytest.raises(ModelError, match="depends on the text"):
+        blocks.arguments(from_module(model, "tiny"), ids)
+
+
+@pytest.mark.quick
+def test_a_model_ruined_by_pruning_has_an_infinite_cost_and_no_error():
+    from core.model.quality import _exp
+
+    assert _exp(torch.tensor(900.0)) == float("inf") and _exp(torch.tensor(0.0)) == 1.0
