@@ -17,6 +17,7 @@ from typing import Any
 from core.errors import RecipeError
 from core.recipe import Prune, Recipe, Step, n_of_m
 
+PRUNERS = ("score", "solver", "search")  # the kinds of method that a prune step may name; a name belongs to one of them
 FILE = Path(os.environ.get("PRUNARIUM_CATALOGUE") or Path(__file__).resolve().parent.parent / "assets" / "catalogue.json")
 
 
@@ -74,6 +75,17 @@ def load(file: Path = FILE) -> tuple[MethodCard, ...]:
 
 def of_kind(kind: str) -> tuple[MethodCard, ...]:
     return tuple(card for card in load() if card.kind == kind)
+
+
+def pruners() -> tuple[MethodCard, ...]:
+    """The cards of all methods that a prune step may name."""
+    return tuple(card for card in load() if card.kind in PRUNERS)
+
+
+def pruner(cards: tuple[MethodCard, ...], name: str) -> MethodCard:
+    """The card of a prune step's method. Raises RecipeError."""
+    kind = next((card.kind for card in cards if card.name == name and card.kind in PRUNERS), "score")
+    return find(cards, kind, name)
 
 
 def resolve(recipe: Recipe, cards: tuple[MethodCard, ...] | None = None) -> Recipe:
@@ -149,10 +161,10 @@ def _resolved_step(step: Step, cards: tuple[MethodCard, ...]) -> Step:
 
 
 def _resolved_prune(prune: Prune, cards: tuple[MethodCard, ...]) -> Prune:
-    card = find(cards, "score", prune.method)
+    card = pruner(cards, prune.method)
     structure = "N:M" if n_of_m(prune.structure) else prune.structure
     if structure not in card.structures:
-        others = ", ".join(c.name for c in cards if c.kind == "score" and structure in c.structures) or "none yet"
+        others = ", ".join(c.name for c in cards if c.kind in PRUNERS and structure in c.structures) or "none yet"
         raise RecipeError(
             f"{prune.method} does not work on {structure}; it works on {', '.join(card.structures)}.",
             f"For {structure}: {others}.",

@@ -110,6 +110,23 @@ def score(name: str, *, label: str, paper: Paper | None = None, needs: set[str] 
     return _register("score", name, label, paper, needs, **{"compare": "layer", "structures": ("unstructured", "N:M"), **card})
 
 
+def solver(name: str, *, label: str, paper: Paper | None = None, needs: set[str] | None = None, **card: Any) -> Decorator:
+    """A criterion that also changes the weights that stay: function(weight, decide, ...) -> (new weight (out, in), kept bool (out, in)).
+
+    May name weight (out, in) float32, share (to remove), pattern ((n, m) or None), and its needs. Structures: unstructured, N:M.
+    """
+    return _register("solver", name, label, paper, needs, **{"structures": ("unstructured", "N:M"), **card})
+
+
+def search(name: str, *, label: str, paper: Paper | None = None, **card: Any) -> Decorator:
+    """Which units to remove, found by trying: function(units, count, evaluate, ...) -> names of the units to remove, first removed first.
+
+    May name units (names, in order), count, evaluate (set of removed names -> mean loss in nats on the calibration inputs), sizes ({unit: parameters}),
+    generator (torch's), watcher. Structures: blocks, sublayers.
+    """
+    return _register("search", name, label, paper, **{"structures": ("blocks",), **card})
+
+
 def allocator(name: str, *, label: str, paper: Paper | None = None, needs: set[str] | None = None, **card: Any) -> Decorator:
     """A total sparsity -> {layer name: share to remove}.
 

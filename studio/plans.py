@@ -121,7 +121,7 @@ def sentence(recipe: Recipe, cards: tuple[catalogue.MethodCard, ...]) -> str:
     parts = []
     for step in recipe.steps:
         if step.prune:
-            label = labels.get(("score", step.prune.method), step.prune.method)
+            label = catalogue.pruner(cards, step.prune.method).label
             parts.append(
                 f"{_amount(step.prune)} of {_short(recipe.model.source)} by {label}{_seen(recipe, step.prune.method, cards)}"
             )
@@ -160,7 +160,7 @@ def _amount(prune: Any) -> str:
 
 
 def _seen(recipe: Recipe, method: str, cards: tuple[catalogue.MethodCard, ...]) -> str:
-    needs = next((card.needs for card in cards if card.kind == "score" and card.name == method), ())
+    needs = next((card.needs for card in cards if card.kind in catalogue.PRUNERS and card.name == method), ())
     if not needs:
         return ", which looks at the weights alone"
     at, source = recipe.calibration, recipe.calibration.source

@@ -61,12 +61,12 @@ def build(bench: Bench) -> None:
 
 
 def _controls(bench: Bench, params: gr.State) -> Controls:
-    methods = [(card.label, card.name) for card in catalogue.of_kind("score") if not card.problem]
+    methods = [(card.label, card.name) for card in catalogue.pruners() if not card.problem]
     spread = [(card.label, card.name) for card in catalogue.of_kind("allocator") if not card.problem]
     healers = [("None", "none"), *((card.label, card.name) for card in catalogue.of_kind("recovery") if not card.problem)]
     start = "wanda" if ("Wanda", "wanda") in methods else methods[0][1]
     method = gr.Dropdown(methods, value=start, label="Method", elem_id="method", info=_card(start).summary)
-    broken = [f"{card.label} cannot be used: {card.problem}." for card in catalogue.of_kind("score") if card.problem]
+    broken = [f"{card.label} cannot be used: {card.problem}." for card in catalogue.pruners() if card.problem]
     if broken:
         cards.hint(" ".join(broken), elem_id="broken-methods")
     _method_details(bench, method, params)
@@ -113,7 +113,7 @@ def _controls(bench: Bench, params: gr.State) -> Controls:
 
 
 def _card(name: str) -> catalogue.MethodCard:
-    return catalogue.find(catalogue.load(), "score", name)
+    return catalogue.pruner(catalogue.load(), name)
 
 
 def _method_details(bench: Bench, method: gr.Dropdown, params: gr.State) -> None:

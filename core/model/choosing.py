@@ -1,0 +1,54 @@
+"""Which layers and blocks a prune step touches, and what a budget by hand asks of each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
+
+from core.errors import RecipeError
+from core.model.anatomy import Anatomy, Block, Layer
+
+
+def chosen_layers(anatomy: Anatomy, only: Sequence[str], protect: Sequence[str]) -> list[Layer]:
+    """The layers a step touches. `only` and `protect`: layer or block names, or patterns with * ? [ ]. A name that fits nothing is an error."""
+
+    def fits(layer: Layer, pattern: str) -> bool:
+        return any(fnmatchcase(name, pattern) or name.startswith(pattern + ".") for name in (layer.name, layer.path))
+
+    for pattern in (*only, *protect):
+        if not any(fits(layer, pattern) for layer in anatomy.layers):
+            names = ", ".join(layer.name for layer in anatomy.layers[:3])
+            raise RecipeError(f"No layer of this model fits {pattern!r}.", f"Layers are called {names}, ...")
+    layers = [layer for layer in anatomy.layers if not only or any(fits(layer, pattern) for pattern in only)]
+    layers = [layer for layer in layers if not any(fits(layer, pattern) for pattern in protect)]
+    if not layers:
+        raise RecipeError("The step leaves no layer to prune: everything is protected.", "Shorten `protect`, or widen `only`.")
+    return layers
+
+
+def by_hand(shares: Mapping[str, float], anatomy: Anatomy, layers: Sequence[Layer]) -> dict[str, float]:
+    """{layer or block name: share} -> {layer name: share}. A layer's own name wins over its block's; what is not named stays whole."""
+    known = {layer.name for layer in anatomy.layers} | {block.name for block in anatomy.blocks}
+    for name in shares:
+        if name not in known:
+            raise RecipeError(
+                f"The budget names {name!r}, which this model does not have.", f"It has {', '.join(sorted(known)[:4])}, ..."
+            )
+    block_name = {block.index: block.name for block in anatomy.blocks}
+    return {layer.name: shares.get(layer.name, shares.get(block_name.get(layer.block, ""), 0.0)) for layer in layers}
+
+
+def chosen_blocks(anatomy: Anatomy, only: Sequence[str], protect: Sequence[str]) -> list[Block]:
+    """The blocks that may go. `only` and `protect` as for layers: names or patterns, and one that fits nothing is an error."""
+
+    def fits(block: Block, patterns: Sequence[str]) -> bool:
+        return any(fnmatchcase(name, pattern) for name in (block.name, block.path) for pattern in patterns)
+
+    for pattern in (*only, *protect):
+        if not any(fits(block, (pattern,)) for block in anatomy.blocks):
+            names = ", ".join(block.name for block in anatomy.blocks[:3])
+            raise RecipeError(f"No block of this model fits {pattern!r}.", f"Blocks are called {names}, ...")
+    allowed = [block for block in anatomy.blocks if (not only or fits(block, only)) and not fits(block, protect)]
+    if not allowed:
+        raise RecipeError("The step leaves no block to remove: everything is protected.", "Shorten `protect`, or widen `only`.")
+    return allowed

@@ -1,0 +1,23 @@
+"""What a prune step leaves: plain data that the run writes down."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from core.model.loading import LoadedModel
+from core.model.masks import PackedMask
+from core.report import LayerRow
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """What a prune step did. masks: {module path: kept}; removed: indices of blocks taken out; scores: small summaries for the run folder."""
+
+    loaded: LoadedModel
+    masks: Mapping[str, PackedMask] = field(default_factory=dict)
+    removed: tuple[int, ...] = ()
+    rows: tuple[LayerRow, ...] = ()
+    scores: Mapping[str, Tensor] = field(default_factory=dict)
