@@ -24,7 +24,7 @@ from pathlib import Path
 from types import FrameType
 from typing import IO, Any
 
-from core import folder, summary
+from core import catalogue, folder, summary
 from core.errors import PrunariumError
 from core.recipe import read
 from core.views import slug
@@ -72,6 +72,8 @@ class Teller:
 def run_recipe(recipe: Path, out: Path | None, runs: Path, minutes: float | None, *, as_json: bool) -> int:
     """Run a recipe to its end, telling standard error how it goes. Returns the exit code: 0 done, 1 failed, 130 stopped by Ctrl-C."""
     asked = read(recipe)
+    if not os.environ.get("PRUNARIUM_METHODS"):
+        catalogue.resolve(asked)  # what the file gets wrong is said now, not after the run's imports
     allowed = limits(minutes)
     out = folder.create(out or runs / f"{slug(asked.name)}-{time.strftime('%Y%m%d-%H%M%S')}")
     teller = Teller(sys.stderr.isatty())

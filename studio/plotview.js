@@ -44,7 +44,7 @@ const paint = async () => {
   if (!value) return;
   waiting = !host.offsetWidth;  // plotly mismeasures in a room that is not shown: draw when it is
   if (waiting) return;
-  const plotly = await window.plotlyReady;
+  const plotly = await window.plotlyReady();
   if (value !== props.value) return;  // a newer figure is already waiting
   const figure = value.fig ? JSON.parse(value.fig) : {data: [], layout: {xaxis: {visible: false}, yaxis: {visible: false}}};
   host.classList.toggle('empty', !value.fig);

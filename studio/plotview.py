@@ -13,11 +13,15 @@ import plotly
 
 SCRIPT = Path(plotly.__file__).parent / "package_data" / "plotly.min.js"
 CODE = Path(__file__).with_name("plotview.js").read_text(encoding="utf-8")
-# One script tag for the whole page: each view waits for the promise, so plotly's 4.5 MB never hold up the first paint.
-HEAD = (
-    "<script>window.plotlyReady = new Promise(done => { window.plotlyLoaded = () => done(window.Plotly); });</script>"
-    f'<script async src="/gradio_api/file={SCRIPT.as_posix()}" onload="plotlyLoaded()"></script>'
-)
+# Reading plotly's 4.5 MB holds the page up for half a second, so it waits until a figure is to be drawn, or until the page has nothing else to do.
+HEAD = f"""<script>window.plotlyReady = () => window.plotlyComing ||= new Promise((done, failed) => {{
+  const script = document.createElement('script');
+  script.onload = () => done(window.Plotly);
+  script.onerror = failed;
+  script.src = '/gradio_api/file={SCRIPT.as_posix()}';
+  document.head.append(script);
+}});
+addEventListener('load', () => setTimeout(() => requestIdleCallback(window.plotlyReady), 3000));</script>"""
 _revisions = itertools.count(1)
 
 

@@ -18,17 +18,21 @@ from core.model.loading import LoadedModel
 from core.recipe import Curves
 
 
+_IMAGES_AT_ONCE = 64
+
+
 @dataclass(frozen=True)
 class Check:
     """measure() -> exp of the mean negative log-likelihood: of the next token (`perplexity`) or of the right label (`label perplexity`).
 
-    inputs: what it reads, one forward a row, in order. `protocol` says how, so that the figure can be compared.
+    inputs: what it reads, in order, one forward for each `batch` rows. `protocol` says how, so that the figure can be compared.
     """
 
     metric: str
     inputs: Tensor
     measure: Callable[[], float]
     protocol: dict[str, Any]
+    batch: int = 1
 
 
 def open_check(loaded: LoadedModel, ask: Curves) -> Check:
@@ -64,10 +68,10 @@ def _on_labels(loaded: LoadedModel, ask: Curves) -> Check:
 
     def measure() -> float:
         with torch.no_grad():
-            logits = torch.cat([call(loaded, image[None]).logits for image in images])
+            logits = torch.cat([call(loaded, part).logits for part in images.split(_IMAGES_AT_ONCE)])
             return _exp(torch.nn.functional.cross_entropy(logits.float(), labels.to(logits.device)))
 
-    return Check("label perplexity", images, measure, {"source": source, "samples": len(labels)})
+    return Check("label perplexity", images, measure, {"source": source, "samples": len(labels)}, _IMAGES_AT_ONCE)
 
 
 def _exp(mean: Tensor) -> float:

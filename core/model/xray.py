@@ -117,7 +117,7 @@ def measure_curves(loaded: LoadedModel, ask: Curves, calibration: Tensor, seed: 
     for block, module, hidden, extra in stream(loaded, calibration, watcher, "observe for curves"):
         statistics |= observe_block(loaded, block, module, hidden, extra, statistics_of([method]), watcher, keep_outputs=True)[0]
     watcher.say(Progress("curves", 0, len(loaded.anatomy.blocks) * len(levels)))
-    states, extras = blocks.enter(loaded, check.inputs, batch=1), blocks.arguments(loaded, check.inputs)
+    states, extras = blocks.enter(loaded, check.inputs, batch=check.batch), blocks.arguments(loaded, check.inputs)
     with loaded.block(0) as block_0, torch.no_grad():
         in_tuples = isinstance(block_0(states[0], *extras[0][0], **extras[0][1]), tuple)
     for block in loaded.anatomy.blocks:
