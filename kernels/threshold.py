@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+import numba
 import numpy as np
 
 _PASSES = ((21, 11), (10, 11), (0, 10))  # (shift, bits): 32 bits of a float in three histograms
+_CHUNKS = 8  # of an array, each counted by one thread at a time
 
 
 def drops_per_array(array: Callable[[int], np.ndarray], sizes: Sequence[int], drop: int) -> list[int]:
@@ -19,26 +21,52 @@ def drops_per_array(array: Callable[[int], np.ndarray], sizes: Sequence[int], dr
         raise ValueError(f"cannot drop {drop} of {sum(sizes)}")
     if drop == 0:
         return [0] * len(sizes)
-    prefix, left = np.uint32(0), drop
+    prefix, left = 0, drop
     for shift, bits in _PASSES:
-        counts = np.zeros(1 << bits, np.int64)
+        counts = np.zeros((_CHUNKS, 1 << bits), np.int64)
         for i in range(len(sizes)):
-            key = _ordered(array(i))
-            inside = key[(key >> np.uint32(shift + bits)) == (prefix >> np.uint32(shift + bits))] if shift + bits < 32 else key
-            counts += np.bincount((inside >> np.uint32(shift)) & np.uint32((1 << bits) - 1), minlength=1 << bits)
-        bucket = int(np.searchsorted(np.cumsum(counts), left))
-        left -= int(counts[:bucket].sum())
-        prefix |= np.uint32(bucket << shift)
+            _count(_bits(array(i)), prefix >> (shift + bits), shift, bits, counts)
+        total = counts.sum(0)
+        bucket = int(np.searchsorted(np.cumsum(total), left))
+        left -= int(total[:bucket].sum())
+        prefix |= bucket << shift
     out = []
     for i in range(len(sizes)):
-        key = _ordered(array(i))
-        tied = min(int((key == prefix).sum()), left)
+        below, equal = _below_and_equal(_bits(array(i)), prefix)
+        tied = min(equal, left)
         left -= tied
-        out.append(int((key < prefix).sum()) + tied)
+        out.append(below + tied)
     return out
 
 
-def _ordered(values: np.ndarray) -> np.ndarray:
-    """Floats as unsigned integers in the same order: positive ones get the sign bit, negative ones are inverted. -0.0 counts as 0.0."""
-    bits = (np.ascontiguousarray(values, np.float32).reshape(-1) + np.float32(0.0)).view(np.uint32)
-    return np.where(bits >> np.uint32(31), ~bits, bits | np.uint32(1 << 31))
+def _bits(values: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(values, np.float32).reshape(-1).view(np.uint32)
+
+
+@numba.njit(inline="always")
+def _ordered(bits: int) -> int:
+    """A float's bits as an unsigned number in the same order: positive ones get the sign bit, negative ones are inverted. -0.0 counts as 0.0."""
+    if bits == 0x80000000:
+        return 0x80000000
+    return bits ^ 0xFFFFFFFF if bits >> 31 else bits | 0x80000000
+
+
+@numba.njit(parallel=True, cache=True, nogil=True)
+def _count(values: np.ndarray, prefix: int, shift: int, bits: int, counts: np.ndarray) -> None:
+    """Add to `counts` (chunks, 2^bits) the next bits of those values whose higher bits are `prefix`."""
+    size, mask = values.shape[0], (1 << bits) - 1
+    for chunk in numba.prange(_CHUNKS):
+        for i in range(chunk * size // _CHUNKS, (chunk + 1) * size // _CHUNKS):
+            key = _ordered(np.int64(values[i]))
+            if key >> (shift + bits) == prefix:
+                counts[chunk, (key >> shift) & mask] += 1
+
+
+@numba.njit(parallel=True, cache=True, nogil=True)
+def _below_and_equal(values: np.ndarray, cut: int) -> tuple[int, int]:
+    below = equal = 0
+    for i in numba.prange(values.shape[0]):
+        key = _ordered(np.int64(values[i]))
+        below += key < cut
+        equal += key == cut
+    return below, equal

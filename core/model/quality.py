@@ -17,7 +17,6 @@ from core.model.likelihood import token_losses
 from core.model.loading import LoadedModel
 from core.recipe import Curves
 
-
 _IMAGES_AT_ONCE = 64
 
 

@@ -55,16 +55,7 @@ def _factor(gram: Tensor, damp: float, watcher: Watcher) -> tuple[Tensor, Tensor
     if known is not None and known[0]() is gram:
         return known[1], dead
     used = damp
-    while True:
-        hessian = gram.double().clone()
-        diagonal = hessian.diagonal()
-        diagonal[dead] = 1.0
-        diagonal += used * diagonal.mean()
-        lower, failed = torch.linalg.cholesky_ex(hessian)
-        if not failed:
-            factor, failed = torch.linalg.cholesky_ex(torch.cholesky_inverse(lower), upper=True)
-        if not failed and torch.isfinite(factor).all():
-            break
+    while (factor := _inverted(gram, dead, used)) is None:
         if used >= _HIGHEST_DAMP:
             raise ModelError(
                 "The inputs of a layer cannot be inverted: its Gram matrix is not positive definite even with full damping.",
@@ -73,5 +64,25 @@ def _factor(gram: Tensor, damp: float, watcher: Watcher) -> tuple[Tensor, Tensor
         used = min(used * 10, _HIGHEST_DAMP)
         watcher.say(Progress("prune", kind="note", text=f"A Gram matrix was not positive definite: damping raised to {used:g}."))
     _last.clear()
-    _last[damp] = (weakref.ref(gram), factor.float())
+    _last[damp] = (weakref.ref(gram), factor)
     return _last[damp][1], dead
+
+
+def _inverted(gram: Tensor, dead: Tensor, damp: float) -> Tensor | None:
+    """U float32, upper triangular with U^T U = H^-1; None where H is not positive definite in float32 nor in float64.
+
+    With J the reversal of order, J H J = L L^T gives U = J L^-1 J: one factorisation and one triangular inverse, where the usual way (factor, invert,
+    factor again) takes twice the work.
+    """
+    for dtype in (torch.float32, torch.float64):
+        hessian = gram.flip(0, 1).to(dtype)  # a copy
+        diagonal = hessian.diagonal()
+        diagonal[dead.flip(0)] = 1.0
+        diagonal += damp * diagonal.mean()
+        lower, failed = torch.linalg.cholesky_ex(hessian)
+        if not failed:
+            identity = torch.eye(len(lower), dtype=dtype, device=lower.device)
+            factor = torch.linalg.solve_triangular(lower, identity, upper=False).flip(0, 1)
+            if torch.isfinite(factor).all():
+                return factor.float().contiguous()
+    return None

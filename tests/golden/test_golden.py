@@ -49,7 +49,9 @@ def outcome(name: str) -> tuple[dict, torch.Tensor | None]:
 @pytest.mark.parametrize("name", STEPS)
 def test_a_seeded_run_gives_what_it_gave(name):
     golden, (facts, mask) = json.loads(FACTS.read_text())[name], outcome(name)
-    assert facts["version"] == golden["version"], "the method's version was bumped: write the golden file anew, with a line in CHANGELOG.md"
+    assert facts["version"] == golden["version"], (
+        "the method's version was bumped: write the golden file anew, with a line in CHANGELOG.md"
+    )
     assert facts == golden
     if mask is not None:
         agree = float((load_file(MASKS)[name] == mask).float().mean())

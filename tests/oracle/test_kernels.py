@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from kernels.masks import keep_highest, keep_highest_per_row, keep_n_of_m
+from kernels.masks import keep_highest, keep_highest_per_row, keep_n_of_m, keep_n_of_m_in_torch
 from kernels.threshold import drops_per_array
 
 pytestmark = pytest.mark.quick
@@ -44,6 +44,7 @@ def test_n_of_m_keeps_the_n_highest_of_each_group(pattern, data):
     scores = data.draw(arrays(np.float32, shape, elements=VALUES))
     plain = plain_row_mask(scores.reshape(-1, m), m - n).reshape(shape)
     assert np.array_equal(keep_n_of_m(torch.from_numpy(scores), n, m).numpy(), plain)
+    assert np.array_equal(keep_n_of_m_in_torch(torch.from_numpy(scores), n, m).numpy(), plain)
 
 
 def test_equal_scores_drop_the_lower_column_first():
