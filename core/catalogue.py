@@ -31,7 +31,7 @@ class PaperCard:
 
 @dataclass(frozen=True)
 class ParamCard:
-    """A control: `type` is float | int | str | bool; bounds are inclusive, None where open."""
+    """A control: `type` is float | int | str | bool; bounds are inclusive, None where open. `longest`, `grammar`: of free text."""
 
     name: str
     label: str
@@ -40,6 +40,8 @@ class ParamCard:
     low: float | None = None
     high: float | None = None
     choices: tuple[str, ...] = ()
+    longest: int | None = None
+    grammar: str = ""
 
 
 @dataclass(frozen=True)

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
-from core.errors import RecipeError
 from core.events import Watcher, follow
-from core.method import Method, get
+from core.method import Method
 from core.model import blocks
+from core.model.allocating import allocate, check_structure, gather, needs_of_allocation
 from core.model.anatomy import Layer
-from core.model.choosing import by_hand, chosen_layers
+from core.model.choosing import chosen_layers
 from core.model.loading import LoadedModel
 from core.model.masks import PackedMask, decide, generator
-from core.model.observe import have, matrix, observe_block, statistics_of, stream
+from core.model.observe import have, matrix, observe_block, of_kind, stream
 from core.model.pruned import Pruned
+from core.model.scoring import layer_scores, output_error
 from core.recipe import Prune, n_of_m
 from core.report import LayerRow
 
@@ -27,8 +28,11 @@ def prune_weights(
 ) -> Pruned:
     """Carry out an unstructured or N:M step on the model in memory."""
     layers = chosen_layers(loaded.anatomy, step.only, step.protect)
-    shares = _shares(loaded, step, method, layers, inputs, seed, watcher)
-    if statistics_of([method]):
+    check_structure(step, layers)
+    needs = needs_of_allocation(step, method)
+    known = gather(loaded, step, method, layers, needs, {}, inputs, seed, watcher)
+    shares = allocate(loaded, step, method, layers, known, seed, watcher)
+    if of_kind(method.needed(step.params), "layer", "block"):
         return _prune_streaming(loaded, step, method, shares, inputs(), seed, watcher)
     found = _Found()
     for layer in follow(layers, f"prune: {step.method}", watcher):
@@ -36,51 +40,10 @@ def prune_weights(
     return found.pruned(loaded)
 
 
-def _shares(loaded: LoadedModel, step: Prune, method: Method, layers: Sequence[Layer], inputs: Callable[[], Tensor], seed: int,
-            watcher: Watcher) -> dict[str, float]:  # fmt: skip
-    """Allocate: the share that each layer gives."""
-    if n_of_m(step.structure):
-        if step.allocation.method != "uniform":
-            raise RecipeError(
-                f"{step.structure} fixes the share of every layer.", "Leave allocation out, or choose structure: unstructured."
-            )
-        for layer in layers:  # refuse before anything has changed
-            decide(torch.zeros(1, layer_columns(layer)), step.structure, step.sparsity, "row", layer.name)
-    if step.allocation.method == "by_hand":
-        return by_hand(step.allocation.shares, loaded.anatomy, layers)
-    allocator = get("allocator", step.allocation.method)
-    given: dict[str, object] = {"sizes": {layer.name: layer.parameters for layer in layers}, "sparsity": step.sparsity}
-    if "scores" in allocator.needs:
-        statistics = _dense_statistics(loaded, method, inputs, watcher)
-        by_name = {layer.name: layer for layer in layers}
-
-        def scores(name: str) -> Tensor:
-            return _scores(loaded, by_name[name], step, method, statistics.get(name, {}), seed).flatten().cpu()
-
-        given["scores"] = scores
-    return allocator(given, step.allocation.params)
-
-
-def layer_columns(layer: Layer) -> int:
-    """Inputs of a layer's weight as a matrix."""
-    return layer.parameters // layer.shape[0]
-
-
-def _dense_statistics(
-    loaded: LoadedModel, method: Method, inputs: Callable[[], Tensor], watcher: Watcher
-) -> dict[str, dict[str, Tensor]]:
-    """Statistics of every layer of the model as it stands, for scores that are compared across layers."""
-    names, found = statistics_of([method]), {}
-    if names:
-        for block, module, hidden, extra in stream(loaded, inputs(), watcher, "observe"):
-            found |= observe_block(loaded, block, module, hidden, extra, names, watcher, keep_outputs=True)[0]
-    return found
-
-
 def _prune_streaming(loaded: LoadedModel, step: Prune, method: Method, shares: Mapping[str, float], inputs: Tensor, seed: int,
                      watcher: Watcher) -> Pruned:  # fmt: skip
     """Each block: observe it dense, prune its layers, run it again pruned to feed the next one."""
-    found, names = _Found(), statistics_of([method])
+    found, names = _Found(), of_kind(method.needed(step.params), "layer", "block")
     last = max((b.index for b in loaded.anatomy.blocks if any(layer.name in shares for layer in b.layers)), default=-1)
     for block, module, hidden, extra in stream(loaded, inputs, watcher, f"prune: {step.method}"):
         touched = [layer for layer in block.layers if layer.name in shares]
@@ -118,13 +81,6 @@ class _Found:
         return Pruned(loaded, self.masks, (), tuple(self.rows), self.scores)
 
 
-def _scores(
-    loaded: LoadedModel, layer: Layer, step: Prune, method: Method, statistics: Mapping[str, Tensor], seed: int
-) -> Tensor:
-    weight = matrix(layer, loaded.module(layer.path).weight.detach()).float()
-    return method(have(weight, tuple(weight.shape), generator(seed, layer.name), statistics), step.params)
-
-
 def _prune_layer(loaded: LoadedModel, layer: Layer, step: Prune, method: Method, share: float, statistics: Mapping[str, Tensor], seed: int,
                  found: _Found, watcher: Watcher) -> None:  # fmt: skip
     """Score one layer, decide its mask, set what falls to zero; a solver does all three at once."""
@@ -135,17 +91,10 @@ def _prune_layer(loaded: LoadedModel, layer: Layer, step: Prune, method: Method,
         given |= {"share": share, "pattern": n_of_m(step.structure), "watcher": watcher}
         scores, keep = method(given, step.params)
     else:
-        scores = _scores(loaded, layer, step, method, statistics, seed)
+        scores = layer_scores(loaded, layer, method, step.params, statistics, seed)
         keep = decide(scores, step.structure, share, method.card.compare, layer.name)
     with torch.no_grad():
         if method.card.kind == "solver":
             flat.copy_(scores)
         flat.masked_fill_(~keep.to(flat.device), 0.0)
     found.add(layer, keep, scores, share, None if gram is None else output_error(before, flat.float(), gram))
-
-
-def output_error(before: Tensor, after: Tensor, gram: Tensor) -> float:
-    """How much of a layer's output on the calibration inputs is lost: |(before - after) X|^2 / |before X|^2, from gram = X X^T. Weights (out, in)."""
-    gram, lost = gram.to(before.device, torch.float32), before - after
-    whole = float((before @ gram).mul_(before).sum(dtype=torch.float64))
-    return float((lost @ gram).mul_(lost).sum(dtype=torch.float64)) / whole if whole > 0 else 0.0
