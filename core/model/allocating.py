@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from core.errors import RecipeError
+from core.errors import ModelError, RecipeError
 from core.events import Progress, Watcher
 from core.method import Method, get
 from core.model.anatomy import Layer
@@ -49,6 +49,11 @@ def gather(loaded: LoadedModel, step: Prune, method: Method, layers: Sequence[La
     names = of_kind(needs, "layer", "block")
     found = Evidence({layer.name: dict(gradients.get(layer.name, {})) for layer in layers})
     chosen = {layer.name for layer in layers}
+    if names and not loaded.anatomy.blocks:
+        raise ModelError(
+            f"This model has no chain of blocks to go through, and allocation {step.allocation.method} needs the activations of one.",
+            "Use allocation uniform, erk or pq_index, which need none.",
+        )
     for block, module, hidden, extra in stream(loaded, inputs(), watcher, "observe") if names else ():
         part = replace(block, layers=tuple(layer for layer in block.layers if layer.name in chosen))
         of_layers, of_block = observe_block(loaded, part, module, hidden, extra, names, watcher, keep_outputs=True)

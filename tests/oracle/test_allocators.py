@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import itertools
+
+import numpy as np
 import pytest
 import torch
 
 from core.budget import exactly, kept_in_proportion
 from core.catalogue import fill
+from core.errors import ModelError
 from core.events import Silent
 from core.method import get
 from core.model.loading import from_module
 from core.model.pruning import prune
 from core.recipe import parse
+from kernels.knapsack import cheapest
 from tests import tiny_models
 
 IDS = torch.randint(0, 300, (11, 16), generator=torch.Generator().manual_seed(3))
@@ -169,3 +174,142 @@ def test_parameters_outside_their_bounds_are_refused():
     card = get("allocator", "owl").card
     with pytest.raises(Exception, match=r"between 0 and 0\.3"):
         fill(card, {"spread": 0.5})
+
+
+@pytest.mark.quick
+def test_block_influence_weights_equal_the_rule_written_out():
+    model = tiny_models.llama(4)
+    with torch.no_grad():
+        for module in linears(model.model.layers[2]).values():
+            module.weight.mul_(4)
+    seen: dict[int, tuple] = {}
+    for index, block in enumerate(model.model.layers):
+        block.register_forward_hook(lambda m, args, out, index=index: seen.update({index: (args[0], out)}))
+    with torch.no_grad():
+        model(IDS)
+    influence = torch.tensor([float(1 - torch.cosine_similarity(*seen[i], dim=-1).double().mean()) for i in range(4)]).double()
+    raw = torch.sigmoid(1.5 * (influence - influence.mean()) / influence.std(correction=0))
+    kept = raw / raw.mean() * 0.4  # the blocks are of one size; no block is full
+    assert kept.max() < 1
+    fields = {"sparsity": 0.6, "allocation": {"method": "influence_weighted", "params": {"strength": 1.5}}}
+    done = run(model, method="magnitude", **fields)
+    for row in done.rows:
+        assert row.asked == pytest.approx(1 - float(kept[row.block]), abs=1e-6 + 1.01 / row.parameters)
+    assert removed(done) == round(0.6 * sum(row.parameters for row in done.rows))
+    assert max(float(kept[i]) for i in range(4)) == float(kept[2])
+
+
+@pytest.mark.quick
+def test_the_pq_index_equals_its_definition_and_has_hand_values():
+    """All equal: 0. One of four: 1 - 4^-1 * 1 / 1 = 0.75 (p = 1/2, q = 1: d^(1/q - 1/p) = 1/4, both norms 1)."""
+    from core.allocate.pq_index import _index
+
+    assert _index(torch.full((2, 2), -3.0), 0.5) == 0.0
+    assert _index(torch.tensor([[0.0, 0.0], [7.0, 0.0]]), 0.5) == pytest.approx(0.75)
+    assert _index(torch.zeros(2, 2), 0.5) == 1.0
+    weight = torch.randn(9, 11, generator=torch.Generator().manual_seed(1))
+    for p in (0.3, 0.5, 0.8):
+        norm = lambda power: float(weight.double().abs().pow(power).sum() ** (1 / power))  # noqa: E731
+        assert _index(weight, p) == pytest.approx(1 - weight.numel() ** (1 - 1 / p) * norm(p) / norm(1))
+        assert _index(weight * 1e-20, p) == pytest.approx(_index(weight, p))
+
+
+@pytest.mark.quick
+def test_pq_index_takes_more_from_layers_that_are_nearly_sparse():
+    done = run(uneven(), method="magnitude", sparsity=0.5, allocation="pq_index")
+    shares = asked(done)
+    assert shares["blocks.1.mlp.up_proj"] > shares["blocks.2.mlp.up_proj"] > shares["blocks.0.mlp.up_proj"]
+    assert removed(done) == round(0.5 * sum(row.parameters for row in done.rows))
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize("seed", range(30))
+def test_the_cheapest_levels_equal_brute_force(seed):
+    rng = np.random.default_rng(seed)
+    items, levels = int(rng.integers(1, 5)), int(rng.integers(1, 6))
+    costs, weights = rng.random((items, levels)).round(1), rng.integers(0, 7, (items, levels))
+    for target in range(int(weights.max(axis=1).sum()) + 1):
+        choices = [
+            c for c in itertools.product(range(levels), repeat=items) if sum(weights[i, k] for i, k in enumerate(c)) >= target
+        ]
+        least = min(sum(costs[i, k] for i, k in enumerate(c)) for c in choices)
+        found = cheapest(costs, weights, target)
+        assert sum(weights[i, k] for i, k in enumerate(found)) >= target
+        assert sum(costs[i, k] for i, k in enumerate(found)) == pytest.approx(least)
+    with pytest.raises(ValueError, match="no choice weighs"):
+        cheapest(costs, weights, target + 1)
+
+
+@pytest.mark.quick
+def test_a_levels_cost_must_be_a_number():
+    with pytest.raises(ValueError, match="finite"):
+        cheapest(np.array([[np.nan]]), np.array([[1]]), 1)
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize("method", ["wanda", "magnitude"])
+def test_rate_distortion_finds_the_budget_that_brute_force_finds(method):
+    """Curves measured by whole-model forwards with each layer alone pruned, then every budget on a grid of 10 % tried."""
+    model, only = uneven(), ["blocks.1.mlp"]
+    inputs = dense_inputs(model)
+    sizes, curves = {}, {}
+    for name in ("gate_proj", "up_proj", "down_proj"):
+        path = f"model.layers.1.mlp.{name}"
+        weight, seen = model.get_submodule(path).weight.detach(), inputs[path].flatten(0, 1)
+        norm = inputs[path].pow(2).sum(dim=(0, 1)).div(len(IDS)).sqrt()
+        score, sizes[name], curves[name] = weight.abs() * norm if method == "wanda" else weight.abs(), weight.numel(), [0.0]
+        for level in range(1, 10):
+            pruned = weight.clone()
+            rows = score if method == "wanda" else score.reshape(1, -1)
+            drop = int(level / 10 * rows.shape[1] + 0.5 + 1e-9)
+            lowest = rows.argsort(dim=1, stable=True)[:, :drop]
+            pruned.view(rows.shape).scatter_(1, lowest, 0.0)
+            curves[name].append(float((seen @ (weight - pruned).T).square().sum() / (seen @ weight.T).square().sum()))
+    total = sum(sizes.values())
+    best = min(
+        (sum(curves[n][k] for n, k in zip(sizes, levels, strict=True)), levels)
+        for levels in itertools.product(range(10), repeat=3)
+        if sum(sizes[n] * k / 10 for n, k in zip(sizes, levels, strict=True)) >= 0.6 * total - 1e-9
+    )
+    done = run(model, method=method, sparsity=0.6, only=only, allocation="rate_distortion")
+    shares = {name.rpartition(".")[2]: share for name, share in asked(done).items()}
+    found = sum(float(np.interp(shares[n] * 10, range(10), curves[n])) for n in sizes)
+    assert found <= best[0] + 1e-3  # on a finer grid it can only be better
+    assert found == pytest.approx(best[0], rel=0.1)
+    uniform = sum(curves[n][6] for n in sizes)
+    assert found < uniform
+    assert sum(row.asked * row.parameters for row in done.rows) == pytest.approx(round(0.6 * total), abs=1e-6)
+
+
+@pytest.mark.quick
+def test_rate_distortion_by_hand():
+    """Two equal layers, one ten times as costly, straight curves: all from the cheap one up to its limit, the rest from the other."""
+    curves = {"cheap": {0.0: 0.0, 1.0: 0.1}, "dear": {0.0: 0.0, 1.0: 1.0}}
+    sizes = {"cheap": 1000, "dear": 1000}
+    allocate = get("allocator", "rate_distortion")
+    assert allocate({"sizes": sizes, "sparsity": 0.4, "curves": curves}) == {"cheap": 0.8, "dear": 0.0}
+    assert allocate({"sizes": sizes, "sparsity": 0.6, "curves": curves}) == {"cheap": 0.9, "dear": 0.3}
+    assert allocate({"sizes": sizes, "sparsity": 0.95, "curves": curves}) == {"cheap": 0.95, "dear": 0.95}
+
+
+@pytest.mark.quick
+def test_a_solver_allocated_by_curves_needs_one_dense_pass_and_meets_them():
+    watcher = Silent()
+    done = run(uneven(), watcher, method="sparsegpt", sparsity=0.5, allocation="rate_distortion")
+    assert (
+        len({said.stage for said in watcher.heard}) == 3
+        and sum(said.stage == "observe" and said.done == 0 for said in watcher.heard) == 1
+    )
+    assert all(abs(row.sparsity - row.asked) < 0.03 for row in done.rows)
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize("allocation", ["owl", "influence_weighted", "rate_distortion"])
+def test_a_module_without_blocks_is_refused_before_anything_changes(allocation):
+    model = torch.nn.Sequential(torch.nn.Linear(8, 8), torch.nn.ReLU(), torch.nn.Linear(8, 4))
+    before = [parameter.clone() for parameter in model.parameters()]
+    with pytest.raises(ModelError, match="no chain of blocks"):
+        run(model, method="magnitude", sparsity=0.5, allocation=allocation)
+    assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
+    done = run(model, method="magnitude", sparsity=0.5, allocation="pq_index")
+    assert removed(done) == 48
