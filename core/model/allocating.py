@@ -49,7 +49,7 @@ def gather(loaded: LoadedModel, step: Prune, method: Method, layers: Sequence[La
     names = of_kind(needs, "layer", "block")
     found = Evidence({layer.name: dict(gradients.get(layer.name, {})) for layer in layers})
     chosen = {layer.name for layer in layers}
-    if names and not loaded.anatomy.blocks:
+    if names and not loaded.anatomy.blocks and not of_kind(method.needed(step.params), "layer", "block"):
         raise ModelError(
             f"This model has no chain of blocks to go through, and allocation {step.allocation.method} needs the activations of one.",
             "Use allocation uniform, erk or pq_index, which need none.",

@@ -14,9 +14,10 @@ from core.model import blocks
 from core.model.allocating import allocate, check_structure, gather, needs_of_allocation
 from core.model.anatomy import Layer
 from core.model.choosing import chosen_layers
+from core.model.gradients import gradient_statistics
 from core.model.loading import LoadedModel
 from core.model.masks import PackedMask, decide, generator
-from core.model.observe import have, matrix, observe_block, of_kind, stream
+from core.model.observe import Statistics, have, matrix, observe_block, of_kind, stream
 from core.model.pruned import Pruned
 from core.model.scoring import layer_scores, output_error
 from core.recipe import Prune, n_of_m
@@ -30,19 +31,21 @@ def prune_weights(
     layers = chosen_layers(loaded.anatomy, step.only, step.protect)
     check_structure(step, layers)
     needs = needs_of_allocation(step, method)
-    known = gather(loaded, step, method, layers, needs, {}, inputs, seed, watcher)
+    own = method.needed(step.params)
+    gradients = gradient_statistics(loaded, layers, of_kind(needs | own, "gradient"), inputs, watcher)
+    known = gather(loaded, step, method, layers, needs, gradients, inputs, seed, watcher)
     shares = allocate(loaded, step, method, layers, known, seed, watcher)
-    if of_kind(method.needed(step.params), "layer", "block"):
-        return _prune_streaming(loaded, step, method, shares, inputs(), seed, watcher)
+    if of_kind(own, "layer", "block"):
+        return _prune_streaming(loaded, step, method, shares, gradients, inputs(), seed, watcher)
     found = _Found()
     for layer in follow(layers, f"prune: {step.method}", watcher):
-        _prune_layer(loaded, layer, step, method, shares[layer.name], {}, seed, found, watcher)
+        _prune_layer(loaded, layer, step, method, shares[layer.name], gradients.pop(layer.name, {}), seed, found, watcher)
     return found.pruned(loaded)
 
 
-def _prune_streaming(loaded: LoadedModel, step: Prune, method: Method, shares: Mapping[str, float], inputs: Tensor, seed: int,
-                     watcher: Watcher) -> Pruned:  # fmt: skip
-    """Each block: observe it dense, prune its layers, run it again pruned to feed the next one."""
+def _prune_streaming(loaded: LoadedModel, step: Prune, method: Method, shares: Mapping[str, float],
+                     gradients: dict[str, Statistics], inputs: Tensor, seed: int, watcher: Watcher) -> Pruned:  # fmt: skip
+    """Each block: observe it dense, prune its layers, run it again pruned to feed the next one. `gradients`: of the dense model."""
     found, names = _Found(), of_kind(method.needed(step.params), "layer", "block")
     last = max((b.index for b in loaded.anatomy.blocks if any(layer.name in shares for layer in b.layers)), default=-1)
     for block, module, hidden, extra in stream(loaded, inputs, watcher, f"prune: {step.method}"):
@@ -55,7 +58,8 @@ def _prune_streaming(loaded: LoadedModel, step: Prune, method: Method, shares: M
             else {}
         )
         for layer in touched:
-            _prune_layer(loaded, layer, step, method, shares[layer.name], statistics[layer.name], seed, found, watcher)
+            given = statistics[layer.name] | gradients.pop(layer.name, {})
+            _prune_layer(loaded, layer, step, method, shares[layer.name], given, seed, found, watcher)
         if block.index < last:
             blocks.advance(module, hidden, extra, watcher)
     return found.pruned(loaded)
