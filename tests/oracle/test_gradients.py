@@ -180,13 +180,14 @@ def test_taylor_predicts_what_removing_one_weight_does_to_the_loss():
         return float(torch.nn.functional.cross_entropy(logits.flatten(0, 1), IDS[:, 1:].flatten()))
 
     dense = loss()
-    for place in [(0, 0), (5, 17), (30, 3)]:
+    dearest = (weight * gradient).abs().flatten().topk(4).indices.tolist()  # those whose change stands out of the last bits
+    for place in [divmod(index, 32) for index in dearest]:
         with torch.no_grad():
             kept = weight[place].item()
             weight[place] = 0.0
             change = loss() - dense
             weight[place] = kept
-        assert change == pytest.approx(-kept * float(gradient[place]), rel=0.1, abs=1e-8)
+        assert change == pytest.approx(-kept * float(gradient[place]), rel=0.05)
 
 
 @pytest.mark.quick
