@@ -123,10 +123,10 @@ def score(
     """Importances: the lowest go first.
 
     For unstructured and N:M: function(weight (out, in), ...) -> (out, in); a convolution comes as (out, in * kernel). For blocks: one number.
-    May name weight, shape, generator (torch's, seeded by recipe and layer) and its needs. Card: compare ("row" | "layer": what its scores
-    are comparable within), structures, place, version. needs_of(params): the needs, where they depend on the person's parameters (then `needs` is
-    what the defaults need). rehearse(what the function is given, params): called for each layer of the dense model before any weight changes; raises
-    where the score could fail.
+    May name weight, shape, generator (torch's, seeded by recipe and layer), its needs, and statistics (all of them, by name). Card: compare
+    ("row" | "layer": what its scores are comparable within), structures, place, version. needs_of(params): the needs, where parameters decide
+    them (`needs` is then what the defaults need). rehearse(what the function is given, params): called for each layer of the dense model before any
+    weight changes; raises where the score would fail.
     """
     extra = {key: value for key, value in (("needs_of", needs_of), ("rehearse", rehearse)) if value is not None}
     defaults = {"compare": "layer", "structures": ("unstructured", "N:M")}

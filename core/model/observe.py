@@ -140,4 +140,4 @@ def have(
     weight: Tensor | None, shape: tuple[int, ...], generator: torch.Generator, statistics: Mapping[str, Tensor]
 ) -> dict[str, Any]:
     """What a score function may ask for by name."""
-    return {"weight": weight, "shape": shape, "generator": generator, **statistics}
+    return {"weight": weight, "shape": shape, "generator": generator, "statistics": statistics, **statistics}

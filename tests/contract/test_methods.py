@@ -9,7 +9,7 @@ import torch
 
 from core import catalogue
 from core.method import METHODS, cards, load_methods
-from core.model.observe import NO_STATISTIC
+from core.model.observe import NO_STATISTIC, have
 
 load_methods()
 BY_KIND: dict[str, list] = {}
@@ -49,7 +49,7 @@ def test_a_card_says_what_it_keeps_where_it_lies_and_is_bounded(method):
 
 
 def _scored(method, weight: torch.Tensor) -> torch.Tensor:
-    given = {"weight": weight.clone(), "shape": (4, 6), "generator": torch.Generator().manual_seed(2), **statistics(method, 6)}
+    given = have(weight.clone(), (4, 6), torch.Generator().manual_seed(2), statistics(method, 6))
     return method(given, catalogue.fill(method.card, {}))
 
 
@@ -61,8 +61,7 @@ def test_a_score_is_finite_has_the_weights_shape_and_repeats(method):
         assert first.shape == (4, 6) and torch.isfinite(first).all()
         assert torch.equal(first, again)
     if "blocks" in method.card.structures:
-        have = {"weight": None, "shape": (), "generator": torch.Generator().manual_seed(2), **statistics(method, 6)}
-        assert np.isfinite(float(method(have)))
+        assert np.isfinite(float(method(have(None, (), torch.Generator().manual_seed(2), statistics(method, 6)))))
 
 
 @pytest.mark.parametrize("method", of("score"))
@@ -71,7 +70,7 @@ def test_a_score_leaves_the_weight_as_it_was(method):
         pytest.skip("scores whole blocks")
     weight = torch.randn(4, 6)
     before = weight.clone()
-    method({"weight": weight, "shape": (4, 6), "generator": torch.Generator(), **statistics(method, 6)})
+    method(have(weight, (4, 6), torch.Generator(), statistics(method, 6)))
     assert torch.equal(weight, before)
 
 
@@ -161,7 +160,7 @@ def cubed(weight, *, power: Annotated[float, Param("Power", 1.0, 5.0)] = 3.0):
 
 def test_every_method_function_takes_only_what_its_kind_can_give():
     offered = {
-        "score": {"weight", "shape", "generator"} | {name for kind, name in METHODS if kind == "statistic"},
+        "score": {"weight", "shape", "generator", "statistics"} | {name for kind, name in METHODS if kind == "statistic"},
         "allocator": {"sizes", "sparsity", "scores", "shapes", "blocks", "weights", "statistics", "influence", "curves"},
         "recovery": {"model", "batches", "masks", "steps", "learning_rate", "watcher"},
         "embedding": {"images", "texts", "frame", "argument", "loaded", "watcher", "seed"},
