@@ -284,12 +284,17 @@ def test_rate_distortion_finds_the_budget_that_brute_force_finds(method):
 @pytest.mark.quick
 def test_rate_distortion_by_hand():
     """Two equal layers, one ten times as costly, straight curves: all from the cheap one up to its limit, the rest from the other."""
-    curves = {"cheap": {0.0: 0.0, 1.0: 0.1}, "dear": {0.0: 0.0, 1.0: 1.0}}
-    sizes = {"cheap": 1000, "dear": 1000}
+    given = {"sizes": {"cheap": 1000, "dear": 1000}, "curves": {"cheap": {0.0: 0.0, 1.0: 0.1}, "dear": {0.0: 0.0, 1.0: 1.0}}}
+    given |= {"blocks": {"cheap": "blocks.0", "dear": "blocks.0"}, "influence": {"blocks.0": 0.2, "blocks.1": 0.01}}
     allocate = get("allocator", "rate_distortion")
-    assert allocate({"sizes": sizes, "sparsity": 0.4, "curves": curves}) == {"cheap": 0.8, "dear": 0.0}
-    assert allocate({"sizes": sizes, "sparsity": 0.6, "curves": curves}) == {"cheap": 0.9, "dear": 0.3}
-    assert allocate({"sizes": sizes, "sparsity": 0.95, "curves": curves}) == {"cheap": 0.95, "dear": 0.95}
+    assert allocate({**given, "sparsity": 0.4}) == {"cheap": 0.8, "dear": 0.0}
+    assert allocate({**given, "sparsity": 0.6}) == {"cheap": 0.9, "dear": 0.3}
+    assert allocate({**given, "sparsity": 0.95}) == {"cheap": 0.95, "dear": 0.95}
+    turned = {
+        **given,
+        "blocks": {"cheap": "blocks.0", "dear": "blocks.1"},
+    }  # 0.1 * 0.2 against 1 * 0.01: now the other costs half
+    assert allocate({**turned, "sparsity": 0.4}) == {"cheap": 0.0, "dear": 0.8}
 
 
 @pytest.mark.quick
