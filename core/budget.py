@@ -100,3 +100,48 @@ def redistribute(shares: Mapping[str, float], sizes: Mapping[str, int], target: 
     for unit in free:
         out[unit] = min(max(out[unit] + part * room[unit], 0.0), 1.0)
     return out
+
+
+def exactly(shares: Mapping[str, float], sizes: Mapping[str, int], sparsity: float, highest: float = 1.0) -> dict[str, float]:
+    """The shares moved together, each staying within 0..highest, until they remove exactly round(sparsity * all) whole weights.
+
+    Each share returned is a whole number of its unit's weights; what rounding leaves over goes to the units that it wronged most, earlier ones first.
+    """
+    most = {unit: int(size * highest) for unit, size in sizes.items()}
+    drop = min(round(sparsity * sum(sizes.values())), sum(most.values()))
+
+    def moved(by: float) -> dict[str, float]:
+        return {unit: min(max(shares[unit] + by, 0.0) * size, most[unit]) for unit, size in sizes.items()}
+
+    low, high = -1.0, 1.0
+    for _ in range(60):  # the removed weights grow with the shift, so halving finds it
+        middle = (low + high) / 2
+        low, high = (middle, high) if sum(moved(middle).values()) < drop else (low, middle)
+    wanted = moved((low + high) / 2)
+    counts = {unit: int(value) for unit, value in wanted.items()}
+    order = sorted(sizes, key=lambda unit: counts[unit] - wanted[unit])
+    while (owed := drop - sum(counts.values())) != 0:
+        step = 1 if owed > 0 else -1
+        able = [unit for unit in order[::step] if 0 <= counts[unit] + step <= most[unit]]
+        for unit in able[: abs(owed)]:
+            counts[unit] += step
+    return {unit: counts[unit] / size if size else 0.0 for unit, size in sizes.items()}
+
+
+def kept_in_proportion(parts: Mapping[str, float], sizes: Mapping[str, int], sparsity: float) -> dict[str, float]:
+    """Shares to remove so that each unit keeps weights in proportion to parts[unit] * sizes[unit], none more than it has, in all 1 - sparsity.
+
+    parts: non-negative. What a unit at its limit cannot keep is kept by the others, in the same proportion.
+    """
+    left, free, kept = (1 - sparsity) * sum(sizes.values()), list(sizes), {}
+    while free:
+        weight = sum(parts[unit] * sizes[unit] for unit in free)
+        even = left / max(sum(sizes[unit] for unit in free), 1)
+        kept |= {unit: left * parts[unit] / weight if weight > 0 else even for unit in free}
+        full = [unit for unit in free if kept[unit] >= 1.0]
+        if not full or len(full) == len(free):
+            break
+        kept |= dict.fromkeys(full, 1.0)
+        left -= sum(sizes[unit] for unit in full)
+        free = [unit for unit in free if unit not in full]
+    return exactly({unit: 1 - min(kept[unit], 1.0) for unit in sizes}, sizes, sparsity)

@@ -14,6 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from core import formula
 from core.errors import RecipeError
 from core.recipe import Prune, Recipe, Step, n_of_m
 
@@ -31,7 +32,7 @@ class PaperCard:
 
 @dataclass(frozen=True)
 class ParamCard:
-    """A control: `type` is float | int | str | bool; bounds are inclusive, None where open."""
+    """A control: `type` is float | int | str | bool; bounds are inclusive, None where open. `longest`, `grammar`: of free text."""
 
     name: str
     label: str
@@ -40,6 +41,8 @@ class ParamCard:
     low: float | None = None
     high: float | None = None
     choices: tuple[str, ...] = ()
+    longest: int | None = None
+    grammar: str = ""
 
 
 @dataclass(frozen=True)
@@ -146,6 +149,13 @@ def _checked(method: str, param: ParamCard, value: Any) -> Any:
             f"{method}: {param.name} must lie between {param.low:g} and {param.high:g}, not {value!r}.",
             f"Its default is {param.default!r}.",
         )
+    if param.longest is not None and len(value) > param.longest:
+        raise RecipeError(
+            f"{method}: {param.name} is {len(value)} characters long; {param.longest} are allowed.",
+            f"Its default is {param.default!r}.",
+        )
+    if param.grammar == "formula":
+        formula.parse(value)
     return float(value) if param.type == "float" else value
 
 

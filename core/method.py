@@ -37,12 +37,17 @@ class Paper:
 
 @dataclass(frozen=True)
 class Param:
-    """A bound for a person's parameter: `low` and `high` inclusive, or the `choices`."""
+    """A bound for a person's parameter: `low` and `high` inclusive, the `choices`, or (free text) the `longest` it may be.
+
+    `grammar`: what free text is checked as before anything runs; "formula" is core.formula's.
+    """
 
     label: str
     low: float | None = None
     high: float | None = None
     choices: tuple[str, ...] = ()
+    longest: int | None = None
+    grammar: str = ""
 
 
 @dataclass(frozen=True)
@@ -58,6 +63,10 @@ class Method:
         """Call the function with those of `have` that it names, and the person's parameters (defaults where left out)."""
         names = [name for name, p in inspect.signature(self.function).parameters.items() if p.kind is p.POSITIONAL_OR_KEYWORD]
         return self.function(**{name: have[name] for name in names}, **dict(params or {}))
+
+    def needed(self, params: Mapping[str, Any] | None = None) -> frozenset[str]:
+        """What it needs with these parameters (a formula needs what its expression names)."""
+        return frozenset(self.extra["needs_of"](dict(params or {}))) if "needs_of" in self.extra else self.needs
 
 
 METHODS: dict[tuple[str, str], Method] = {}
@@ -95,19 +104,33 @@ def statistic(name: str, *, label: str, of: str, finish: Callable[..., Any], ver
     """What a calibration pass collects.
 
     `of` "layer": function(state, inputs) -> state, inputs float32 (sequences, tokens, features). `of` "block": function(state, before, after)
-    -> state, both (sequences, tokens, hidden). The first state is None; `finish(state, sequences)` makes the tensor that scores ask for.
+    -> state, both (sequences, tokens, hidden). `of` "gradient": function(state, gradient) -> state, once a sequence, gradient float32 (out, in): how
+    that sequence's mean loss changes with each weight. The first state is None; `finish(state, sequences)` makes the tensor that scores ask for.
     """
     return _register("statistic", name, label, extra={"of": of, "finish": finish}, version=version)
 
 
-def score(name: str, *, label: str, paper: Paper | None = None, needs: set[str] | None = None, **card: Any) -> Decorator:
+def score(
+    name: str,
+    *,
+    label: str,
+    paper: Paper | None = None,
+    needs: set[str] | None = None,
+    needs_of: Callable[[dict[str, Any]], set[str]] | None = None,
+    rehearse: Callable[..., None] | None = None,
+    **card: Any,
+) -> Decorator:
     """Importances: the lowest go first.
 
     For unstructured and N:M: function(weight (out, in), ...) -> (out, in); a convolution comes as (out, in * kernel). For blocks: one number.
-    May name weight, shape, generator (torch's, seeded by recipe and layer) and its needs. Card: compare ("row" | "layer": what its scores
-    are comparable within), structures, place, version.
+    May name weight, shape, generator (torch's, seeded by recipe and layer), its needs, and statistics (all of them, by name). Card: compare
+    ("row" | "layer": what its scores are comparable within), structures, place, version. needs_of(params): the needs, where parameters decide
+    them (`needs` is then what the defaults need). rehearse(what the function is given, params): called for each layer of the dense model before any
+    weight changes; raises where the score would fail.
     """
-    return _register("score", name, label, paper, needs, **{"compare": "layer", "structures": ("unstructured", "N:M"), **card})
+    extra = {key: value for key, value in (("needs_of", needs_of), ("rehearse", rehearse)) if value is not None}
+    defaults = {"compare": "layer", "structures": ("unstructured", "N:M")}
+    return _register("score", name, label, paper, needs, extra=extra, **{**defaults, **card})
 
 
 def solver(name: str, *, label: str, paper: Paper | None = None, needs: set[str] | None = None, **card: Any) -> Decorator:
@@ -130,7 +153,10 @@ def search(name: str, *, label: str, paper: Paper | None = None, **card: Any) ->
 def allocator(name: str, *, label: str, paper: Paper | None = None, needs: set[str] | None = None, **card: Any) -> Decorator:
     """A total sparsity -> {layer name: share to remove}.
 
-    May name sizes ({layer name: weights}), sparsity, and where needs has "scores": scores ({layer name: importances, any shape}).
+    May name sizes ({layer: weights}), sparsity, shapes ({layer: (out, in, kernel...)}), blocks ({layer: block name}), weights(layer) -> float32
+    (out, in). Where needs names statistics of layers: statistics(layer) -> {statistic: tensor}; the block statistic "influence": influence ({block:
+    value}); "scores": scores(layer) -> importances by the step's criterion; "curves": curves ({layer: {share removed: relative output error}}),
+    measured on each layer alone with that criterion's masks. All of it from the dense model, in one pass. A solver has no scores: Wanda's stand in.
     """
     return _register("allocator", name, label, paper, needs, **{"structures": ("unstructured",), **card})
 
@@ -222,5 +248,9 @@ def _params(function: Callable[..., Any]) -> tuple[ParamCard, ...]:
         bound = next((mark for mark in marks if isinstance(mark, Param)), None)
         if bound is None or p.default is p.empty:
             raise TypeError(f"{function.__name__}: parameter {name} needs Annotated[..., Param(...)] and a default")
-        found.append(ParamCard(name, bound.label, base.__name__, p.default, bound.low, bound.high, bound.choices))
+        found.append(
+            ParamCard(
+                name, bound.label, base.__name__, p.default, bound.low, bound.high, bound.choices, bound.longest, bound.grammar
+            )
+        )
     return tuple(found)

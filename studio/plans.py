@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from core import catalogue
-from core.recipe import Recipe, n_of_m
+from core.recipe import Prune, Recipe, n_of_m
 
 BY_HAND = "by_hand"
 STRUCTURE_WORDS = {
@@ -122,9 +122,7 @@ def sentence(recipe: Recipe, cards: tuple[catalogue.MethodCard, ...]) -> str:
     for step in recipe.steps:
         if step.prune:
             label = catalogue.pruner(cards, step.prune.method).label
-            parts.append(
-                f"{_amount(step.prune)} of {_short(recipe.model.source)} by {label}{_seen(recipe, step.prune.method, cards)}"
-            )
+            parts.append(f"{_amount(step.prune)} of {_short(recipe.model.source)} by {label}{_seen(recipe, step.prune, cards)}")
         elif step.recover:
             label = labels.get(("recovery", step.recover.method), step.recover.method)
             parts.append(f"train {label} for {step.recover.steps} steps to win quality back")
@@ -159,9 +157,11 @@ def _amount(prune: Any) -> str:
     return f"remove {share} {what} {spread}"
 
 
-def _seen(recipe: Recipe, method: str, cards: tuple[catalogue.MethodCard, ...]) -> str:
-    needs = next((card.needs for card in cards if card.kind in catalogue.PRUNERS and card.name == method), ())
-    if not needs:
+def _seen(recipe: Recipe, prune: Prune, cards: tuple[catalogue.MethodCard, ...]) -> str:
+    """What the method, or the allocator, reads besides the weights. (An allocator's "scores" are the method's own.)"""
+    asked = [card for card in cards if card.kind in catalogue.PRUNERS and card.name == prune.method]
+    asked += [card for card in cards if card.kind == "allocator" and card.name == prune.allocation.method]
+    if not {need for card in asked for need in card.needs} - {"scores"}:
         return ", which looks at the weights alone"
     at, source = recipe.calibration, recipe.calibration.source
     named = "its standard calibration text" if source == "auto" else _short(source)

@@ -19,6 +19,7 @@ LIGHT = (  # the torch-free part of core: all that studio may import of it
     "core.errors",
     "core.events",
     "core.folder",
+    "core.formula",
     "core.install",
     "core.model.header",
     "core.model.memory",

@@ -81,5 +81,7 @@ def test_the_plan_is_one_sentence_that_says_it_all():
     )
     assert said(structure="2:4").startswith("Keep 2 of each 4 consecutive inputs of tiny-llama by Wanda")
     assert "which looks at the weights alone" in said(method="magnitude")
+    assert "which looks at the weights alone" in said(method="magnitude", allocation="global")
+    assert "looking at 128 sequences" in said(method="magnitude", allocation="owl")
     assert said(method="block_influence", structure="blocks", sparsity=0.25).startswith("Remove 25 % of the blocks of tiny-llama")
     assert said(allocation=BY_HAND, shares={"blocks.0": 0.4}).startswith("Remove what your budget says from 1 block of")

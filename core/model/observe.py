@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -18,6 +18,7 @@ from core.model.loading import LoadedModel
 from core.model.memory import give_back
 
 Statistics = dict[str, Tensor]
+NO_STATISTIC = frozenset({"scores", "curves"})  # needs of allocators that are made from statistics, and are none themselves
 
 
 def observe_block(
@@ -126,12 +127,17 @@ def matrix(layer: Layer, weight: Tensor) -> Tensor:
 
 
 def statistics_of(scores: Sequence[Method]) -> tuple[str, ...]:
-    """The statistics that these methods need, each once."""
-    return tuple(sorted({name for method in scores for name in method.needs if name != "scores"}))
+    """The statistics of layers and blocks that these methods need (with default parameters), each once."""
+    return of_kind({name for method in scores for name in method.needed()}, "layer", "block")
+
+
+def of_kind(needs: Iterable[str], *kinds: str) -> tuple[str, ...]:
+    """Those of the needs that are statistics of these kinds ("layer", "block", "gradient"), sorted."""
+    return tuple(sorted(name for name in needs if name not in NO_STATISTIC and get("statistic", name).extra["of"] in kinds))
 
 
 def have(
     weight: Tensor | None, shape: tuple[int, ...], generator: torch.Generator, statistics: Mapping[str, Tensor]
 ) -> dict[str, Any]:
     """What a score function may ask for by name."""
-    return {"weight": weight, "shape": shape, "generator": generator, **statistics}
+    return {"weight": weight, "shape": shape, "generator": generator, "statistics": statistics, **statistics}

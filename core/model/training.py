@@ -22,7 +22,7 @@ from core.model.likelihood import token_losses
 STAGE = "recover"
 _HIGHEST_NORM = 1.0  # gradients are scaled down to this norm, so that one odd batch cannot undo the rest
 _WARM_SHARE = 0.1
-_KEPT_SHARE = 0.25  # of the memory that is free: more activations than that are computed anew instead of kept
+KEPT_SHARE = 0.25  # of the memory that is free: more activations than that are computed anew instead of kept
 
 
 def train(
@@ -43,11 +43,11 @@ def train(
     optimizer = torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=0.0)
     losses: list[float] = []
     watcher.say(Progress(STAGE, 0, steps))
-    with _only_trains(model, parameters), torch.enable_grad(), ExitStack() as stack:
+    with only_trains(model, parameters), torch.enable_grad(), ExitStack() as stack:
         for step, batch in zip(range(1, steps + 1), batches, strict=False):
             watcher.check()
-            if step == 1 and isinstance(batch, Tensor) and _activation_bytes(model, batch) > _KEPT_SHARE * _available_bytes():
-                stack.enter_context(_recomputed(model))
+            if step == 1 and isinstance(batch, Tensor) and activation_bytes(model, batch) > KEPT_SHARE * _available_bytes():
+                stack.enter_context(recomputed(model))
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate * rate_share(step, steps)
             loss = batch_loss(model, batch)
@@ -80,7 +80,7 @@ def batch_loss(model: nn.Module, batch: Any) -> Tensor:
     return cross_entropy(getattr(output, "logits", output).float(), labels)
 
 
-def _activation_bytes(model: nn.Module, ids: Tensor) -> float:
+def activation_bytes(model: nn.Module, ids: Tensor) -> float:
     """About what the way back needs of the forward pass: what goes into and comes out of each linear layer, and as much again and a half between
     them (measured on Llama: 2.3 x the linear layers' own)."""
     widths = sum(module.weight.shape[0] + module.weight.shape[1] for module in model.modules() if isinstance(module, PRUNABLE))
@@ -92,7 +92,7 @@ def _available_bytes() -> int:
 
 
 @contextmanager
-def _recomputed(model: nn.Module) -> Iterator[None]:
+def recomputed(model: nn.Module) -> Iterator[None]:
     """Keep only what goes into each block and compute the rest anew on the way back: a third more time, a fraction of the memory, the same bits."""
     blocks = [model.get_submodule(path) for path in block_paths(model)] if isinstance(model, PreTrainedModel) else []
     blocks = [block for block in blocks if "forward" not in vars(block)]
@@ -106,7 +106,7 @@ def _recomputed(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def _only_trains(model: nn.Module, parameters: Sequence[nn.Parameter]) -> Iterator[None]:
+def only_trains(model: nn.Module, parameters: Sequence[nn.Parameter]) -> Iterator[None]:
     """Gradients for these parameters and no others, for as long as this lasts."""
     before = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     model.requires_grad_(False)

@@ -10,14 +10,18 @@ from torch import Tensor
 
 from core.errors import RecipeError
 from core.events import Watcher, follow
-from core.method import Method, get
+from core.method import Method
 from core.model import blocks
+from core.model.allocating import allocate, check_structure, gather, needs_of_allocation
 from core.model.anatomy import Layer
-from core.model.choosing import by_hand, chosen_layers
+from core.model.choosing import chosen_layers
+from core.model.gradients import gradient_statistics
 from core.model.loading import LoadedModel
-from core.model.masks import PackedMask, decide, generator
-from core.model.observe import have, matrix, observe_block, statistics_of, stream
+from core.model.masks import PackedMask, decide
+from core.model.observe import Statistics, matrix, observe_block, of_kind, stream
 from core.model.pruned import Pruned
+from core.model.scoring import given_to_score, layer_scores, output_error
+from core.model.super_weights import PROTECT, protected_entries
 from core.recipe import Prune, n_of_m
 from core.report import LayerRow
 
@@ -26,126 +30,110 @@ def prune_weights(
     loaded: LoadedModel, step: Prune, method: Method, inputs: Callable[[], Tensor], seed: int, watcher: Watcher
 ) -> Pruned:
     """Carry out an unstructured or N:M step on the model in memory."""
-    layers = chosen_layers(loaded.anatomy, step.only, step.protect)
-    shares = _shares(loaded, step, method, layers, inputs, seed, watcher)
-    if statistics_of([method]):
-        return _prune_streaming(loaded, step, method, shares, inputs(), seed, watcher)
-    found = _Found()
+    spared = PROTECT in step.protect
+    if spared and method.card.kind == "solver":
+        raise RecipeError(f"{step.method} chooses its weights while it solves, so single ones cannot be protected from it.",
+                          "Leave super_weights out of protect, or use a criterion such as wanda.")  # fmt: skip
+    layers = chosen_layers(loaded.anatomy, step.only, [name for name in step.protect if name != PROTECT])
+    check_structure(step, layers)
+    own = method.needed(step.params)
+    gradients = gradient_statistics(loaded, layers, of_kind(needs_of_allocation(step, method) | own, "gradient"), inputs, watcher)
+    shares = _shares(loaded, step, method, layers, gradients, inputs, seed, watcher)
+    work = _Work(
+        loaded, step, method, shares, gradients, protected_entries(loaded, inputs, watcher) if spared else {}, seed, watcher
+    )
+    if of_kind(own, "layer", "block"):
+        return _prune_streaming(work, inputs())
     for layer in follow(layers, f"prune: {step.method}", watcher):
-        _prune_layer(loaded, layer, step, method, shares[layer.name], {}, seed, found, watcher)
-    return found.pruned(loaded)
+        _prune_layer(work, layer, {})
+    return work.pruned()
 
 
-def _shares(loaded: LoadedModel, step: Prune, method: Method, layers: Sequence[Layer], inputs: Callable[[], Tensor], seed: int,
-            watcher: Watcher) -> dict[str, float]:  # fmt: skip
-    """Allocate: the share that each layer gives."""
-    if n_of_m(step.structure):
-        if step.allocation.method != "uniform":
-            raise RecipeError(
-                f"{step.structure} fixes the share of every layer.", "Leave allocation out, or choose structure: unstructured."
-            )
-        for layer in layers:  # refuse before anything has changed
-            decide(torch.zeros(1, layer_columns(layer)), step.structure, step.sparsity, "row", layer.name)
-    if step.allocation.method == "by_hand":
-        return by_hand(step.allocation.shares, loaded.anatomy, layers)
-    allocator = get("allocator", step.allocation.method)
-    given: dict[str, object] = {"sizes": {layer.name: layer.parameters for layer in layers}, "sparsity": step.sparsity}
-    if "scores" in allocator.needs:
-        statistics = _dense_statistics(loaded, method, inputs, watcher)
-        by_name = {layer.name: layer for layer in layers}
-
-        def scores(name: str) -> Tensor:
-            return _scores(loaded, by_name[name], step, method, statistics.get(name, {}), seed).flatten().cpu()
-
-        given["scores"] = scores
-    return allocator(given, step.allocation.params)
-
-
-def layer_columns(layer: Layer) -> int:
-    """Inputs of a layer's weight as a matrix."""
-    return layer.parameters // layer.shape[0]
-
-
-def _dense_statistics(
-    loaded: LoadedModel, method: Method, inputs: Callable[[], Tensor], watcher: Watcher
-) -> dict[str, dict[str, Tensor]]:
-    """Statistics of every layer of the model as it stands, for scores that are compared across layers."""
-    names, found = statistics_of([method]), {}
-    if names:
-        for block, module, hidden, extra in stream(loaded, inputs(), watcher, "observe"):
-            found |= observe_block(loaded, block, module, hidden, extra, names, watcher, keep_outputs=True)[0]
-    return found
-
-
-def _prune_streaming(loaded: LoadedModel, step: Prune, method: Method, shares: Mapping[str, float], inputs: Tensor, seed: int,
-                     watcher: Watcher) -> Pruned:  # fmt: skip
-    """Each block: observe it dense, prune its layers, run it again pruned to feed the next one."""
-    found, names = _Found(), statistics_of([method])
-    last = max((b.index for b in loaded.anatomy.blocks if any(layer.name in shares for layer in b.layers)), default=-1)
-    for block, module, hidden, extra in stream(loaded, inputs, watcher, f"prune: {step.method}"):
-        touched = [layer for layer in block.layers if layer.name in shares]
-        if block.index > last:
-            continue
-        statistics = (
-            observe_block(loaded, replace(block, layers=tuple(touched)), module, hidden, extra, names, watcher)[0]
-            if touched
-            else {}
-        )
-        for layer in touched:
-            _prune_layer(loaded, layer, step, method, shares[layer.name], statistics[layer.name], seed, found, watcher)
-        if block.index < last:
-            blocks.advance(module, hidden, extra, watcher)
-    return found.pruned(loaded)
+def _shares(loaded: LoadedModel, step: Prune, method: Method, layers: Sequence[Layer], gradients: Mapping[str, Statistics],
+            inputs: Callable[[], Tensor], seed: int, watcher: Watcher) -> dict[str, float]:  # fmt: skip
+    """Allocate: the share that each layer gives. A score that could fail is rehearsed on the same pass of the dense model."""
+    needs, rehearse = needs_of_allocation(step, method), method.extra.get("rehearse")
+    if rehearse:
+        needs |= method.needed(step.params)
+    known = gather(loaded, step, method, layers, needs, gradients, inputs, seed, watcher)
+    for layer in layers if rehearse else ():
+        rehearse(given_to_score(loaded, layer, known.layers[layer.name], seed), step.params)
+    return allocate(loaded, step, method, layers, known, seed, watcher)
 
 
 @dataclass
-class _Found:
-    """What has been pruned so far."""
+class _Work:
+    """A step under way: what it was given (gradients of the dense model; entries, (rows, columns), that stay whatever their score), what it has made."""
 
+    loaded: LoadedModel
+    step: Prune
+    method: Method
+    shares: Mapping[str, float]
+    gradients: dict[str, Statistics]
+    spared: Mapping[str, tuple[Tensor, Tensor]]
+    seed: int
+    watcher: Watcher
     masks: dict[str, PackedMask] = field(default_factory=dict)
     rows: list[LayerRow] = field(default_factory=list)
     scores: dict[str, Tensor] = field(default_factory=dict)
 
-    def add(self, layer: Layer, keep: Tensor, scores: Tensor, share: float, error: float | None) -> None:
+    def add(self, layer: Layer, keep: Tensor, scores: Tensor, error: float | None) -> None:
         """Note a layer's mask (kept, as (out, in)) and what it cost."""
         shaped = keep.T if layer.kind == "conv1d" else keep.reshape(layer.shape)
         self.masks[layer.path] = PackedMask.of(shaped.contiguous())
         self.scores[f"{layer.name}.rows"], self.scores[f"{layer.name}.columns"] = scores.mean(1), scores.mean(0)
         reached, mean = 1 - float(keep.float().mean()), float(scores.mean())
+        share = self.shares[layer.name]
         self.rows.append(LayerRow(layer.name, layer.block, layer.shape, layer.parameters, share, reached, mean, error))
 
-    def pruned(self, loaded: LoadedModel) -> Pruned:
-        return Pruned(loaded, self.masks, (), tuple(self.rows), self.scores)
+    def pruned(self) -> Pruned:
+        return Pruned(self.loaded, self.masks, (), tuple(self.rows), self.scores)
 
 
-def _scores(
-    loaded: LoadedModel, layer: Layer, step: Prune, method: Method, statistics: Mapping[str, Tensor], seed: int
-) -> Tensor:
-    weight = matrix(layer, loaded.module(layer.path).weight.detach()).float()
-    return method(have(weight, tuple(weight.shape), generator(seed, layer.name), statistics), step.params)
+def _prune_streaming(work: _Work, inputs: Tensor) -> Pruned:
+    """Each block: observe it dense, prune its layers, run it again pruned to feed the next one."""
+    loaded, names = work.loaded, of_kind(work.method.needed(work.step.params), "layer", "block")
+    last = max((b.index for b in loaded.anatomy.blocks if any(layer.name in work.shares for layer in b.layers)), default=-1)
+    for block, module, hidden, extra in stream(loaded, inputs, work.watcher, f"prune: {work.step.method}"):
+        touched = tuple(layer for layer in block.layers if layer.name in work.shares)
+        if block.index > last:
+            continue
+        if touched:
+            part = replace(block, layers=touched)
+            statistics = observe_block(loaded, part, module, hidden, extra, names, work.watcher)[0]
+            for layer in touched:
+                _prune_layer(work, layer, statistics[layer.name])
+        if block.index < last:
+            blocks.advance(module, hidden, extra, work.watcher)
+    return work.pruned()
 
 
-def _prune_layer(loaded: LoadedModel, layer: Layer, step: Prune, method: Method, share: float, statistics: Mapping[str, Tensor], seed: int,
-                 found: _Found, watcher: Watcher) -> None:  # fmt: skip
+def _prune_layer(work: _Work, layer: Layer, statistics: Statistics) -> None:
     """Score one layer, decide its mask, set what falls to zero; a solver does all three at once."""
-    flat, gram = matrix(layer, loaded.module(layer.path).weight.data), statistics.get("gram")
+    step, method, share = work.step, work.method, work.shares[layer.name]
+    flat, gram = matrix(layer, work.loaded.module(layer.path).weight.data), statistics.get("gram")
+    statistics = statistics | work.gradients.pop(layer.name, {})
     before = flat.float().clone() if gram is not None else None
     if method.card.kind == "solver":
-        given = have(flat.float(), tuple(flat.shape), generator(seed, layer.name), statistics)
-        given |= {"share": share, "pattern": n_of_m(step.structure), "watcher": watcher}
-        scores, keep = method(given, step.params)
+        given = given_to_score(work.loaded, layer, statistics, work.seed)
+        scores, keep = method(given | {"share": share, "pattern": n_of_m(step.structure), "watcher": work.watcher}, step.params)
     else:
-        scores = _scores(loaded, layer, step, method, statistics, seed)
-        keep = decide(scores, step.structure, share, method.card.compare, layer.name)
+        scores = layer_scores(work.loaded, layer, method, step.params, statistics, work.seed)
+        keep = _decided(work, layer, scores)
     with torch.no_grad():
         if method.card.kind == "solver":
             flat.copy_(scores)
         flat.masked_fill_(~keep.to(flat.device), 0.0)
-    found.add(layer, keep, scores, share, None if gram is None else output_error(before, flat.float(), gram))
+    work.add(layer, keep, scores, None if gram is None else output_error(before, flat.float(), gram))
 
 
-def output_error(before: Tensor, after: Tensor, gram: Tensor) -> float:
-    """How much of a layer's output on the calibration inputs is lost: |(before - after) X|^2 / |before X|^2, from gram = X X^T. Weights (out, in)."""
-    gram, lost = gram.to(before.device, torch.float32), before - after
-    whole = float((before @ gram).mul_(before).sum(dtype=torch.float64))
-    return float((lost @ gram).mul_(lost).sum(dtype=torch.float64)) / whole if whole > 0 else 0.0
+def _decided(work: _Work, layer: Layer, scores: Tensor) -> Tensor:
+    """The layer's mask; its spared entries stay, and others go in their place."""
+    share, compare = work.shares[layer.name], work.method.card.compare
+    if layer.name not in work.spared:
+        return decide(scores, work.step.structure, share, compare, layer.name)
+    rows, columns = (places.to(scores.device) for places in work.spared[layer.name])
+    keep = decide(
+        scores.index_put((rows, columns), scores.new_tensor(torch.inf)), work.step.structure, share, compare, layer.name
+    )
+    return keep.index_put((rows, columns), keep.new_tensor(True))  # where all were to go, too

@@ -13,6 +13,7 @@ from core.events import Progress, Watcher
 from core.method import Method, get
 from core.model import blocks
 from core.model.anatomy import Block
+from core.model.gradients import gradients_of
 from core.model.loading import LoadedModel
 from core.model.masks import decide, generator
 from core.model.observe import have, matrix, observe_block, statistics_of, stream
@@ -29,13 +30,15 @@ def observe_model(loaded: LoadedModel, ask: Observe, inputs: Callable[[], Tensor
     of_layers = [method for method in scores if "unstructured" in method.card.structures]
     of_blocks = [method for method in scores if "blocks" in method.card.structures and method not in of_layers]
     calibration, samples = inputs(), _Samples()
+    gradients = gradients_of(loaded, scores, calibration, watcher)
     out_blocks, out_layers = [], []
     for block, module, hidden, extra in stream(loaded, calibration, watcher, "observe"):
         samples.take(hidden)
         statistics, of_block = observe_block(
             loaded, block, module, hidden, extra, statistics_of(scores), watcher, keep_outputs=True
         )
-        rows = [_layer_row(loaded, block, layer, of_layers, statistics[layer.name], seed) for layer in block.layers]
+        given = {layer.name: statistics[layer.name] | gradients.pop(layer.name, {}) for layer in block.layers}
+        rows = [_layer_row(loaded, block, layer, of_layers, given[layer.name], seed) for layer in block.layers]
         figures = {method.card.name: float(method(have(None, (), generator(seed, block.name), of_block))) for method in of_blocks}
         out_blocks.append(
             {
@@ -113,9 +116,10 @@ def measure_curves(loaded: LoadedModel, ask: Curves, calibration: Tensor, seed: 
     dense = check.measure()
     levels = sorted({level for level in ask.levels if 0 < level < 1})
     quality: dict[str, list[float]] = {}
-    statistics = {}
+    statistics, gradients = {}, gradients_of(loaded, [method], calibration, watcher)
     for block, module, hidden, extra in stream(loaded, calibration, watcher, "observe for curves"):
-        statistics |= observe_block(loaded, block, module, hidden, extra, statistics_of([method]), watcher, keep_outputs=True)[0]
+        found = observe_block(loaded, block, module, hidden, extra, statistics_of([method]), watcher, keep_outputs=True)[0]
+        statistics |= {name: of_layer | gradients.get(name, {}) for name, of_layer in found.items()}
     watcher.say(Progress("curves", 0, len(loaded.anatomy.blocks) * len(levels)))
     states, extras = blocks.enter(loaded, check.inputs, batch=check.batch), blocks.arguments(loaded, check.inputs)
     with loaded.block(0) as block_0, torch.no_grad():

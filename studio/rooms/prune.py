@@ -133,6 +133,8 @@ def _method_details(bench: Bench, method: gr.Dropdown, params: gr.State) -> None
 def _param(param: catalogue.ParamCard, params: gr.State) -> None:
     if param.type == "bool":
         control: Any = gr.Checkbox(param.default, label=param.label, interactive=True)
+    elif param.type == "str" and not param.choices:
+        control = gr.Textbox(param.default, label=param.label, max_length=param.longest, interactive=True)
     elif param.choices:
         control = gr.Dropdown(list(param.choices), value=param.default, label=param.label, interactive=True)
     elif param.low is not None and param.high is not None:

@@ -1,0 +1,129 @@
+"""Allocate: a total sparsity becomes one share for each layer. What an allocator asks for comes from at most one pass of the dense model."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from core.errors import ModelError, RecipeError
+from core.events import Progress, Watcher
+from core.method import Method, get
+from core.model.anatomy import Layer
+from core.model.choosing import by_hand
+from core.model.loading import LoadedModel
+from core.model.masks import decide
+from core.model.observe import Statistics, observe_block, of_kind, stream
+from core.model.scoring import criterion, layer_scores, layer_weight, output_error
+from core.recipe import Prune, n_of_m
+
+LEVELS = tuple(level / 10 for level in range(1, 10))  # shares at which each layer's curve is measured
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What is known of the dense model: statistics of layers (those of gradients too), of blocks, and each layer's error by share removed."""
+
+    layers: dict[str, Statistics] = field(default_factory=dict)
+    influence: dict[str, float] = field(default_factory=dict)
+    curves: dict[str, dict[float, float]] = field(default_factory=dict)
+
+
+def needs_of_allocation(step: Prune, method: Method) -> frozenset[str]:
+    """All that allocating this step needs: "curves", "scores" and the statistics behind them."""
+    if step.allocation.method == "by_hand":
+        return frozenset()
+    asked = get("allocator", step.allocation.method).needs
+    if asked & {"scores", "curves"}:
+        score, params = criterion(method, step.params)
+        asked |= score.needed(params)
+    return asked | ({"gram"} if "curves" in asked else frozenset())
+
+
+def gather(loaded: LoadedModel, step: Prune, method: Method, layers: Sequence[Layer], needs: frozenset[str], gradients: Mapping[str, Statistics],
+           inputs: Callable[[], Tensor], seed: int, watcher: Watcher) -> Evidence:  # fmt: skip
+    """One pass of the dense model where `needs` names what only a pass can tell; its Gram matrices live as long as their block."""
+    names = of_kind(needs, "layer", "block")
+    found = Evidence({layer.name: dict(gradients.get(layer.name, {})) for layer in layers})
+    chosen = {layer.name for layer in layers}
+    if names and not loaded.anatomy.blocks and not of_kind(method.needed(step.params), "layer", "block"):
+        raise ModelError(
+            f"This model has no chain of blocks to go through, and allocation {step.allocation.method} needs the activations of one.",
+            "Use allocation uniform, erk or pq_index, which need none.",
+        )
+    for block, module, hidden, extra in stream(loaded, inputs(), watcher, "observe") if names else ():
+        part = replace(block, layers=tuple(layer for layer in block.layers if layer.name in chosen))
+        of_layers, of_block = observe_block(loaded, part, module, hidden, extra, names, watcher, keep_outputs=True)
+        if "influence" in of_block:
+            found.influence[block.name] = float(of_block["influence"])
+        for layer in part.layers:
+            statistics = found.layers[layer.name] | of_layers[layer.name]
+            if "curves" in needs:
+                watcher.check()
+                found.curves[layer.name] = _curve(loaded, layer, step, method, statistics, seed)
+            kept = set(statistics) - ({"gram"} if "curves" in needs else set())
+            found.layers[layer.name] = {name: statistics[name] for name in sorted(kept)}
+    return found
+
+
+def _curve(
+    loaded: LoadedModel, layer: Layer, step: Prune, method: Method, statistics: Statistics, seed: int
+) -> dict[float, float]:
+    """{share removed: relative output error} of one layer alone, with the masks that the step's criterion would make; from 0 to 1."""
+    score, params = criterion(method, step.params)
+    scores, weight = layer_scores(loaded, layer, score, params, statistics, seed), layer_weight(loaded, layer)
+    curve = {0.0: 0.0}
+    for level in LEVELS:
+        keep = decide(scores, "unstructured", level, score.card.compare, layer.name).to(weight.device)
+        curve[level] = output_error(weight, weight * keep, statistics["gram"])
+    return curve | {1.0: 1.0}
+
+
+def allocate(
+    loaded: LoadedModel, step: Prune, method: Method, layers: Sequence[Layer], known: Evidence, seed: int, watcher: Watcher
+) -> dict[str, float]:
+    """The share that each layer gives. `known`: what `gather` found for `needs_of_allocation`."""
+    if step.allocation.method == "by_hand":
+        return by_hand(step.allocation.shares, loaded.anatomy, layers)
+    allocator, by_name = get("allocator", step.allocation.method), {layer.name: layer for layer in layers}
+    score, params = criterion(method, step.params)
+    if allocator.needs & {"scores", "curves"} and score is not method:
+        said = f"{method.card.label} has no scores to compare: the budget is allocated by {score.card.label}'s."
+        watcher.say(Progress("allocate", kind="note", text=said))
+    block_names = {block.index: block.name for block in loaded.anatomy.blocks}
+
+    def scores(name: str) -> Tensor:
+        return layer_scores(loaded, by_name[name], score, params, known.layers[name], seed).flatten().cpu()
+
+    given = {
+        "sizes": {layer.name: weights(layer) for layer in layers},
+        "shapes": {layer.name: layer.shape for layer in layers},
+        "blocks": {layer.name: block_names.get(layer.block, "") for layer in layers},
+        "sparsity": step.sparsity,
+        "weights": lambda name: layer_weight(loaded, by_name[name]),
+        "statistics": known.layers.__getitem__,
+        "scores": scores,
+        "influence": known.influence,
+        "curves": known.curves,
+    }
+    return allocator(given, step.allocation.params)
+
+
+def weights(layer: Layer) -> int:
+    """How many weights a layer has that may go: its biases are not pruned."""
+    return math.prod(layer.shape)
+
+
+def check_structure(step: Prune, layers: Sequence[Layer]) -> None:
+    """Refuse, before anything has changed, an N:M that does not divide a layer, or that is allocated."""
+    if not n_of_m(step.structure):
+        return
+    if step.allocation.method != "uniform":
+        raise RecipeError(
+            f"{step.structure} fixes the share of every layer.", "Leave allocation out, or choose structure: unstructured."
+        )
+    for layer in layers:
+        decide(torch.zeros(1, weights(layer) // layer.shape[0]), step.structure, step.sparsity, "row", layer.name)
