@@ -20,9 +20,12 @@ from core.method import get
 from core.model import export, measure, text
 from core.model.blocks import known_ids
 from core.model.counts import counts
+from core.model.depth_pruning import needs_loss
+from core.model.likelihood import check_causal
 from core.model.loading import LoadedModel
 from core.model.masks import PackedMask, sparsity_of
-from core.model.pruning import Pruned, prune
+from core.model.pruning import Pruned, prune, pruner
+from core.model.trials import NO_LOSS
 from core.model.xray import observe_model
 from core.recipe import Recipe, Recover, Text
 from core.report import LayerRow, Metrics
@@ -121,6 +124,7 @@ class _State:
             self.masks[name] = PackedMask(mask.bits & self.masks[name].bits, mask.shape) if name in self.masks else mask
         if done.masks:
             self.said = {"sparsity": sparsity_of(done.masks)}
+        self.said |= done.said
         self.rows += done.rows
         self.scores |= done.scores
 
@@ -183,6 +187,8 @@ def check_steps(recipe: Recipe, loaded: LoadedModel) -> None:
             raise ModelError("Recovery trains on text, and this model has no tokenizer.", "Leave the recover step out for it.")
         if step.prune and step.prune.structure in loaded.anatomy.refused:
             raise ModelError(loaded.anatomy.refused[step.prune.structure], "Choose a structure that this model has.")
+        if step.prune and needs_loss(pruner(step.prune.method)):
+            check_causal(loaded.model, NO_LOSS)
 
 
 def calibration_inputs(loaded: LoadedModel, source: Text, seed: int) -> Tensor:

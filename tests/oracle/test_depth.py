@@ -1,0 +1,205 @@
+"""Depth pruning against plain references: a deep copy of the model without those blocks, whole forwards, nothing cached."""
+
+from __future__ import annotations
+
+import copy
+from itertools import pairwise
+
+import pytest
+import torch
+from torch.nn.functional import cross_entropy
+
+from core.errors import ModelError, RecipeError, Stopped
+from core.events import Silent
+from core.model import blocks
+from core.model.bypass import block_units, bypassed
+from core.model.loading import from_module
+from core.model.pruning import prune
+from core.model.trials import open_trials
+from core.recipe import parse
+from tests import tiny_models
+
+IDS = torch.randint(0, 97, (11, 16), generator=torch.Generator().manual_seed(3))  # 11: the last batch is smaller than the others
+
+
+@pytest.fixture(autouse=True)
+def small_batches(monkeypatch):
+    """Four sequences a batch, so that states wait in more than one."""
+    monkeypatch.setattr(blocks, "BATCH_TOKENS", 64)
+
+
+def llama(layers: int = 5):
+    """A tiny Llama whose blocks differ in what they do: each one's output is scaled by its own factor."""
+    model = tiny_models.llama(layers)
+    for index, block in enumerate(model.model.layers):
+        block.mlp.down_proj.weight.data *= (40, 3, 15, 1, 25, 8)[index % 6]
+        block.self_attn.o_proj.weight.data *= (5, 30, 1, 12, 20, 3)[index % 6]
+    return model
+
+
+def step(**fields):
+    return parse({"recipe": 1, "name": "x", "model": {"source": "x"}, "steps": [{"prune": fields}]}).steps[0].prune
+
+
+def run(model, ids=IDS, watcher=None, **fields):
+    return prune(from_module(model, "tiny"), step(**fields), lambda: ids, 0, watcher or Silent())
+
+
+def plain_loss(model, ids=IDS) -> float:
+    with torch.no_grad():
+        logits = model(input_ids=ids, use_cache=False).logits
+    return float(cross_entropy(logits[:, :-1].flatten(0, 1).double(), ids[:, 1:].flatten()))
+
+
+def without_blocks(model, gone):
+    shallow = copy.deepcopy(model)
+    shallow.model.layers = torch.nn.ModuleList([block for i, block in enumerate(shallow.model.layers) if i not in gone])
+    shallow.config.num_hidden_layers = len(shallow.model.layers)
+    return shallow
+
+
+def plain_sleb(model, count: int, may_go) -> tuple[list[int], list[float]]:
+    """SLEB as the paper says it: in each round every block that is left is deleted from a copy, and the copy reads all the text."""
+    gone, losses = [], []
+    for _ in range(count):
+        tried = {index: plain_loss(without_blocks(model, {*gone, index})) for index in may_go if index not in gone}
+        best = min(tried, key=tried.__getitem__)
+        gone.append(best)
+        losses.append(tried[best])
+    return gone, losses
+
+
+def unchanged(model, before) -> bool:
+    """The same weights, and no module answers in another's place."""
+    state = model.state_dict()
+    return state.keys() == before.keys() and all(torch.equal(before[n], v) for n, v in state.items()) and not any(
+        "forward" in vars(module) or module._forward_pre_hooks or module._forward_hooks for module in model.modules()
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("count", [1, 3, 4])
+def test_sleb_takes_the_blocks_that_a_plain_search_takes_in_its_order(count):
+    model = llama()
+    order, losses = plain_sleb(model, count, range(5))
+    done = run(model, method="sleb", structure="blocks", sparsity=count / 5)
+    assert done.said["removed_in_order"] == [f"blocks.{index}" for index in order]
+    assert done.said["loss_after_each"] == pytest.approx(losses, abs=1e-5)
+    assert done.removed == tuple(sorted(order)) and model.config.num_hidden_layers == 5 - count
+    assert plain_loss(model) == pytest.approx(losses[-1], abs=1e-5)
+    assert done.said["evaluations"] == 1 + sum(5 - taken for taken in range(count))
+
+
+def test_sleb_keeps_what_is_protected_and_one_block_at_least():
+    model = llama()
+    order, _ = plain_sleb(model, 2, [1, 3, 4])
+    done = run(copy.deepcopy(model), method="sleb", structure="blocks", sparsity=0.4, protect=["blocks.0", "blocks.2"])
+    assert done.said["removed_in_order"] == [f"blocks.{index}" for index in order]
+    done = run(copy.deepcopy(model), method="sleb", structure="blocks", sparsity=0.4, only=["blocks.[13]"])
+    assert sorted(done.removed) == [1, 3]
+    done = run(model, method="sleb", structure="blocks", sparsity=1.0)
+    assert len(done.removed) == 4 and len(done.loaded.anatomy.blocks) == 1
+
+
+@pytest.mark.quick
+def test_trying_gives_the_loss_of_the_model_without_those_blocks_and_leaves_it_as_it_was():
+    model = llama()
+    before, loaded = copy.deepcopy(model.state_dict()), from_module(model, "tiny")
+    trials = open_trials(loaded, block_units(loaded), IDS, Silent())
+    assert trials.evaluate(frozenset()) == pytest.approx(plain_loss(model), abs=1e-6)
+    for gone in ({0}, {4}, {0, 1, 3}):
+        found = trials.evaluate(frozenset(f"blocks.{index}" for index in gone))
+        assert found == pytest.approx(plain_loss(without_blocks(model, gone)), abs=1e-6)
+    each = dict(trials.evaluate_each(frozenset({"blocks.0", "blocks.2"}), ["blocks.4", "blocks.1"]))
+    assert list(each) == ["blocks.1", "blocks.4"]
+    for name, loss in each.items():
+        assert loss == pytest.approx(plain_loss(without_blocks(model, {0, 2, int(name[-1])})), abs=1e-6)
+    assert unchanged(model, before)
+
+
+@pytest.mark.quick
+def test_only_the_rest_of_the_model_runs_for_a_candidate(monkeypatch):
+    model, calls = llama(), []
+    for index, block in enumerate(model.model.layers):
+        block.mlp.register_forward_hook(lambda *_, index=index: calls.append(index))
+    loaded = from_module(model, "tiny")
+    trials = open_trials(loaded, block_units(loaded), IDS, Silent())
+    calls.clear()
+    list(trials.evaluate_each(frozenset(), trials.units))
+    batches = -(-len(IDS) // 4)
+    advanced = 4  # blocks that the text moves through once, to wait at the next one
+    assert len(calls) == batches * (advanced + sum(4 - index for index in range(5)))
+
+
+class _StopsAfter(Silent):
+    """Stops at the n-th check."""
+
+    def __init__(self, checks: int):
+        super().__init__()
+        self.left = checks
+
+    def check(self) -> None:
+        self.left -= 1
+        if self.left < 0:
+            raise Stopped
+
+
+@pytest.mark.parametrize("checks", [0, 2, 7, 20])
+def test_a_stop_is_obeyed_between_two_batches_and_leaves_the_model_as_it_was(checks):
+    model = llama()
+    before = copy.deepcopy(model.state_dict())
+    with pytest.raises(Stopped):
+        run(model, watcher=_StopsAfter(checks), method="sleb", structure="blocks", sparsity=0.4)
+    assert unchanged(model, before) and model.config.num_hidden_layers == 5
+
+
+@pytest.mark.quick
+def test_progress_counts_the_evaluations():
+    watcher = Silent()
+    run(llama(), watcher=watcher, method="sleb", structure="blocks", sparsity=0.4)
+    said = [progress for progress in watcher.heard if progress.stage == "prune: sleb"]
+    assert [progress.done for progress in said] == list(range(10)) and {progress.total for progress in said} == {9}
+    assert all(later.done == earlier.done + 1 for earlier, later in pairwise(said))
+
+
+@pytest.mark.quick
+def test_what_predicts_no_next_token_has_no_loss_to_search_by():
+    ids = torch.randint(0, 300, (3, 8))
+    with pytest.raises(ModelError, match="loss to search by"):
+        run(tiny_models.bert(), ids, method="sleb", structure="blocks", sparsity=0.5)
+
+
+@pytest.mark.quick
+def test_a_model_whose_loss_is_no_number_is_refused():
+    model = llama()
+    model.model.layers[1].mlp.down_proj.weight.data.fill_(float("inf"))
+    with pytest.raises(ModelError, match="not a number"):
+        run(model, method="sleb", structure="blocks", sparsity=0.2)
+
+
+@pytest.mark.quick
+def test_blocks_named_by_hand_go_without_a_search():
+    model, shares = llama(), {"blocks.1": 1.0, "blocks.3": 1.0, "blocks.0": 0.0}
+    done = prune(from_module(model, "tiny"), step(method="sleb", structure="blocks", allocation={"method": "by_hand", "shares": shares}),
+                 lambda: pytest.fail("asked for text"), 0, Silent())  # fmt: skip
+    assert done.removed == (1, 3)
+    for shares in ({"blocks.9": 1.0}, {"blocks.1": 0.5}):
+        with pytest.raises(RecipeError):
+            run(llama(), method="sleb", structure="blocks", allocation={"method": "by_hand", "shares": shares})
+
+
+@pytest.mark.quick
+def test_bypassing_lies_in_bypassing():
+    model = llama()
+    before, loaded = copy.deepcopy(model.state_dict()), from_module(model, "tiny")
+    units = block_units(loaded)
+    with bypassed(loaded, [units["blocks.1"]]):
+        with bypassed(loaded, [units["blocks.1"], units["blocks.2"]]):
+            assert plain_loss(model) == pytest.approx(plain_loss_of(before, {1, 2}), abs=1e-6)
+        assert plain_loss(model) == pytest.approx(plain_loss_of(before, {1}), abs=1e-6)
+    assert unchanged(model, before)
+
+
+def plain_loss_of(state, gone) -> float:
+    model = llama()
+    model.load_state_dict(state)
+    return plain_loss(without_blocks(model, gone))
