@@ -203,3 +203,70 @@ def plain_loss_of(state, gone) -> float:
     model = llama()
     model.load_state_dict(state)
     return plain_loss(without_blocks(model, gone))
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize("count", [1, 3])
+def test_one_shot_takes_the_blocks_with_the_lowest_loss_alone(count):
+    model = llama()
+    alone = [plain_loss(without_blocks(model, {index})) for index in range(5)]
+    done = run(model, method="one_shot_loss", structure="blocks", sparsity=count / 5)
+    order = sorted(range(5), key=alone.__getitem__)[:count]
+    assert done.said["removed_in_order"] == [f"blocks.{index}" for index in order]
+    assert [row.score_mean for row in done.rows] == pytest.approx(alone, abs=1e-5)
+    assert done.said["loss_after_each"][0] == pytest.approx(alone[order[0]], abs=1e-5)
+    assert done.said["loss_after_each"][1:] == [None] * (count - 1)  # not measured, so not said
+    assert done.said["evaluations"] == 6
+
+
+def plain_angles(model, count: int) -> list[float]:
+    """arccos(cos) / pi between the last tokens' states before block l and before block l + count, by one whole forward with hooks."""
+    seen = []
+    handles = [block.register_forward_hook(lambda m, args, out: seen.append((args[0], out))) for block in model.model.layers]
+    with torch.no_grad():
+        model(IDS)
+    for handle in handles:
+        handle.remove()
+    at = [before for before, _ in seen] + [seen[-1][1]]
+    out = []
+    for start in range(len(at) - count):
+        angles = []
+        for one, other in zip(at[start][:, -1].double(), at[start + count][:, -1].double(), strict=True):
+            angles.append(float(torch.arccos((one @ other) / one.norm() / other.norm())) / torch.pi)
+        out.append(sum(angles) / len(angles))
+    return out
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize("count", [1, 2, 3, 4])
+def test_the_run_of_blocks_with_the_smallest_angle_goes(count):
+    model, watcher = llama(), Silent()
+    angles = plain_angles(model, count)
+    start = angles.index(min(angles))
+    done = run(model, watcher=watcher, method="angular_distance", structure="blocks", sparsity=count / 5)
+    assert done.removed == tuple(range(start, start + count))
+    assert any(f"{min(angles):.4f}; the most: {max(angles):.4f}" in said.text for said in watcher.heard)
+
+
+@pytest.mark.quick
+def test_a_protected_block_breaks_the_runs_through_it():
+    angles = plain_angles(llama(), 2)
+    starts = [start for start in range(4) if start not in (1, 2)]
+    done = run(llama(), method="angular_distance", structure="blocks", sparsity=0.4, protect=["blocks.2"])
+    assert done.removed[0] == min(starts, key=angles.__getitem__)
+    with pytest.raises(RecipeError, match="neighbouring"):
+        run(llama(), method="angular_distance", structure="blocks", sparsity=0.6, protect=["blocks.2"])
+
+
+@pytest.mark.quick
+def test_angles_worked_by_hand():
+    from core.method import get
+
+    turned = [(1.0, 0.0), (0.0, 1.0), (-1.0, 0.0), (-1.0, 1e-3), (0.0, -1.0)]  # turns of 90, 90, hardly any, 90 degrees
+    states, watcher = torch.tensor(turned)[:, None], Silent()
+    sizes = {f"blocks.{index}": 1 for index in range(4)}
+    given = {"units": tuple(sizes), "sizes": sizes, "count": 1, "last_states": lambda: states, "watcher": watcher}
+    assert get("search", "angular_distance")(given) == ["blocks.2"]
+    assert "0.0003; the most: 0.5" in watcher.heard[-1].text
+    assert get("search", "angular_distance")(given | {"count": 0}) == []
+    assert get("search", "angular_distance")(given | {"count": 4}) == list(sizes)
