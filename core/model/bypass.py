@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from core.model import blocks
+from core.model.gone import Gone
 from core.model.loading import LoadedModel
 
 Forward = Callable[..., Any]
@@ -18,15 +19,15 @@ Forward = Callable[..., Any]
 
 @dataclass(frozen=True)
 class Unit:
-    """A block, or the attention or MLP of one. `answers`: {module path: what that module gives while the unit is bypassed}, or empty for a
-    whole block, which then gives what it was given. `path`: the block's module. `parameters`: those that go with the unit.
+    """A block, or the attention or MLP of one. `path`: the block's module. `parameters`: those that go with the unit. `gone`: {module path:
+    kind of stand-in} for a part of a block; empty for a whole block, which gives what it was given while it is bypassed.
     """
 
     name: str
     block: int
     path: str
     parameters: int
-    answers: Mapping[str, Forward] = field(default_factory=dict)
+    gone: Mapping[str, str] = field(default_factory=dict)
 
 
 def block_units(loaded: LoadedModel) -> dict[str, Unit]:
@@ -41,8 +42,11 @@ def bypassed(loaded: LoadedModel, units: Iterable[Unit], in_tuples: bool = False
     def same(before: Tensor, *args: Any, **kwargs: Any) -> Any:
         return (before, None) if in_tuples else before
 
-    forwards = {path: forward for unit in units for path, forward in (unit.answers or {unit.path: same}).items()}
-    with _answering({loaded.module(path): forward for path, forward in forwards.items()}):
+    forwards: dict[nn.Module, Forward] = {}
+    for unit in units:
+        parts = {loaded.module(path): kind for path, kind in unit.gone.items()}
+        forwards |= {part: Gone(kind, part).forward for part, kind in parts.items()} or {loaded.module(unit.path): same}
+    with answering(forwards):
         yield
 
 
@@ -61,7 +65,7 @@ def starting_at(loaded: LoadedModel, index: int, states: blocks.Hidden, in_tuple
 
         return forward
 
-    with _answering({loaded.module(block.path): skip(block.index) for block in loaded.anatomy.blocks[:index]}):
+    with answering({loaded.module(block.path): skip(block.index) for block in loaded.anatomy.blocks[:index]}):
         yield
 
 
@@ -72,7 +76,7 @@ def answer_in_tuples(loaded: LoadedModel, states: blocks.Hidden, extras: list[bl
 
 
 @contextmanager
-def _answering(forwards: Mapping[nn.Module, Forward]) -> Iterator[None]:
+def answering(forwards: Mapping[nn.Module, Forward]) -> Iterator[None]:
     """Let modules answer by these functions; then by what answered before, so that one such `with` may lie in another."""
     before = {module: vars(module).get("forward") for module in forwards}
     for module, forward in forwards.items():

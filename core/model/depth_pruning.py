@@ -1,4 +1,4 @@
-"""Whole blocks out: scored in the dense model, or found by trying."""
+"""Whole blocks out, or the attention and MLP of blocks: scored in the dense model, or found by trying."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from core.model.loading import LoadedModel
 from core.model.masks import generator, nearest
 from core.model.observe import have, observe_block, statistics_of, stream
 from core.model.pruned import Pruned
+from core.model.sublayers import remove_sublayers, sublayer_units
 from core.model.surgery import remove_blocks
 from core.model.trials import Trials, last_states, open_trials
 from core.recipe import Prune
@@ -30,22 +31,43 @@ _TRIED = ("evaluate", "evaluate_each")
 def prune_depth(
     loaded: LoadedModel, step: Prune, method: Method, inputs: Callable[[], Tensor], seed: int, watcher: Watcher
 ) -> Pruned:
-    """Take out the blocks that score lowest in the dense model, that a search found, or that were named by hand."""
-    units = block_units(loaded)
-    allowed = chosen_units({name: unit.path for name, unit in units.items()}, "block", step.only, step.protect)
+    """Take out the blocks or sub-layers that score lowest in the dense model, that a search found, or that were named by hand."""
+    whole = step.structure == "blocks"
+    units = block_units(loaded) if whole else sublayer_units(loaded)
+    paths = {name: f"{unit.path}{name.removeprefix(f'blocks.{unit.block}')}" for name, unit in units.items()}
+    allowed = chosen_units(paths, "block" if whole else "sub-layer", step.only, step.protect)
+    scores: dict[str, float] = {}
     said: dict[str, Any] = {}
     if step.allocation.method == "by_hand":
         named = removed_by_hand(step.allocation.shares, {name: unit.block for name, unit in units.items()})
-        order, scores = [name for name in named if name in allowed], {}
+        order = [name for name in named if name in allowed]
     elif method.card.kind == "search":
         order, scores, said = _searched(loaded, step, method, units, allowed, inputs, seed, watcher)
     else:
-        scores = _block_scores(loaded, step, method, inputs, seed, watcher)
-        order = sorted(allowed, key=lambda name: (scores[name], units[name].block))[: _count(step, units, allowed)]
-    gone = tuple(sorted(units[name].block for name in order))
+        scores = _block_scores(loaded, step, method, inputs, seed, watcher) if whole else _lots(units, step, method, seed)
+        order = sorted(allowed, key=lambda name: (scores[name], list(units).index(name)))[: _count(step, units, allowed)]
+    return _removed(loaded, step, units, order, scores, said)
+
+
+def _removed(loaded: LoadedModel, step: Prune, units: Mapping[str, Unit], order: Sequence[str], scores: Mapping[str, float],
+             said: Mapping[str, Any]) -> Pruned:  # fmt: skip
+    """Take them out, and write down what was done."""
+    if len(order) >= len(units):
+        raise ModelError(f"All {len(units)} {step.structure} would go.", "Keep at least one.")
     rows = tuple(_row(unit, float(unit.name in order), scores.get(unit.name)) for unit in units.values())
-    summary = {"blocks": torch.tensor([scores[name] for name in units])} if scores.keys() == units.keys() else {}
-    return Pruned(remove_blocks(loaded, gone), {}, gone, rows, summary, {"removed_in_order": order} | said)
+    summary = {step.structure: torch.tensor([scores[name] for name in units])} if scores.keys() == units.keys() else {}
+    said = {"removed_in_order": list(order), **said}
+    if step.structure == "blocks":
+        gone = tuple(sorted(units[name].block for name in order))
+        return Pruned(remove_blocks(loaded, gone), {}, gone, rows, summary, said)
+    left = remove_sublayers(loaded, [units[name] for name in order])
+    parts = tuple((units[name].block, name.rpartition(".")[2]) for name in units if name in order)
+    return Pruned(left, {}, (), rows, summary, said, parts)
+
+
+def _lots(units: Mapping[str, Unit], step: Prune, method: Method, seed: int) -> dict[str, float]:
+    """{sub-layer: score} of a method that looks at nothing but the name."""
+    return {name: float(method(have(None, (), generator(seed, name), {}), step.params)) for name in units}
 
 
 def needs_loss(method: Method) -> bool:

@@ -16,7 +16,7 @@ from core.report import LayerRow
 @dataclass(frozen=True)
 class Pruned:
     """What a prune step did. masks: {module path: kept}; removed: indices of blocks taken out; scores: small summaries for the run folder;
-    said: more for the report's entry about the step.
+    said: more for the report's entry about the step; parts: (block, "attention" | "mlp") of sub-layers taken out.
     """
 
     loaded: LoadedModel
@@ -25,3 +25,4 @@ class Pruned:
     rows: tuple[LayerRow, ...] = ()
     scores: Mapping[str, Tensor] = field(default_factory=dict)
     said: Mapping[str, Any] = field(default_factory=dict)
+    parts: tuple[tuple[int, str], ...] = ()

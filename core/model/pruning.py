@@ -29,7 +29,7 @@ def prune(loaded: LoadedModel, step: Prune, inputs: Callable[[], Tensor], seed: 
         raise ModelError(
             loaded.anatomy.refused[step.structure], "Choose a structure that this model has; the Model room lists them."
         )
-    way = prune_depth if step.structure == "blocks" else prune_weights
+    way = prune_depth if step.structure in ("blocks", "sublayers") else prune_weights
     return way(loaded, step, pruner(step.method), inputs, seed, watcher)
 
 

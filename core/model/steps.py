@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 import torch
 from safetensors.torch import save
-from torch import Tensor
+from torch import Tensor, nn
 
 from core import folder
 from core.errors import ModelError
@@ -77,6 +77,7 @@ class _State:
         self.masks: dict[str, PackedMask] = {}
         self.kept_blocks = [block.index for block in loaded.anatomy.blocks]
         self.blocks = len(self.kept_blocks)
+        self.parts: list[tuple[int, str]] = []
         self.rows: list[LayerRow] = []
         self.scores: dict[str, Tensor] = {}
         self.steps: list[dict[str, Any]] = []
@@ -120,6 +121,9 @@ class _State:
             self.masks = _renumbered(self.masks, done.removed, self.loaded)
             self.kept_blocks = [index for place, index in enumerate(self.kept_blocks) if place not in done.removed]
             self.said = {"removed_blocks": [row.name for row in done.rows if row.sparsity == 1.0]}
+        if done.parts:
+            self.masks = {path: mask for path, mask in self.masks.items() if _is_there(self.loaded.model, path)}
+            self.parts += [(self.kept_blocks[place], part) for place, part in done.parts]
         for name, mask in done.masks.items():
             self.masks[name] = PackedMask(mask.bits & self.masks[name].bits, mask.shape) if name in self.masks else mask
         if done.masks:
@@ -146,6 +150,8 @@ class _State:
         mask = {f"{name}.weight": packed.unpack() for name, packed in self.masks.items()}
         if len(self.kept_blocks) < self.blocks:
             mask["blocks"] = torch.tensor([index in self.kept_blocks for index in range(self.blocks)])
+        for part in sorted({part for _, part in self.parts}):
+            mask[f"blocks.{part}"] = torch.tensor([(index, part) not in self.parts for index in range(self.blocks)])
         if mask:
             folder.write_bytes(self.path / folder.MASK, save(dict(sorted(mask.items()))))
         if self.scores:
@@ -174,6 +180,8 @@ class _State:
             sparsity["pruned_layers"] = sparsity_of(self.masks)
         if self.blocks and len(self.kept_blocks) < self.blocks:
             sparsity["blocks"] = 1 - len(self.kept_blocks) / self.blocks
+        if self.parts:
+            sparsity["sublayers"] = len(self.parts) / (2 * self.blocks)
         return {
             "dense": self.dense, "pruned": self.pruned, "recovered": self.recovered, "sparsity": sparsity,
             "steps": tuple(self.steps), "layers": tuple(self.rows), "protocol": self.protocol,
@@ -217,6 +225,14 @@ def _renumbered(masks: Mapping[str, PackedMask], removed: tuple[int, ...], loade
             path = f"{stem}{int(index) - sum(gone < int(index) for gone in removed)}.{rest}"
         out[path] = mask
     return out
+
+
+def _is_there(model: nn.Module, path: str) -> bool:
+    """Whether the layer of a mask still has its weight: it may have gone with its sub-layer since."""
+    try:
+        return isinstance(getattr(model.get_submodule(path), "weight", None), nn.Parameter)
+    except AttributeError:
+        return False
 
 
 def _assert_zeros(loaded: LoadedModel, masks: Mapping[str, Tensor]) -> None:
