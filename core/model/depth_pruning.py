@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from core.errors import ModelError
+from core.errors import ModelError, RecipeError
 from core.events import Watcher
 from core.method import Method
 from core.model.bypass import Unit, block_units
@@ -67,6 +67,11 @@ def _removed(loaded: LoadedModel, step: Prune, units: Mapping[str, Unit], order:
 
 def _lots(units: Mapping[str, Unit], step: Prune, method: Method, seed: int) -> dict[str, float]:
     """{sub-layer: score} of a method that looks at nothing but the name."""
+    if method.needs:
+        raise RecipeError(
+            f"{step.method} needs {', '.join(sorted(method.needs))}, which is not collected of sub-layers.",
+            "Use block_pruner, or structure: blocks.",
+        )
     return {name: float(method(have(None, (), generator(seed, name), {}), step.params)) for name in units}
 
 

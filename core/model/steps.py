@@ -25,6 +25,7 @@ from core.model.likelihood import check_causal
 from core.model.loading import LoadedModel
 from core.model.masks import PackedMask, sparsity_of
 from core.model.pruning import Pruned, prune, pruner
+from core.model.sublayers import sublayer_units
 from core.model.trials import NO_LOSS
 from core.model.xray import observe_model
 from core.recipe import Recipe, Recover, Text
@@ -197,6 +198,8 @@ def check_steps(recipe: Recipe, loaded: LoadedModel) -> None:
             raise ModelError(loaded.anatomy.refused[step.prune.structure], "Choose a structure that this model has.")
         if step.prune and needs_loss(pruner(step.prune.method)):
             check_causal(loaded.model, NO_LOSS)
+        if step.prune and step.prune.structure == "sublayers":
+            sublayer_units(loaded)
 
 
 def calibration_inputs(loaded: LoadedModel, source: Text, seed: int) -> Tensor:

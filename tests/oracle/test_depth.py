@@ -8,16 +8,20 @@ from itertools import pairwise
 import pytest
 import torch
 from torch.nn.functional import cross_entropy
+from transformers import BloomConfig, BloomForCausalLM
 
 from core.errors import ModelError, RecipeError, Stopped
 from core.events import Silent
+from core.method import METHODS, search
 from core.model import blocks
 from core.model.bypass import block_units, bypassed
 from core.model.loading import from_module
 from core.model.pruning import prune
+from core.model.surgery import remove_blocks
 from core.model.trials import open_trials
 from core.recipe import parse
 from tests import tiny_models
+from tests.model_folders import tiny
 
 IDS = torch.randint(0, 97, (11, 16), generator=torch.Generator().manual_seed(3))  # 11: the last batch is smaller than the others
 
@@ -113,6 +117,52 @@ def test_trying_gives_the_loss_of_the_model_without_those_blocks_and_leaves_it_a
     assert list(each) == ["blocks.1", "blocks.4"]
     for name, loss in each.items():
         assert loss == pytest.approx(plain_loss(without_blocks(model, {0, 2, int(name[-1])})), abs=1e-6)
+    assert unchanged(model, before)
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize(
+    "family", ["gpt2", "gemma2", "opt", "falcon", "phi3", "bloom"]
+)  # falcon's and bloom's blocks answer in tuples
+def test_trying_fits_what_really_removing_gives_in(family):
+    def made():
+        torch.manual_seed(0)
+        return (
+            BloomForCausalLM(BloomConfig(hidden_size=32, n_layer=3, n_head=4, vocab_size=96)).eval()
+            if family == "bloom"
+            else tiny(family, **three)
+        )
+
+    three = {"n_layer": 3} if family == "gpt2" else {"num_hidden_layers": 3}
+    ids, loaded = IDS % 96, from_module(made(), "tiny")
+    trials = open_trials(loaded, block_units(loaded), ids, Silent())
+    for gone in (frozenset(), frozenset({"blocks.1"})):
+        for name, loss in trials.evaluate_each(gone, set(trials.units) - gone):
+            shallow = remove_blocks(from_module(made(), "tiny"), sorted(int(block[-1]) for block in {*gone, name})).model
+            assert loss == pytest.approx(plain_loss(shallow, ids), abs=1e-5), (gone, name)
+
+
+@pytest.mark.quick
+def test_a_search_that_finds_what_may_not_go_is_a_fault_of_the_search():
+    @search("astray", label="Astray")
+    def astray(units: tuple[str, ...]) -> list[str]:
+        """Keep nothing in particular. When it lies: always."""
+        return found
+
+    model = llama()
+    before = copy.deepcopy(model.state_dict())
+    try:
+        for found in (["blocks.1", "blocks.1"], ["blocks.9"], ["blocks.0"], [f"blocks.{index}" for index in range(5)]):
+            with pytest.raises(ModelError, match="fault of the search"):
+                run(
+                    model,
+                    method="astray",
+                    structure="blocks",
+                    sparsity=0.2,
+                    protect=["blocks.0"] if found == ["blocks.0"] else [],
+                )
+    finally:
+        METHODS.pop(("search", "astray"))
     assert unchanged(model, before)
 
 
