@@ -169,3 +169,20 @@ def test_a_config_that_cannot_be_right_is_refused_in_a_sentence(said, says, tmp_
         load(str(tmp_path))
     assert caught.value.remedy
     assert json.loads((tmp_path / "config.json").read_text())["prunarium"] == said
+
+
+@pytest.mark.parametrize("names", CASES[:3], ids=" ".join)
+def test_sliding_windows_static_caches_and_padding_count_the_tokens_that_went_by(names):
+    model = without(tiny("gemma2", sliding_window=4), names).model
+    ids, cache = IDS[:2], None
+    padded = torch.ones_like(ids)
+    padded[0, :3] = 0
+    with torch.no_grad():
+        whole = model(ids, use_cache=False).logits
+        for at in range(ids.shape[1]):
+            step = model(ids[:, at : at + 1], past_key_values=cache, use_cache=True)
+            cache = step.past_key_values
+            assert torch.allclose(step.logits[:, 0], whole[:, at], atol=1e-5), at
+    plain = model.generate(ids, attention_mask=padded, max_new_tokens=6, do_sample=False, use_cache=False)
+    for how in ({}, {"cache_implementation": "static"}):
+        assert torch.equal(model.generate(ids, attention_mask=padded, max_new_tokens=6, do_sample=False, **how), plain)
