@@ -39,10 +39,10 @@ def by_hand(shares: Mapping[str, float], anatomy: Anatomy, layers: Sequence[Laye
 
 
 def chosen_units(names: Mapping[str, str], what: str, only: Sequence[str], protect: Sequence[str]) -> list[str]:
-    """The units that may go, of {name: module path of its block or itself}. `only` and `protect` as for layers: a name that fits nothing is an error."""
+    """The units that may go, of {name: path of its first module}. `only` and `protect` as for layers: a name that fits nothing is an error."""
 
     def fits(name: str, pattern: str) -> bool:
-        return any(fnmatchcase(known, pattern) for known in (name, names[name])) or name.startswith(pattern + ".")
+        return any(fnmatchcase(known, pattern) or known.startswith(pattern + ".") for known in (name, names[name]))
 
     for pattern in (*only, *protect):
         if not any(fits(name, pattern) for name in names):

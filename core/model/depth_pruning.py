@@ -34,7 +34,7 @@ def prune_depth(
     """Take out the blocks or sub-layers that score lowest in the dense model, that a search found, or that were named by hand."""
     whole = step.structure == "blocks"
     units = block_units(loaded) if whole else sublayer_units(loaded)
-    paths = {name: f"{unit.path}{name.removeprefix(f'blocks.{unit.block}')}" for name, unit in units.items()}
+    paths = {name: next(iter(unit.gone), unit.path) for name, unit in units.items()}
     allowed = chosen_units(paths, "block" if whole else "sub-layer", step.only, step.protect)
     scores: dict[str, float] = {}
     said: dict[str, Any] = {}

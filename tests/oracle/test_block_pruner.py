@@ -28,6 +28,7 @@ from tests import tiny_models
 from tests.model_folders import tiny
 from tests.oracle.test_sublayers import logits, zeroed
 
+pytestmark = pytest.mark.quick
 IDS = torch.randint(0, 96, (7, 12), generator=torch.Generator().manual_seed(3))
 
 
@@ -102,11 +103,12 @@ def test_only_and_protect_choose_sublayers():
     assert run(unlike(), method="block_pruner", sparsity=0.4, only=["*.mlp"]).said["removed_in_order"] == order
     order, _ = plain_block_pruner(unlike(), 0.4, [name for name in ALL if not name.startswith("blocks.1")])
     assert run(unlike(), method="block_pruner", sparsity=0.4, protect=["blocks.1"]).said["removed_in_order"] == order
+    for path in ("model.layers.1", "model.layers.1.*"):
+        assert run(unlike(), method="block_pruner", sparsity=0.4, protect=[path]).said["removed_in_order"] == order
     with pytest.raises(RecipeError, match="sub-layer"):
         run(unlike(), method="block_pruner", sparsity=0.4, only=["blocks.7"])
 
 
-@pytest.mark.quick
 def test_one_shot_and_random_and_by_hand_take_sublayers():
     model = unlike()
     alone = {name: plain_loss(zeroed(model, "llama", [name])) for name in ALL}
@@ -187,7 +189,6 @@ def test_a_run_with_masks_before_and_recovery_after(tmp_path):
     assert "Prunarium can" in (path / folder.MODEL / "README.md").read_text()
 
 
-@pytest.mark.quick
 def test_families_whose_sublayers_cannot_be_told_are_refused():
     bloom = BloomForCausalLM(BloomConfig(hidden_size=32, n_layer=2, n_head=4, vocab_size=96)).eval()
     for model in (bloom, tiny("mixtral")):  # Bloom adds the residual inside; Mixtral's experts are one tensor

@@ -23,6 +23,7 @@ from core.recipe import parse
 from tests import tiny_models
 from tests.model_folders import tiny
 
+pytestmark = pytest.mark.quick
 IDS = torch.randint(0, 97, (11, 16), generator=torch.Generator().manual_seed(3))  # 11: the last batch is smaller than the others
 
 
@@ -104,7 +105,6 @@ def test_sleb_keeps_what_is_protected_and_one_block_at_least():
     assert len(done.removed) == 4 and len(done.loaded.anatomy.blocks) == 1
 
 
-@pytest.mark.quick
 def test_trying_gives_the_loss_of_the_model_without_those_blocks_and_leaves_it_as_it_was():
     model = llama()
     before, loaded = copy.deepcopy(model.state_dict()), from_module(model, "tiny")
@@ -120,7 +120,6 @@ def test_trying_gives_the_loss_of_the_model_without_those_blocks_and_leaves_it_a
     assert unchanged(model, before)
 
 
-@pytest.mark.quick
 @pytest.mark.parametrize(
     "family", ["gpt2", "gemma2", "opt", "falcon", "phi3", "bloom"]
 )  # falcon's and bloom's blocks answer in tuples
@@ -142,7 +141,6 @@ def test_trying_fits_what_really_removing_gives_in(family):
             assert loss == pytest.approx(plain_loss(shallow, ids), abs=1e-5), (gone, name)
 
 
-@pytest.mark.quick
 def test_a_search_that_finds_what_may_not_go_is_a_fault_of_the_search():
     @search("astray", label="Astray")
     def astray(units: tuple[str, ...]) -> list[str]:
@@ -166,7 +164,6 @@ def test_a_search_that_finds_what_may_not_go_is_a_fault_of_the_search():
     assert unchanged(model, before)
 
 
-@pytest.mark.quick
 def test_only_the_rest_of_the_model_runs_for_a_candidate(monkeypatch):
     model, calls = llama(), []
     for index, block in enumerate(model.model.layers):
@@ -202,7 +199,6 @@ def test_a_stop_is_obeyed_between_two_batches_and_leaves_the_model_as_it_was(che
     assert unchanged(model, before) and model.config.num_hidden_layers == 5
 
 
-@pytest.mark.quick
 def test_progress_counts_the_evaluations():
     watcher = Silent()
     run(llama(), watcher=watcher, method="sleb", structure="blocks", sparsity=0.4)
@@ -211,14 +207,12 @@ def test_progress_counts_the_evaluations():
     assert all(later.done == earlier.done + 1 for earlier, later in pairwise(said))
 
 
-@pytest.mark.quick
 def test_what_predicts_no_next_token_has_no_loss_to_search_by():
     ids = torch.randint(0, 300, (3, 8))
     with pytest.raises(ModelError, match="loss to search by"):
         run(tiny_models.bert(), ids, method="sleb", structure="blocks", sparsity=0.5)
 
 
-@pytest.mark.quick
 def test_a_model_whose_loss_is_no_number_is_refused():
     model = llama()
     model.model.layers[1].mlp.down_proj.weight.data.fill_(float("inf"))
@@ -226,7 +220,6 @@ def test_a_model_whose_loss_is_no_number_is_refused():
         run(model, method="sleb", structure="blocks", sparsity=0.2)
 
 
-@pytest.mark.quick
 def test_blocks_named_by_hand_go_without_a_search():
     model, shares = llama(), {"blocks.1": 1.0, "blocks.3": 1.0, "blocks.0": 0.0}
     done = prune(from_module(model, "tiny"), step(method="sleb", structure="blocks", allocation={"method": "by_hand", "shares": shares}),
@@ -237,7 +230,6 @@ def test_blocks_named_by_hand_go_without_a_search():
             run(llama(), method="sleb", structure="blocks", allocation={"method": "by_hand", "shares": shares})
 
 
-@pytest.mark.quick
 def test_bypassing_lies_in_bypassing():
     model = llama()
     before, loaded = copy.deepcopy(model.state_dict()), from_module(model, "tiny")
@@ -255,7 +247,6 @@ def plain_loss_of(state, gone) -> float:
     return plain_loss(without_blocks(model, gone))
 
 
-@pytest.mark.quick
 @pytest.mark.parametrize("count", [1, 3])
 def test_one_shot_takes_the_blocks_with_the_lowest_loss_alone(count):
     model = llama()
@@ -287,7 +278,6 @@ def plain_angles(model, count: int) -> list[float]:
     return out
 
 
-@pytest.mark.quick
 @pytest.mark.parametrize("count", [1, 2, 3, 4])
 def test_the_run_of_blocks_with_the_smallest_angle_goes(count):
     model, watcher = llama(), Silent()
@@ -298,7 +288,6 @@ def test_the_run_of_blocks_with_the_smallest_angle_goes(count):
     assert any(f"{min(angles):.4f}; the most: {max(angles):.4f}" in said.text for said in watcher.heard)
 
 
-@pytest.mark.quick
 def test_a_protected_block_breaks_the_runs_through_it():
     angles = plain_angles(llama(), 2)
     starts = [start for start in range(4) if start not in (1, 2)]
@@ -308,7 +297,6 @@ def test_a_protected_block_breaks_the_runs_through_it():
         run(llama(), method="angular_distance", structure="blocks", sparsity=0.6, protect=["blocks.2"])
 
 
-@pytest.mark.quick
 def test_angles_worked_by_hand():
     from core.method import get
 

@@ -17,6 +17,7 @@ from core.model.loading import from_module, load
 from core.model.sublayers import remove_sublayers, sublayer_units
 from tests.model_folders import TEXT, edit_config, inputs, tiny
 
+pytestmark = pytest.mark.quick
 IDS = torch.randint(0, 96, (7, 12), generator=torch.Generator().manual_seed(3))
 OUT = {  # family: the layers out of attention and MLP, from the block
     "llama": ("self_attn.o_proj", "mlp.down_proj"),
@@ -110,7 +111,6 @@ def test_generation_with_a_cache_is_the_whole_forward_token_by_token(family):
         assert model.generate(ids, max_new_tokens=3, do_sample=False, num_beams=2).shape == (2, 15)
 
 
-@pytest.mark.quick
 @pytest.mark.parametrize(
     ("family", "attention", "mlp"),
     [
@@ -130,13 +130,11 @@ def test_what_goes_with_a_sublayer(family, attention, mlp):
     assert units["blocks.1.mlp"].parameters == sum(p.numel() for module in inside for p in module.parameters())
 
 
-@pytest.mark.quick
 def test_a_norm_that_both_read_goes_when_both_go():
     model = without(model_of("falcon"), ["blocks.0.attention", "blocks.0.mlp"]).model
     assert not list(model.transformer.h[0].parameters()) and list(model.transformer.h[1].parameters())
 
 
-@pytest.mark.quick
 @pytest.mark.parametrize("family", OUT)
 def test_bypassing_is_removing_and_leaves_the_model_as_it_was(family):
     for names in CASES:
@@ -149,7 +147,6 @@ def test_bypassing_is_removing_and_leaves_the_model_as_it_was(family):
         assert torch.equal(found, logits(remove_sublayers(loaded, [units[name] for name in names]).model, given))
 
 
-@pytest.mark.quick
 @pytest.mark.parametrize(
     ("said", "says"),
     [
