@@ -142,10 +142,12 @@ def solver(name: str, *, label: str, paper: Paper | None = None, needs: set[str]
 
 
 def search(name: str, *, label: str, paper: Paper | None = None, **card: Any) -> Decorator:
-    """Which units to remove, found by trying: function(units, count, evaluate, ...) -> names of the units to remove, first removed first.
+    """Which units to remove, found by trying: function(units, ...) -> names of the units to remove, first removed first.
 
-    May name units (names, in order), count, evaluate (set of removed names -> mean loss in nats on the calibration inputs), sizes ({unit: parameters}),
-    generator (torch's), watcher. Structures: blocks, sublayers.
+    May name units (names of those that may go, in order), sizes ({unit: parameters}, all units of the model in order), count (how many are asked for),
+    share (the share asked for), evaluate (set of removed names -> mean loss in nats on the calibration inputs), evaluate_each (removed, candidates ->
+    pairs (candidate, loss with it gone too), one at a time, for less work than evaluate), last_states (() -> (borders, sequences, hidden): the hidden
+    state of each sequence's last token before each block and after the last), generator (torch's), watcher. Structures: blocks, sublayers.
     """
     return _register("search", name, label, paper, **{"structures": ("blocks",), **card})
 

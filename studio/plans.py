@@ -20,6 +20,10 @@ STRUCTURE_WORDS = {
     "experts": "experts",
     "slices": "slices of the hidden width",
 }
+WHOLE = {
+    "blocks": "blocks",
+    "sublayers": "attentions and MLPs",
+}  # structures that go whole: a budget by hand has no meaning there
 PATTERNS = ("2:4", "4:8", "1:4", "1:2")
 PROMPT = "The city was founded in"
 
@@ -83,7 +87,7 @@ def suggested_name(order: Order) -> str:
     """A name that tells runs apart: tiny-llama-wanda-50."""
     model = order.model.removeprefix("builtin:").rstrip("/").split("/")[-1].split("@")[0].removesuffix(".gguf")[:40] or "model"
     pattern = n_of_m(order.structure)
-    if order.allocation == BY_HAND and order.structure != "blocks":
+    if order.allocation == BY_HAND and order.structure not in WHOLE:
         amount = "by-hand"
     else:
         amount = f"{pattern[0]}of{pattern[1]}" if pattern else f"{100 * order.sparsity:.0f}"
@@ -94,7 +98,7 @@ def suggested_name(order: Order) -> str:
 
 def _prune(order: Order) -> dict[str, Any]:
     out: dict[str, Any] = {"method": order.method, "structure": order.structure}
-    if order.allocation == BY_HAND and order.structure not in ("blocks", "sublayers"):
+    if order.allocation == BY_HAND and order.structure not in WHOLE:
         out["allocation"] = {"method": BY_HAND, "shares": {name: share for name, share in order.shares.items() if share > 0}}
     else:
         if n_of_m(order.structure) is None:
@@ -131,7 +135,8 @@ def sentence(recipe: Recipe, cards: tuple[catalogue.MethodCard, ...]) -> str:
     if asked := _measured(recipe):
         parts.append(f"measure {asked} before and after")
     if recipe.save.model:
-        parts.append("save the model in a folder that transformers loads")
+        own = any(step.prune and step.prune.structure == "sublayers" for step in recipe.steps)
+        parts.append(f"save the model in a folder that {'Prunarium' if own else 'transformers'} loads")
     text = "; then ".join(parts)
     return text[:1].upper() + text[1:] + "."
 
@@ -146,8 +151,8 @@ def _amount(prune: Any) -> str:
         word = "block" if whole else "place"
         return f"remove what your budget says from {count} {word if count == 1 else word + 's'}"
     share = f"{100 * (prune.sparsity or 0):.3g} %"
-    if prune.structure == "blocks":
-        return f"remove {share} of the blocks"
+    if prune.structure in WHOLE:
+        return f"remove {share} of the {WHOLE[prune.structure]}"
     spread = (
         "in every layer"
         if prune.allocation.method == "uniform"
@@ -161,7 +166,7 @@ def _seen(recipe: Recipe, prune: Prune, cards: tuple[catalogue.MethodCard, ...])
     """What the method, or the allocator, reads besides the weights. (An allocator's "scores" are the method's own.)"""
     asked = [card for card in cards if card.kind in catalogue.PRUNERS and card.name == prune.method]
     asked += [card for card in cards if card.kind == "allocator" and card.name == prune.allocation.method]
-    if not {need for card in asked for need in card.needs} - {"scores"}:
+    if not {need for card in asked for need in card.needs} - {"scores"} and asked[0].kind != "search":
         return ", which looks at the weights alone"
     at, source = recipe.calibration, recipe.calibration.source
     named = "its standard calibration text" if source == "auto" else _short(source)

@@ -15,6 +15,7 @@ from transformers.pytorch_utils import Conv1D
 
 from core.errors import ModelError
 from core.model import roles
+from core.model.gone import gone_from
 from core.model.roles import Attention, Layer
 
 __all__ = ["Anatomy", "Attention", "Block", "Layer", "read_anatomy"]
@@ -124,7 +125,7 @@ def _chains(model: nn.Module, prefix: str) -> Iterator[tuple[str, nn.Module]]:
             isinstance(module, (nn.ModuleList, nn.Sequential))
             and children
             and len({type(child) for child in children}) == 1
-            and all(len(_prunable(child)) >= 2 for child in children)
+            and all(len(_prunable(child)) + len(gone_from(child)) >= 2 for child in children)
         ):
             yield path, module
 
@@ -149,7 +150,8 @@ def _block(model: nn.Module, path: str, index: int, config: Any, hidden: int) ->
     module = model.get_submodule(path)
     name = f"blocks.{index}"
     layers = [roles.make_layer(f"{name}.{inner}", f"{path}.{inner}", part, index) for inner, part in _prunable(module)]
-    attention, named = roles.find_attention(module, path, layers, config, hidden)
+    gone = "attention" in gone_from(module).values()  # else an MLP could be taken for the attention that is not there
+    attention, named = (None, {}) if gone else roles.find_attention(module, path, layers, config, hidden)
     named = {**roles.mlp_roles(layers, named, hidden), **named}
     return Block(
         index=index,
@@ -191,7 +193,8 @@ def _kind(model: PreTrainedModel, blocks: tuple[Block, ...]) -> str:
         return "module"
     marks = [
         part.is_causal
-        for part in model.get_submodule(blocks[0].path).modules()
+        for block in blocks
+        for part in model.get_submodule(block.path).modules()
         if isinstance(getattr(part, "is_causal", None), bool)
     ]
     causal = any(marks) if marks else type(model).__name__.endswith(("ForCausalLM", "LMHeadModel"))
@@ -215,7 +218,7 @@ def _refused(model: nn.Module, kind: str, blocks: tuple[Block, ...], outside: tu
         said = dict.fromkeys(("blocks", "sublayers", "heads", "neurons", "slices"), chain)
     else:
         roles_found = {layer.role for block in blocks for layer in block.layers}
-        attentive = all(block.attention for block in blocks)
+        attentive = all(block.attention or gone_from(model.get_submodule(block.path)) for block in blocks)
         if not attentive:
             said["heads"] = f"Not every block of {what} has query, key, value and output layers that could be told apart."
         if kind == "image_classifier" and not attentive:

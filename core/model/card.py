@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, is_dataclass
 from typing import TYPE_CHECKING, Any
 
+from core.model.gone import KEY
 from core.recipe import Recipe, to_yaml
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ _STATES = ("dense", "pruned", "recovered")
 _ZEROS = (
     "About the zeros: pruned weights are stored as ordinary zeros. A dense kernel multiplies them like any other number and the file keeps them "
     "in full, so unstructured zeros alone make this model **neither faster nor smaller**; they pay off with sparse kernels or a compressor. "
-    "Blocks that were removed are gone for good: that does make it smaller and faster."
+    "Blocks, and attentions and MLPs, that were removed are gone for good: that does make it smaller and faster."
 )
 
 
@@ -92,6 +93,9 @@ def _protocol(protocol: Mapping[str, Any]) -> str:
 def _loading(loaded: LoadedModel, kind: str) -> str:
     from transformers import PreTrainedModel
 
+    if hasattr(getattr(loaded.model, "config", None), KEY):
+        code = 'from core.model.loading import load  # in a checkout of Prunarium\n\nloaded = load("path/to/this/folder")\nmodel = loaded.model'
+        return f"## Loading\n\nParts of its blocks are gone, which transformers alone cannot load; Prunarium can:\n\n```python\n{code}\n```"
     if isinstance(loaded.model, PreTrainedModel):
         code = f'from transformers import {kind}\n\nmodel = {kind}.from_pretrained("path/to/this/folder", dtype="auto")'
         if loaded.tokenizer is not None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 
 from core.errors import RecipeError
-from core.model.anatomy import Anatomy, Block, Layer
+from core.model.anatomy import Anatomy, Layer
 
 
 def chosen_layers(anatomy: Anatomy, only: Sequence[str], protect: Sequence[str]) -> list[Layer]:
@@ -38,17 +38,31 @@ def by_hand(shares: Mapping[str, float], anatomy: Anatomy, layers: Sequence[Laye
     return {layer.name: shares.get(layer.name, shares.get(block_name.get(layer.block, ""), 0.0)) for layer in layers}
 
 
-def chosen_blocks(anatomy: Anatomy, only: Sequence[str], protect: Sequence[str]) -> list[Block]:
-    """The blocks that may go. `only` and `protect` as for layers: names or patterns, and one that fits nothing is an error."""
+def chosen_units(names: Mapping[str, str], what: str, only: Sequence[str], protect: Sequence[str]) -> list[str]:
+    """The units that may go, of {name: path of its first module}. `only` and `protect` as for layers: a name that fits nothing is an error."""
 
-    def fits(block: Block, patterns: Sequence[str]) -> bool:
-        return any(fnmatchcase(name, pattern) for name in (block.name, block.path) for pattern in patterns)
+    def fits(name: str, pattern: str) -> bool:
+        return any(fnmatchcase(known, pattern) or known.startswith(pattern + ".") for known in (name, names[name]))
 
     for pattern in (*only, *protect):
-        if not any(fits(block, (pattern,)) for block in anatomy.blocks):
-            names = ", ".join(block.name for block in anatomy.blocks[:3])
-            raise RecipeError(f"No block of this model fits {pattern!r}.", f"Blocks are called {names}, ...")
-    allowed = [block for block in anatomy.blocks if (not only or fits(block, only)) and not fits(block, protect)]
-    if not allowed:
-        raise RecipeError("The step leaves no block to remove: everything is protected.", "Shorten `protect`, or widen `only`.")
-    return allowed
+        if not any(fits(name, pattern) for name in names):
+            shown = ", ".join(list(names)[:3])
+            raise RecipeError(f"No {what} of this model fits {pattern!r}.", f"They are called {shown}, ...")
+    chosen = [name for name in names if not only or any(fits(name, pattern) for pattern in only)]
+    chosen = [name for name in chosen if not any(fits(name, pattern) for pattern in protect)]
+    if not chosen:
+        raise RecipeError(f"The step leaves no {what} to remove: everything is protected.", "Shorten `protect`, or widen `only`.")
+    return chosen
+
+
+def removed_by_hand(shares: Mapping[str, float], names: Mapping[str, int]) -> list[str]:
+    """The units, of {name: index of its block}, that a budget by hand takes out: a unit's own name wins over its block's. Shares are 0 or 1."""
+    known = {*names, *(f"blocks.{index}" for index in names.values())}
+    for name, share in shares.items():
+        if name not in known:
+            raise RecipeError(
+                f"The budget names {name!r}, which this model does not have.", f"It has {', '.join(sorted(known)[:4])}, ..."
+            )
+        if share not in (0.0, 1.0):
+            raise RecipeError("A block or sub-layer goes whole or stays.", "Give each one that you name a share of 0 or 1.")
+    return [name for name, index in names.items() if shares.get(name, shares.get(f"blocks.{index}", 0.0)) == 1.0]

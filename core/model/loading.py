@@ -24,8 +24,10 @@ from transformers.utils import logging as transformers_logging
 from core.errors import ModelError, PrunariumError, RecipeError, ResourceError
 from core.model.anatomy import Anatomy, block_paths, read_anatomy
 from core.model.checkpoint import LazyWeights, check_finite, missing_weights, source_dtype, stored_tensors, wrong_shape
+from core.model.gone import KEY
 from core.model.header import CONFIG_LIMIT_BYTES, Header, check_config, memory_estimate, preview, read_json
 from core.model.memory import check_fits
+from core.model.rebuild import rebuilt
 from core.model.source import Location, locate
 
 transformers_logging.set_verbosity_error()
@@ -111,10 +113,14 @@ def load(source: str, dtype: str = "auto", device: str = "auto", lazy: bool = Fa
     model_class = _model_class(header, config)
     stored, unused, weights = stored_tensors(location.path, header), (), None
     with _explained(location.name):
-        if lazy:
-            model = _skeleton(model_class, config, _DTYPES[dtype], where)
+        if lazy or hasattr(config, KEY):  # built from the config, without what was taken out, and only then given its weights
+            model = rebuilt(_skeleton(model_class, config, _DTYPES[dtype], where), config)
             weights = LazyWeights(model, stored, block_paths(model), where)
-            check_fits(weights.peak_bytes(), f"{what}, a block at a time,", _SMALLER)
+            if lazy:
+                check_fits(weights.peak_bytes(), f"{what}, a block at a time,", _SMALLER)
+            else:
+                weights.bring_all()
+                weights = None
         else:
             model, unused = _whole(model_class, config, stored, _DTYPES[dtype])
             model = model.to(where)

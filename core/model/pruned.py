@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from torch import Tensor
 
@@ -14,10 +15,14 @@ from core.report import LayerRow
 
 @dataclass(frozen=True)
 class Pruned:
-    """What a prune step did. masks: {module path: kept}; removed: indices of blocks taken out; scores: small summaries for the run folder."""
+    """What a prune step did. masks: {module path: kept}; removed: indices of blocks taken out; scores: small summaries for the run folder;
+    said: more for the report's entry about the step; parts: (block, "attention" | "mlp") of sub-layers taken out.
+    """
 
     loaded: LoadedModel
     masks: Mapping[str, PackedMask] = field(default_factory=dict)
     removed: tuple[int, ...] = ()
     rows: tuple[LayerRow, ...] = ()
     scores: Mapping[str, Tensor] = field(default_factory=dict)
+    said: Mapping[str, Any] = field(default_factory=dict)
+    parts: tuple[tuple[int, str], ...] = ()

@@ -10,7 +10,7 @@ from core.catalogue import PRUNERS
 from core.errors import ModelError
 from core.events import Watcher
 from core.method import Method, get, load_methods
-from core.model.depth_pruning import prune_blocks
+from core.model.depth_pruning import prune_depth
 from core.model.loading import LoadedModel
 from core.model.pruned import Pruned
 from core.model.weight_pruning import prune_weights
@@ -29,7 +29,7 @@ def prune(loaded: LoadedModel, step: Prune, inputs: Callable[[], Tensor], seed: 
         raise ModelError(
             loaded.anatomy.refused[step.structure], "Choose a structure that this model has; the Model room lists them."
         )
-    way = prune_blocks if step.structure == "blocks" else prune_weights
+    way = prune_depth if step.structure in ("blocks", "sublayers") else prune_weights
     return way(loaded, step, pruner(step.method), inputs, seed, watcher)
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 import torch
 from safetensors.torch import save
-from torch import Tensor
+from torch import Tensor, nn
 
 from core import folder
 from core.errors import ModelError
@@ -20,9 +20,13 @@ from core.method import get
 from core.model import export, measure, text
 from core.model.blocks import known_ids
 from core.model.counts import counts
+from core.model.depth_pruning import needs_loss
+from core.model.likelihood import check_causal
 from core.model.loading import LoadedModel
 from core.model.masks import PackedMask, sparsity_of
-from core.model.pruning import Pruned, prune
+from core.model.pruning import Pruned, prune, pruner
+from core.model.sublayers import sublayer_units
+from core.model.trials import NO_LOSS
 from core.model.xray import observe_model
 from core.recipe import Recipe, Recover, Text
 from core.report import LayerRow, Metrics
@@ -74,6 +78,7 @@ class _State:
         self.masks: dict[str, PackedMask] = {}
         self.kept_blocks = [block.index for block in loaded.anatomy.blocks]
         self.blocks = len(self.kept_blocks)
+        self.parts: list[tuple[int, str]] = []
         self.rows: list[LayerRow] = []
         self.scores: dict[str, Tensor] = {}
         self.steps: list[dict[str, Any]] = []
@@ -117,10 +122,14 @@ class _State:
             self.masks = _renumbered(self.masks, done.removed, self.loaded)
             self.kept_blocks = [index for place, index in enumerate(self.kept_blocks) if place not in done.removed]
             self.said = {"removed_blocks": [row.name for row in done.rows if row.sparsity == 1.0]}
+        if done.parts:
+            self.masks = {path: mask for path, mask in self.masks.items() if _is_there(self.loaded.model, path)}
+            self.parts += [(self.kept_blocks[place], part) for place, part in done.parts]
         for name, mask in done.masks.items():
             self.masks[name] = PackedMask(mask.bits & self.masks[name].bits, mask.shape) if name in self.masks else mask
         if done.masks:
             self.said = {"sparsity": sparsity_of(done.masks)}
+        self.said |= done.said
         self.rows += done.rows
         self.scores |= done.scores
 
@@ -142,6 +151,8 @@ class _State:
         mask = {f"{name}.weight": packed.unpack() for name, packed in self.masks.items()}
         if len(self.kept_blocks) < self.blocks:
             mask["blocks"] = torch.tensor([index in self.kept_blocks for index in range(self.blocks)])
+        for part in sorted({part for _, part in self.parts}):
+            mask[f"blocks.{part}"] = torch.tensor([(index, part) not in self.parts for index in range(self.blocks)])
         if mask:
             folder.write_bytes(self.path / folder.MASK, save(dict(sorted(mask.items()))))
         if self.scores:
@@ -170,6 +181,8 @@ class _State:
             sparsity["pruned_layers"] = sparsity_of(self.masks)
         if self.blocks and len(self.kept_blocks) < self.blocks:
             sparsity["blocks"] = 1 - len(self.kept_blocks) / self.blocks
+        if self.parts:
+            sparsity["sublayers"] = len(self.parts) / (2 * self.blocks)
         return {
             "dense": self.dense, "pruned": self.pruned, "recovered": self.recovered, "sparsity": sparsity,
             "steps": tuple(self.steps), "layers": tuple(self.rows), "protocol": self.protocol,
@@ -183,6 +196,10 @@ def check_steps(recipe: Recipe, loaded: LoadedModel) -> None:
             raise ModelError("Recovery trains on text, and this model has no tokenizer.", "Leave the recover step out for it.")
         if step.prune and step.prune.structure in loaded.anatomy.refused:
             raise ModelError(loaded.anatomy.refused[step.prune.structure], "Choose a structure that this model has.")
+        if step.prune and needs_loss(pruner(step.prune.method)):
+            check_causal(loaded.model, NO_LOSS)
+        if step.prune and step.prune.structure == "sublayers":
+            sublayer_units(loaded)
 
 
 def calibration_inputs(loaded: LoadedModel, source: Text, seed: int) -> Tensor:
@@ -211,6 +228,14 @@ def _renumbered(masks: Mapping[str, PackedMask], removed: tuple[int, ...], loade
             path = f"{stem}{int(index) - sum(gone < int(index) for gone in removed)}.{rest}"
         out[path] = mask
     return out
+
+
+def _is_there(model: nn.Module, path: str) -> bool:
+    """Whether the layer of a mask still has its weight: it may have gone with its sub-layer since."""
+    try:
+        return isinstance(getattr(model.get_submodule(path), "weight", None), nn.Parameter)
+    except AttributeError:
+        return False
 
 
 def _assert_zeros(loaded: LoadedModel, masks: Mapping[str, Tensor]) -> None:

@@ -9,6 +9,7 @@ from torch import nn
 
 from core.errors import ModelError
 from core.model.anatomy import read_anatomy
+from core.model.gone import say_gone
 from core.model.loading import LoadedModel
 
 
@@ -35,6 +36,7 @@ def remove_blocks(loaded: LoadedModel, indices: Sequence[int]) -> LoadedModel:
                 if isinstance(getattr(module, name, None), int):
                     setattr(module, name, new_index)
     _shorten_config(loaded.model, count, kept)
+    say_gone(loaded.model)
     return replace(loaded, anatomy=read_anatomy(loaded.model))
 
 

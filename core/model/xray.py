@@ -7,12 +7,13 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from core.events import Progress, Watcher
 from core.method import Method, get
 from core.model import blocks
 from core.model.anatomy import Block
+from core.model.bypass import answer_in_tuples, starting_at
 from core.model.gradients import gradients_of
 from core.model.loading import LoadedModel
 from core.model.masks import decide, generator
@@ -122,8 +123,7 @@ def measure_curves(loaded: LoadedModel, ask: Curves, calibration: Tensor, seed: 
         statistics |= {name: of_layer | gradients.get(name, {}) for name, of_layer in found.items()}
     watcher.say(Progress("curves", 0, len(loaded.anatomy.blocks) * len(levels)))
     states, extras = blocks.enter(loaded, check.inputs, batch=check.batch), blocks.arguments(loaded, check.inputs)
-    with loaded.block(0) as block_0, torch.no_grad():
-        in_tuples = isinstance(block_0(states[0], *extras[0][0], **extras[0][1]), tuple)
+    in_tuples = answer_in_tuples(loaded, states, extras)
     for block in loaded.anatomy.blocks:
         quality[block.name] = [dense]
         with loaded.block(block.index) as module:
@@ -131,7 +131,7 @@ def measure_curves(loaded: LoadedModel, ask: Curves, calibration: Tensor, seed: 
                 watcher.check()
                 with (
                     _pruned_alone(loaded, block, ask, method, statistics, level, seed),
-                    _starting_at(loaded, block.index, states, in_tuples),
+                    starting_at(loaded, block.index, states, in_tuples),
                 ):
                     quality[block.name].append(check.measure())
                 done = block.index * len(levels) + levels.index(level) + 1
@@ -160,30 +160,3 @@ def _pruned_alone(loaded: LoadedModel, block: Block, ask: Curves, method: Method
     finally:
         for path, weight in saved.items():
             loaded.module(path).weight.data.copy_(weight)
-
-
-@contextmanager
-def _starting_at(loaded: LoadedModel, index: int, states: blocks.Hidden, in_tuples: bool = False) -> Iterator[None]:
-    """Let forwards skip the blocks before `index`: the model's n-th forward since entering finds states[n] at that block's entrance.
-
-    in_tuples: this family's blocks (GPT-J's, Falcon's) answer with a tuple, whose first part is the hidden state.
-    """
-    calls = iter(range(len(states)))
-    first: list[tuple[nn.Module, Callable[..., Any]]] = []
-
-    def skip(module: nn.Module, position: int) -> Callable[..., Any]:
-        def forward(before: Tensor, *args: Any, **kwargs: Any) -> Any:
-            after = states[next(calls)] if position == 0 else before
-            return (after, None) if in_tuples else after
-
-        return forward
-
-    for block in loaded.anatomy.blocks[:index]:
-        module = loaded.module(block.path)
-        first.append((module, module.forward))
-        module.forward = skip(module, block.index)
-    try:
-        yield
-    finally:
-        for module, _ in first:
-            del module.forward

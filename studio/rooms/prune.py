@@ -12,7 +12,7 @@ from core.errors import PrunariumError
 from core.recipe import Recipe, n_of_m, parse
 from studio import cards, known, views
 from studio.bench import Bench, plainly
-from studio.plans import BY_HAND, PROMPT, Order, sentence, structures, to_recipe
+from studio.plans import BY_HAND, PROMPT, WHOLE, Order, sentence, structures, to_recipe
 from studio.results import results
 
 _QUIET: dict[str, Any] = {"show_progress": "hidden", "queue": False, "api_visibility": "private"}
@@ -200,12 +200,12 @@ def _wire_controls(bench: Bench, controls: Controls, params: gr.State) -> None:
 
     def fitting(structure: str, allocation: str) -> Any:
         """Only controls that mean something for this structure are shown."""
-        by_hand = allocation == BY_HAND and structure != "blocks"
-        return gr.Slider(visible=n_of_m(structure) is None and not by_hand), gr.Radio(visible=structure != "blocks")
+        by_hand = allocation == BY_HAND and structure not in WHOLE
+        return gr.Slider(visible=n_of_m(structure) is None and not by_hand), gr.Radio(visible=structure not in WHOLE)
 
     def by_hand(name: str, structure: str) -> Any:
-        """The budget is what shall be pruned. It has no meaning for whole blocks, so these give way where the method can do without."""
-        single = structure == "blocks" and "unstructured" in [value for _, value in structures(_card(name))]
+        """The budget is what shall be pruned. It has no meaning for what goes whole, so these give way where the method can do without."""
+        single = structure in WHOLE and "unstructured" in [value for _, value in structures(_card(name))]
         return "unstructured" if single else gr.skip(), BY_HAND
 
     controls.method.input(

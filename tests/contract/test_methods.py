@@ -2,12 +2,14 @@
 
 import inspect
 import re
+from itertools import pairwise
 
 import numpy as np
 import pytest
 import torch
 
 from core import catalogue
+from core.events import Silent
 from core.method import METHODS, cards, load_methods
 from core.model.observe import NO_STATISTIC, have
 
@@ -42,7 +44,7 @@ def test_a_card_says_what_it_keeps_where_it_lies_and_is_bounded(method):
         numbers, text = param.low is not None and param.high is not None, param.type == "str" and param.longest
         assert param.choices or param.type == "bool" or numbers or text, f"{param.name} has no bounds"
         assert catalogue.fill(card, {})[param.name] == param.default
-    if card.kind in ("score", "allocator", "data_score") and "baseline" not in card.place:
+    if card.kind in ("score", "search", "allocator", "data_score") and "baseline" not in card.place:
         assert "When it lies" in card.doc
     if card.paper:
         assert re.fullmatch(r"\d{4}\.\d{4,5}|", card.paper.arxiv)
@@ -104,6 +106,35 @@ def test_an_allocation_meets_the_total_and_stays_between_0_and_1(method, sparsit
     assert reached >= 0.9 * sparsity * 2000  # a floor of kept weights may forbid all of them
 
 
+def _search_given(units: tuple[str, ...], count: int) -> dict:
+    """A model of six units of unlike sizes, whose losses are a table: units gone cost their own price, and more beside each other."""
+    sizes = {f"blocks.{i // 2}.{('attention', 'mlp')[i % 2]}": (100, 250)[i % 2] for i in range(6)}
+    place = {name: i for i, name in enumerate(sizes)}
+
+    def evaluate(removed: frozenset[str]) -> float:
+        gone = sorted(place[name] for name in removed)
+        return sum((5, 2, 4, 1, 3, 6)[i] for i in gone) + sum(b - a == 1 for a, b in pairwise(gone))
+
+    def evaluate_each(removed, candidates):
+        yield from ((name, evaluate(removed | {name})) for name in sizes if name in set(candidates))
+
+    states = torch.randn(7, 4, 8, generator=torch.Generator().manual_seed(0))
+    return {"units": units, "sizes": sizes, "count": count, "share": count / 6, "evaluate": evaluate, "evaluate_each": evaluate_each,
+            "last_states": lambda: states, "generator": torch.Generator().manual_seed(2), "watcher": Silent()}  # fmt: skip
+
+
+@pytest.mark.parametrize("method", of("search"))
+@pytest.mark.parametrize("count", [1, 3, 5])
+def test_a_search_names_units_that_may_go_each_once(method, count):
+    every = tuple(_search_given((), count)["sizes"])
+    for units in (every, every[1:]):
+        given = _search_given(units, count)
+        found, again = (list(method(given, catalogue.fill(method.card, {}))) for _ in range(2))
+        assert found == again and found and set(found) <= set(units) and len(set(found)) == len(found) < 6
+        if "blocks" in method.card.structures:
+            assert len(found) == min(count, len(units))
+
+
 @pytest.mark.parametrize("method", of("selector"))
 @pytest.mark.parametrize("count", [1, 7, 20])
 def test_a_selector_keeps_exactly_as_many_as_asked(method, count):
@@ -162,6 +193,7 @@ def test_every_method_function_takes_only_what_its_kind_can_give():
     offered = {
         "score": {"weight", "shape", "generator", "statistics"} | {name for kind, name in METHODS if kind == "statistic"},
         "allocator": {"sizes", "sparsity", "scores", "shapes", "blocks", "weights", "statistics", "influence", "curves"},
+        "search": {"units", "sizes", "count", "share", "evaluate", "evaluate_each", "last_states", "generator", "watcher"},
         "recovery": {"model", "batches", "masks", "steps", "learning_rate", "watcher"},
         "embedding": {"images", "texts", "frame", "argument", "loaded", "watcher", "seed"},
         "data_score": {"vectors", "clusters", "centroids", "labels", "rows", "generator"},
