@@ -46,7 +46,8 @@ class ParamCard:
 class MethodCard:
     """All that the screen, the docs and the recipe check need to know about a method.
 
-    `selector`: what a data score is used with where a recipe names no selector. `learning_rate`: a recovery's default. `problem`: why the
+    `selector`: what a data score is used with where a recipe names no selector. `learning_rate`: a recovery's default. `adds_bias`: the
+    parameter with which units that go leave their mean behind in the next layer's bias. `problem`: why the
     method cannot be used, else empty.
     """
 
@@ -64,6 +65,7 @@ class MethodCard:
     params: tuple[ParamCard, ...] = ()
     selector: str = ""
     learning_rate: float | None = None
+    adds_bias: str = ""
     problem: str = ""
 
 

@@ -104,8 +104,12 @@ def score(name: str, *, label: str, paper: Paper | None = None, needs: set[str] 
     """Importances: the lowest go first.
 
     For unstructured and N:M: function(weight (out, in), ...) -> (out, in); a convolution comes as (out, in * kernel). For blocks: one number.
+    For neurons and heads: a function for single weights gives a unit the sum over its weights, in all the layers it runs through; any other
+    scores units itself, -> (units,), and may name out_of (units, entries * out: the weights that read each entry of a unit, entry by entry),
+    into (units, m: the weights that produce it), and statistics of the reading layer's input as (units, entries).
     May name weight, shape, generator (torch's, seeded by recipe and layer) and its needs. Card: compare ("row" | "layer": what its scores
-    are comparable within), structures, place, version.
+    are comparable within), structures, place, version, adds_bias (the name of a bool parameter; needs input_mean: units that go leave their
+    mean in the reading layer's bias).
     """
     return _register("score", name, label, paper, needs, **{"compare": "layer", "structures": ("unstructured", "N:M"), **card})
 

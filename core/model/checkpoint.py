@@ -160,6 +160,11 @@ class LazyWeights:
             parameter.requires_grad_(False)
         self._held.add(part)
 
+    def bring_all(self) -> None:
+        """Read everything: the model is then as if it had been loaded whole."""
+        for part in self._parts:
+            self.bring(part)
+
     def release(self, part: int) -> None:
         """Let go of the weights of a part: they are on the meta device again."""
         for name, parameter in self._parameters(part).items():

@@ -28,7 +28,8 @@ from core.folder import disk_error, write_text
 from core.model.card import readme
 from core.model.counts import blank_image, check_in_memory, saved_bytes, size_when_saved_bytes, unique
 from core.model.latency import fixed_ids
-from core.model.loading import LoadedModel
+from core.model.loading import LoadedModel, load
+from core.model.widths import KEY
 from core.recipe import Recipe
 
 _CHECK_TOKENS = 16
@@ -197,6 +198,8 @@ def _carried(loaded: LoadedModel) -> list[Path]:
 
 def _load_again(model: PreTrainedModel, scratch: Path) -> PreTrainedModel:
     """The folder as anyone would load it, computing in the dtype that the model in memory computes in."""
+    if hasattr(model.config, KEY):
+        return load(str(scratch), str(next(model.parameters()).dtype).removeprefix("torch."), "cpu").model
     again, said = type(model).from_pretrained(
         scratch,
         dtype=next(model.parameters()).dtype,

@@ -27,6 +27,7 @@ from core.model.checkpoint import LazyWeights, check_finite, missing_weights, so
 from core.model.header import CONFIG_LIMIT_BYTES, Header, check_config, memory_estimate, preview, read_json
 from core.model.memory import check_fits
 from core.model.source import Location, locate
+from core.model.widths import KEY, rebuild
 
 transformers_logging.set_verbosity_error()
 transformers_logging.disable_progress_bar()
@@ -111,10 +112,15 @@ def load(source: str, dtype: str = "auto", device: str = "auto", lazy: bool = Fa
     model_class = _model_class(header, config)
     stored, unused, weights = stored_tensors(location.path, header), (), None
     with _explained(location.name):
-        if lazy:
+        if lazy or hasattr(config, KEY):  # widths of our own: built from the config, narrowed, and only then given its weights
             model = _skeleton(model_class, config, _DTYPES[dtype], where)
+            rebuild(model)
             weights = LazyWeights(model, stored, block_paths(model), where)
-            check_fits(weights.peak_bytes(), f"{what}, a block at a time,", _SMALLER)
+            if lazy:
+                check_fits(weights.peak_bytes(), f"{what}, a block at a time,", _SMALLER)
+            else:
+                weights.bring_all()
+                weights = None
         else:
             model, unused = _whole(model_class, config, stored, _DTYPES[dtype])
             model = model.to(where)

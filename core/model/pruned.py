@@ -7,17 +7,33 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
+from core.model.groups import Group
 from core.model.loading import LoadedModel
 from core.model.masks import PackedMask
 from core.report import LayerRow
 
 
 @dataclass(frozen=True)
+class UnitCut:
+    """Neurons or heads of one block that were cut out. keep: bool, one a unit that there was."""
+
+    group: Group
+    keep: Tensor
+
+    @property
+    def key(self) -> str:
+        """What the mask file calls it: blocks.I.mlp.neurons."""
+        return f"{self.group.name}.{self.group.structure}"
+
+
+@dataclass(frozen=True)
 class Pruned:
-    """What a prune step did. masks: {module path: kept}; removed: indices of blocks taken out; scores: small summaries for the run folder."""
+    """What a prune step did. masks: {module path: kept}; removed: indices of blocks taken out; scores: small summaries for the run folder;
+    cuts: neurons and heads."""
 
     loaded: LoadedModel
     masks: Mapping[str, PackedMask] = field(default_factory=dict)
     removed: tuple[int, ...] = ()
     rows: tuple[LayerRow, ...] = ()
     scores: Mapping[str, Tensor] = field(default_factory=dict)
+    cuts: tuple[UnitCut, ...] = ()

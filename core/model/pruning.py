@@ -12,7 +12,9 @@ from core.events import Watcher
 from core.method import Method, get, load_methods
 from core.model.depth_pruning import prune_blocks
 from core.model.loading import LoadedModel
+from core.model.groups import STRUCTURES as UNITS
 from core.model.pruned import Pruned
+from core.model.unit_pruning import prune_units
 from core.model.weight_pruning import prune_weights
 from core.recipe import Prune
 
@@ -29,7 +31,7 @@ def prune(loaded: LoadedModel, step: Prune, inputs: Callable[[], Tensor], seed: 
         raise ModelError(
             loaded.anatomy.refused[step.structure], "Choose a structure that this model has; the Model room lists them."
         )
-    way = prune_blocks if step.structure == "blocks" else prune_weights
+    way = prune_blocks if step.structure == "blocks" else prune_units if step.structure in UNITS else prune_weights
     return way(loaded, step, pruner(step.method), inputs, seed, watcher)
 
 

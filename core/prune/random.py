@@ -6,7 +6,13 @@ from torch import Generator, Tensor
 from core.method import score
 
 
-@score("random", label="Random", compare="layer", structures=("unstructured", "N:M", "blocks"), place="criterion/baseline")
+@score(
+    "random",
+    label="Random",
+    compare="layer",
+    structures=("unstructured", "N:M", "neurons", "heads", "blocks"),
+    place="criterion/baseline",
+)
 def random(shape: tuple[int, ...], generator: Generator) -> Tensor:
     """Keep weights by lot: the baseline that every criterion must beat.
 
