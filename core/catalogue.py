@@ -97,9 +97,9 @@ def resolve(recipe: Recipe, cards: tuple[MethodCard, ...] | None = None) -> Reci
     changed: dict[str, Any] = {"steps": steps}
     if recipe.observe:
         for name in recipe.observe.scores:
-            find(cards, "score", name)
+            _seen_without_pruning(find(cards, "score", name), ("unstructured", "blocks"))
         if recipe.observe.curves:
-            find(cards, "score", recipe.observe.curves.method)
+            _seen_without_pruning(find(cards, "score", recipe.observe.curves.method), ("unstructured",))
     if recipe.select:
         changed["select"] = _resolved_select(recipe, cards)
     if recipe.data:
@@ -107,6 +107,15 @@ def resolve(recipe: Recipe, cards: tuple[MethodCard, ...] | None = None) -> Reci
             update={"params": fill(find(cards, "embedding", embedding_method(recipe.embedding.source)), recipe.embedding.params)}
         )
     return recipe.model_copy(update=changed)
+
+
+def _seen_without_pruning(card: MethodCard, structures: tuple[str, ...]) -> None:
+    """The X-ray shows scores of weights and blocks, and its curves prune weights. Raises RecipeError for a method of other structures."""
+    if not set(structures) & set(card.structures):
+        raise RecipeError(
+            f"{card.name} scores {', '.join(card.structures)}, which observe does not show.",
+            f"Choose one for {' or '.join(structures)}.",
+        )
 
 
 def embedding_method(source: str) -> str:

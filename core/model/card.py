@@ -26,7 +26,7 @@ _STATES = ("dense", "pruned", "recovered")
 _ZEROS = (
     "About the zeros: pruned weights are stored as ordinary zeros. A dense kernel multiplies them like any other number and the file keeps them "
     "in full, so unstructured zeros alone make this model **neither faster nor smaller**; they pay off with sparse kernels or a compressor. "
-    "Blocks that were removed are gone for good: that does make it smaller and faster."
+    "Blocks, neurons and heads that were removed are gone for good: that does make it smaller and faster."
 )
 
 
@@ -92,6 +92,14 @@ def _protocol(protocol: Mapping[str, Any]) -> str:
 def _loading(loaded: LoadedModel, kind: str) -> str:
     from transformers import PreTrainedModel
 
+    from core.model.widths import KEY
+
+    if hasattr(getattr(loaded.model, "config", None), KEY):
+        return (
+            "## Loading\n\nIts blocks are not all equally wide, which transformers has no config for, so this model loads with Prunarium (run "
+            "in its checkout); plain `from_pretrained` refuses it.\n\n```python\nfrom core.model.loading import load\n\n"
+            'loaded = load("path/to/this/folder")\nmodel, tokenizer = loaded.model, loaded.tokenizer\n```'
+        )
     if isinstance(loaded.model, PreTrainedModel):
         code = f'from transformers import {kind}\n\nmodel = {kind}.from_pretrained("path/to/this/folder", dtype="auto")'
         if loaded.tokenizer is not None:

@@ -36,7 +36,7 @@ def entries(part: Part, keep: Tensor) -> Tensor:
 
 def cut_layer(layer: nn.Module, axis: int, kept: Tensor) -> None:
     """A layer with only these rows (axis 0) or columns (axis 1) of its weight as (out, in). The bias goes with the rows."""
-    stored = axis if isinstance(layer, nn.Linear) else 1 - axis  # Conv1D keeps its weight as (in, out)
+    stored = stored_axis(layer, axis)
     layer.weight = _selected(layer.weight, stored, kept)
     if axis == 0 and layer.bias is not None:
         layer.bias = _selected(layer.bias, 0, kept)
@@ -44,6 +44,11 @@ def cut_layer(layer: nn.Module, axis: int, kept: Tensor) -> None:
         setattr(layer, "out_features" if axis == 0 else "in_features", len(kept))
     elif isinstance(layer, Conv1D):
         setattr(layer, "nf" if axis == 0 else "nx", len(kept))
+
+
+def stored_axis(layer: nn.Module, axis: int) -> int:
+    """An axis of a weight as (out, in), in the order in which the layer stores it: Conv1D's is (in, out)."""
+    return 1 - axis if isinstance(layer, Conv1D) else axis
 
 
 def _selected(parameter: nn.Parameter, axis: int, kept: Tensor) -> nn.Parameter:
@@ -64,9 +69,9 @@ def _set_heads(model: nn.Module, block: Block, query_heads: int, kv_heads: int) 
     """Tell the modules of an attention how many heads there are now, under whichever names they keep it."""
     old = block.attention
     new = {
-        **{name: (old.query_heads, query_heads) for name in _QUERY_COUNTS},
-        **{name: (old.kv_heads, kv_heads) for name in _KEY_COUNTS},
-        **{name: (old.query_heads * old.head_dim, query_heads * old.head_dim) for name in _WIDTHS},
+        **dict.fromkeys(_QUERY_COUNTS, (old.query_heads, query_heads)),
+        **dict.fromkeys(_KEY_COUNTS, (old.kv_heads, kv_heads)),
+        **dict.fromkeys(_WIDTHS, (old.query_heads * old.head_dim, query_heads * old.head_dim)),
     }
     for module in model.get_submodule(old.path).modules():
         for name, (before, after) in new.items():

@@ -11,8 +11,8 @@ from core.errors import ModelError
 from core.events import Watcher
 from core.method import Method, get, load_methods
 from core.model.depth_pruning import prune_blocks
-from core.model.loading import LoadedModel
 from core.model.groups import STRUCTURES as UNITS
+from core.model.loading import LoadedModel
 from core.model.pruned import Pruned
 from core.model.unit_pruning import prune_units
 from core.model.weight_pruning import prune_weights

@@ -5,7 +5,6 @@ under the key `prunarium`, from which this program builds the model again: {"wid
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -29,55 +28,49 @@ def settle(model: nn.Module) -> None:
     """Make the config of a model say what its layers are now. Does nothing for a module that is not transformers'."""
     if not isinstance(model, PreTrainedModel):
         return
-    anatomy, plain = read_anatomy(model), copy.deepcopy(model.config)
+    plain = copy.deepcopy(model.config)
     vars(plain).pop(KEY, None)
-    said = _difference(model, plain)
-    if not said["biases"]:  # transformers would pass over added biases without a word, so nothing of such a model may load there
-        for config in _candidates(plain, anatomy) if said["widths"] else ():
-            try:
-                again = type(config).from_dict(
-                    config.to_dict()
-                )  # as it would be read: the family may refuse such a number of heads
-                fits = not _difference(model, again)["widths"]
-            except (ValueError, TypeError, StrictDataclassError, ModelError):
-                continue
-            if fits:
-                _take_over(model.config, config)
-                said = {"widths": {}, "biases": []}
-                break
     vars(model.config).pop(KEY, None)
-    if said["widths"] or said["biases"]:
-        setattr(model.config, KEY, said)
+    said = _difference(model, plain)
+    if not said["widths"] and not said["biases"]:
+        return
+    # transformers would pass over added biases without a word, so a model with such must not load there
+    for fields in _ways_to_say(read_anatomy(model)) if not said["biases"] else ():
+        if _fits(model, plain, fields):
+            _set(model.config, fields)
+            return
+    setattr(model.config, KEY, said)
 
 
-def _candidates(plain: PreTrainedConfig, anatomy: Anatomy) -> Iterator[PreTrainedConfig]:
-    """The config with the family's own fields for an inner width, or heads, that all blocks have: each alone, then both."""
+def _ways_to_say(anatomy: Anatomy) -> list[Said]:
+    """Fields of the family's config for an inner width, or heads, that all blocks have: each alone, then both."""
     inner = {layer.shape[1] for block in anatomy.blocks for layer in block.layers if layer.role == "down"}
-    heads = {
+    found = {
         (block.attention.query_heads, block.attention.kv_heads, block.attention.head_dim)
         for block in anatomy.blocks
         if block.attention
     }
-    fields: list[Said] = []
-    if len(inner) == 1:
-        fields.append(dict.fromkeys(_INNER, min(inner)))
-    if len(heads) == 1:
-        fields.append(dict(zip(_HEADS, min(heads), strict=True)))
-    for chosen in fields + ([{**fields[0], **fields[1]}] if len(fields) == 2 else []):
-        config = copy.deepcopy(plain)
-        text = config.get_text_config()
-        for name, value in chosen.items():
-            if name == "head_dim" or hasattr(text, name):
-                setattr(text, name, value)
-        yield config
+    ways: list[Said] = [dict.fromkeys(_INNER, width) for width in inner] if len(inner) == 1 else []
+    ways += [dict(zip(_HEADS, heads, strict=True)) for heads in found] if len(found) == 1 else []
+    return [*ways, {**ways[0], **ways[1]}] if len(ways) == 2 else ways
 
 
-def _take_over(into: PreTrainedConfig, config: PreTrainedConfig) -> None:
-    """Set in the model's own config, which its modules share, what a candidate says."""
-    target, source = into.get_text_config(), config.get_text_config()
-    for name in (*_INNER, *_HEADS):
-        if hasattr(source, name) and getattr(target, name, None) != getattr(source, name):
-            setattr(target, name, getattr(source, name))
+def _fits(model: PreTrainedModel, plain: PreTrainedConfig, fields: Said) -> bool:
+    """Would a config with these fields build layers as wide as the model's? Some families refuse such a number of heads."""
+    config = copy.deepcopy(plain)
+    try:
+        _set(config, fields)
+        return not _difference(model, type(config).from_dict(config.to_dict()))["widths"]  # as it would be read from its file
+    except (ValueError, TypeError, AttributeError, StrictDataclassError, ModelError):
+        return False
+
+
+def _set(config: PreTrainedConfig, fields: Said) -> None:
+    """Set those fields that the family has; the size of a head is told even where it followed from others."""
+    text = config.get_text_config()
+    for name, value in fields.items():
+        if name == "head_dim" or hasattr(text, name):
+            setattr(text, name, value)
 
 
 def _difference(model: PreTrainedModel, config: PreTrainedConfig) -> Said:
