@@ -157,7 +157,7 @@ def _prune_group(loaded: LoadedModel, group: Group, step: Prune, method: Method,
         if method.card.adds_bias and _given(method, step, method.card.adds_bias):
             _make_up(loaded, group, reader, keep, statistics[reader.name]["input_mean"])
         cut(loaded.model, block, group, keep)
-    reached = 1 - float(keep.float().mean())
+    reached = int((~keep).sum()) / group.units
     found.rows.append(LayerRow(group.name, group.block, (group.units,), parameters, share, reached, float(scores.mean())))
     found.scores[f"{group.name}.{group.structure}"] = scores.cpu()
     found.cuts.append(UnitCut(group, keep))
