@@ -20,6 +20,7 @@ STRUCTURE_WORDS = {
     "experts": "experts",
     "slices": "slices of the hidden width",
 }
+UNITS = ("neurons", "heads")
 PATTERNS = ("2:4", "4:8", "1:4", "1:2")
 PROMPT = "The city was founded in"
 
@@ -133,7 +134,10 @@ def sentence(recipe: Recipe, cards: tuple[catalogue.MethodCard, ...]) -> str:
     if asked := _measured(recipe):
         parts.append(f"measure {asked} before and after")
     if recipe.save.model:
-        parts.append("save the model in a folder that transformers loads")
+        cut = any(
+            step.prune and step.prune.structure in UNITS for step in recipe.steps
+        )  # whether it does is known once widths are
+        parts.append("save the model in a folder" + (", with how to load it on its card" if cut else " that transformers loads"))
     text = "; then ".join(parts)
     return text[:1].upper() + text[1:] + "."
 
@@ -150,10 +154,11 @@ def _amount(prune: Any) -> str:
     share = f"{100 * (prune.sparsity or 0):.3g} %"
     if prune.structure == "blocks":
         return f"remove {share} of the blocks"
+    place = "block" if prune.structure in UNITS else "layer"
     spread = (
-        "in every layer"
+        f"in every {place}"
         if prune.allocation.method == "uniform"
-        else f"in all, spread over the layers by {prune.allocation.method}"
+        else f"in all, spread over the {place}s by {prune.allocation.method}"
     )
     what = "of the weights" if prune.structure == "unstructured" else f"of the {prune.structure}"
     return f"remove {share} {what} {spread}"

@@ -37,7 +37,8 @@ def flap(
 
     Intuition: removing a unit and leaving its mean behind costs exactly its variance, seen through the weights that read it.
     When it lies: the layer's output may hold still while the few tokens on which it moves are the ones that matter; units that fluctuate
-    together and cancel are both kept; and a mean of the calibration text is not the mean of yours.
+    together and cancel are both kept; and a mean of the calibration text is not the mean of yours. Where a block has two groups of heads, their
+    standardised scores are 1 and -1 whatever the block, so a global ranking says nothing about blocks: switch `standardise` off there.
     Deviations from the paper: activations of the pruned model, not of the dense one, decide within a block; heads go by key-value group, and neurons
     and heads each have a ranking of their own, so no cost in parameters is weighed between them; the ranking is that of `allocation`, uniform by
     default. The variance is exact over all tokens.
