@@ -11,15 +11,19 @@ import transformers
 from torch import nn
 
 from core.errors import ModelError
-from core.model import export
+from core.events import Silent
+from core.model import export, groups
 from core.model.anatomy import read_anatomy
 from core.model.card import readme
 from core.model.counts import counts, flops_per_token
 from core.model.groups import unit_groups
 from core.model.loading import LoadedModel, from_module, load
 from core.model.narrow import cut
+from core.model.pruning import prune
+from core.model.rehearse import rehearse
 from core.model.surgery import remove_blocks
 from core.model.widths import KEY, settle
+from core.recipe import parse
 from tests.model_folders import CLASSES, TEXT, edit_config, inputs, tiny
 
 QWEN3 = ("Qwen3ForCausalLM", "Qwen3Config", {"num_key_value_heads": 2, "head_dim": 16, **TEXT})
@@ -251,3 +255,46 @@ def test_the_card_of_a_model_of_unequal_widths_says_what_loads_it(tmp_path):
     assert "LlamaForCausalLM.from_pretrained" in readme(
         alike, {"dtype": "x", "nonzero": 1, "size_bytes": 1, "difference": None}, None, {}
     )
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [("MPNetForMaskedLM", TEXT), ("DiffLlamaForCausalLM", {**TEXT, "num_key_value_heads": 2})],
+    ids=["a bias for each head is handed in", "heads work in pairs"],
+)
+def test_heads_wired_together_in_a_way_nobody_foresaw_are_refused_by_a_rehearsal_on_a_copy(name, arguments):
+    torch.manual_seed(0)
+    model = getattr(transformers, name)(getattr(transformers, name.partition("For")[0] + "Config")(**arguments)).eval()
+    before, config = copy.deepcopy(model.state_dict()), model.config.to_dict()
+    assert "heads" not in read_anatomy(model).refused
+    step = parse(
+        {
+            "recipe": 1,
+            "name": "x",
+            "model": {"source": "x"},
+            "steps": [{"prune": {"method": "magnitude", "structure": "heads", "sparsity": 0.5}}],
+        }
+    )
+    with pytest.raises(ModelError, match="cannot do without one group of its heads") as caught:
+        prune(from_module(model, "tiny"), step.steps[0].prune, lambda: pytest.fail("asked for text"), 0, Silent())
+    assert caught.value.remedy and model.config.to_dict() == config
+    assert all(torch.equal(before[key], tensor) for key, tensor in model.state_dict().items())
+
+
+@pytest.mark.quick
+def test_a_rehearsal_sees_a_layout_that_only_looks_right(monkeypatch):
+    """GPT-NeoX keeps query, key and value head by head; cut as if they were stacked, it runs and says something else."""
+    monkeypatch.setattr(groups, "_STACKED", ("gpt_neox",))
+    model = from_module(build("gpt_neox"), "tiny")
+    with pytest.raises(ModelError, match="what it says changes"):
+        rehearse(model, unit_groups(model.model, model.anatomy.blocks, "gpt_neox", "heads")[0])
+
+
+@pytest.mark.quick
+def test_what_is_as_wide_as_the_neurons_but_no_layer_of_the_mlp_is_refused():
+    torch.manual_seed(0)
+    mamba = transformers.MambaForCausalLM(
+        transformers.MambaConfig(vocab_size=96, hidden_size=32, num_hidden_layers=2, state_size=4)
+    )
+    assert "has a number for each neuron" in read_anatomy(mamba).refused["neurons"]

@@ -84,9 +84,9 @@ def _neurons(model: nn.Module, block: Block, family: str) -> Group | None:
         raise ModelError(
             f"{block.name} has more than one MLP, as a mixture of experts has; its neurons are no single row.", _ANOTHER
         )
-    if why := _foreign_norm(model, readers[0], into, width):
+    if why := _foreign(model, [readers[0], *into], width):
         raise ModelError(
-            f"{why} has one number for each neuron of {block.name} and takes their mean, which would change.", _ANOTHER
+            f"{why} has a number for each neuron of {block.name} too, and what it does with it is not known.", _ANOTHER
         )
     one = torch.arange(width)[:, None]
     both = torch.cat((one, one + width), 1)  # gate and up in one layer: [gate | up]
@@ -94,16 +94,16 @@ def _neurons(model: nn.Module, block: Block, family: str) -> Group | None:
     return Group(f"{block.name}.mlp", block.index, "neurons", width, parts, Part(readers[0].path, 1, one))
 
 
-def _foreign_norm(model: nn.Module, reader: Layer, into: Sequence[Layer], width: int) -> str:
-    """The path of a norm over the neurons, between the layers into the MLP and out of it; empty where there is none."""
-    parent = reader.path.rpartition(".")[0]
-    if any(layer.path.rpartition(".")[0] != parent for layer in into):
-        return ""  # spread over several modules: nothing but the layers is beside both
-    for name, child in model.get_submodule(parent).named_children():
-        weight = getattr(child, "weight", None)
-        hidden = reader.shape[0]
-        if isinstance(weight, nn.Parameter) and weight.dim() == 1 and len(weight) == width != hidden:
-            return f"{parent}.{name}"
+def _foreign(model: nn.Module, layers: Sequence[Layer], width: int) -> str:
+    """A parameter beside the layers of an MLP that is as wide as its neurons (a norm over them, a state); empty where there is none."""
+    parent = layers[0].path.rpartition(".")[0]
+    hidden, own = layers[0].shape[0], {layer.path for layer in layers}
+    if width == hidden or any(layer.path.rpartition(".")[0] != parent for layer in layers):
+        return ""  # a width of the model's own says nothing; layers in several modules have nothing else beside both
+    for name, parameter in model.get_submodule(parent).named_parameters():
+        path = f"{parent}.{name}"
+        if path.rpartition(".")[0] not in own and width in parameter.shape and parameter.dim() < 3:
+            return path
     return ""
 
 
@@ -133,9 +133,11 @@ def _heads(model: nn.Module, block: Block, family: str) -> Group | None:
 def _check_attention(model: nn.Module, block: Block, inside: Sequence[Layer], family: str) -> None:
     """Raise ModelError where the attention holds something that a head would have to take with it, and that is not known here."""
     attention, what = block.attention, type(model).__name__
-    if any(layer.role in ("other", "conv") for layer in inside):
-        other = next(layer.name for layer in inside if layer.role in ("other", "conv"))
-        raise ModelError(f"The attention of {what} has a further layer, {other}, whose part in a head is not known.", _ANOTHER)
+    known = ("query", "key", "value", "output", "qkv", *(("gate", "up", "down", "mlp") if attention.path == block.path else ()))
+    if others := [layer.name for layer in inside if layer.role not in known]:
+        raise ModelError(
+            f"The attention of {what} has a further layer, {others[0]}, whose part in a head is not known.", _ANOTHER
+        )
     if any(layer.role == "qkv" for layer in inside) and family not in (*_STACKED, *_BY_GROUP):
         raise ModelError(f"How {what} lays query, key and value out in one layer is not known.", _ANOTHER)
     if getattr(getattr(model, "config", None), "alibi", False):

@@ -20,6 +20,7 @@ from core.model.masks import generator, nearest
 from core.model.narrow import add_bias, cut
 from core.model.observe import have, matrix, observe_block, statistics_of, stream
 from core.model.pruned import Pruned, UnitCut
+from core.model.rehearse import rehearse
 from core.model.widths import settle
 from core.recipe import Prune
 from core.report import LayerRow
@@ -34,6 +35,7 @@ def prune_units(
     """Carry out a step for neurons or heads on the model in memory: what goes is really gone, and the config says so."""
     anatomy = loaded.anatomy
     groups = chosen_groups(unit_groups(loaded.model, anatomy.blocks, anatomy.family, step.structure), anatomy, step)
+    _rehearse_each_kind(loaded, groups)
     shares = _shares(loaded, step, method, groups, inputs, seed, watcher)
     found = _Found(step)
     if statistics_of([method]):
@@ -43,6 +45,13 @@ def prune_units(
             _prune_group(loaded, group, step, method, shares[group.name], {}, seed, found)
     settle(loaded.model)
     return found.pruned(replace(loaded, anatomy=read_anatomy(loaded.model)))
+
+
+def _rehearse_each_kind(loaded: LoadedModel, groups: Sequence[Group]) -> None:
+    """Try the cut on one block of each class, before anything changes."""
+    kinds = {type(loaded.module(loaded.anatomy.blocks[group.block].path)): group for group in groups if group.units > 1}
+    for group in kinds.values():
+        rehearse(loaded, group)
 
 
 def _shares(loaded: LoadedModel, step: Prune, method: Method, groups: Sequence[Group], inputs: Callable[[], Tensor], seed: int,

@@ -82,7 +82,9 @@ def both_sides(block, reader, values, unit, per_unit) -> float:
     norm = loudness(block, reader, values, unit, 1)
     out = float(reader.weight.detach()[:, unit].abs().sum())
     return (
-        out * norm + float(block.mlp.up_proj.weight[unit].abs().sum()) + float(block.mlp.gate_proj.weight[unit].abs().sum())
+        out * norm
+        + float(block.mlp.up_proj.weight.detach()[unit].abs().sum())
+        + float(block.mlp.gate_proj.weight.detach()[unit].abs().sum())
     ) * norm
 
 
