@@ -28,6 +28,7 @@ from tests.model_folders import CLASSES, TEXT, edit_config, inputs, tiny
 
 QWEN3 = ("Qwen3ForCausalLM", "Qwen3Config", {"num_key_value_heads": 2, "head_dim": 16, **TEXT})
 OLMO2 = ("Olmo2ForCausalLM", "Olmo2Config", {"num_key_value_heads": 2, **TEXT})
+BART = {**CLASSES["bart"][2], "decoder_layers": 2, "max_position_embeddings": 64}
 FALCON = ("FalconForCausalLM", "FalconConfig", {**CLASSES["falcon"][2], "new_decoder_architecture": True, "num_kv_heads": 2})
 HEADS_BY_ONE = ("FalconForCausalLM", "FalconConfig", {**CLASSES["falcon"][2], "multi_query": False})
 FAMILIES = [
@@ -260,8 +261,8 @@ def test_the_card_of_a_model_of_unequal_widths_says_what_loads_it(tmp_path):
 @pytest.mark.quick
 @pytest.mark.parametrize(
     ("name", "arguments"),
-    [("MPNetForMaskedLM", TEXT), ("DiffLlamaForCausalLM", {**TEXT, "num_key_value_heads": 2})],
-    ids=["a bias for each head is handed in", "heads work in pairs"],
+    [("MPNetForMaskedLM", TEXT), ("DiffLlamaForCausalLM", {**TEXT, "num_key_value_heads": 2}), ("BartForCausalLM", BART)],
+    ids=["a bias for each head is handed in", "heads work in pairs", "an attention that is never run"],
 )
 def test_heads_wired_together_in_a_way_nobody_foresaw_are_refused_by_a_rehearsal_on_a_copy(name, arguments):
     torch.manual_seed(0)

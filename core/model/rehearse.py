@@ -31,7 +31,8 @@ def rehearse(loaded: LoadedModel, group: Group) -> None:
     keep = torch.ones(group.units, dtype=torch.bool)
     keep[group.units // 2] = False
     with _stand_in(loaded, block.path) as stand_in, torch.no_grad():
-        reader = loaded.module(group.reader.path)
+        reader, ran = loaded.module(group.reader.path), []
+        reader.register_forward_hook(lambda *_: ran.append(True))
         gone = group.reader.index[~keep].flatten().to(reader.weight.device)
         (reader.weight if isinstance(reader, nn.Linear) else reader.weight.T)[:, gone] = 0
         try:
@@ -40,6 +41,8 @@ def rehearse(loaded: LoadedModel, group: Group) -> None:
             found = _output(stand_in(*args, **kwargs))
         except Exception as error:  # a family's own code may fail in any way once a number is not what it was built for
             raise _cannot(loaded, group, f"it fails with {type(error).__name__}") from error
+    if not ran:  # attention to another model's output, in a decoder that stands alone
+        raise _cannot(loaded, group, f"{group.reader.path} is never run")
     largest = float(expected.nan_to_num(0, 0, 0).abs().max())  # damaged weights are for the scores to find
     tolerance = max(1e-4, 4 * torch.finfo(expected.dtype).eps) * max(largest, 1e-3)
     if expected.shape != found.shape or not torch.allclose(expected, found, rtol=0, atol=tolerance, equal_nan=True):

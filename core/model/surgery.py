@@ -10,7 +10,7 @@ from torch import nn
 from core.errors import ModelError
 from core.model.anatomy import read_anatomy
 from core.model.loading import LoadedModel
-from core.model.widths import settle
+from core.model.widths import KEY, settle
 
 
 def remove_blocks(loaded: LoadedModel, indices: Sequence[int]) -> LoadedModel:
@@ -36,7 +36,8 @@ def remove_blocks(loaded: LoadedModel, indices: Sequence[int]) -> LoadedModel:
                 if isinstance(getattr(module, name, None), int):
                     setattr(module, name, new_index)
     _shorten_config(loaded.model, count, kept)
-    settle(loaded.model)
+    if hasattr(loaded.model.config, KEY):  # the widths name layers by their place
+        settle(loaded.model)
     return replace(loaded, anatomy=read_anatomy(loaded.model))
 
 
