@@ -91,7 +91,7 @@ def both_sides(block, reader, values, unit, per_unit) -> float:
 def size(block, reader, values, unit, per_unit) -> float:
     """Magnitude of a neuron: the sum over its row of gate, its row of up and its column of down."""
     return sum(
-        float(w.abs().double().sum())
+        float(w.detach().abs().double().sum())
         for w in (block.mlp.gate_proj.weight[unit], block.mlp.up_proj.weight[unit], reader.weight[:, unit])
     )
 
