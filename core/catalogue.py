@@ -49,7 +49,8 @@ class ParamCard:
 class MethodCard:
     """All that the screen, the docs and the recipe check need to know about a method.
 
-    `selector`: what a data score is used with where a recipe names no selector. `learning_rate`: a recovery's default. `problem`: why the
+    `selector`: what a data score is used with where a recipe names no selector. `learning_rate`: a recovery's default. `adds_bias`: the
+    parameter with which units that go leave their mean behind in the next layer's bias. `problem`: why the
     method cannot be used, else empty.
     """
 
@@ -67,6 +68,7 @@ class MethodCard:
     params: tuple[ParamCard, ...] = ()
     selector: str = ""
     learning_rate: float | None = None
+    adds_bias: str = ""
     problem: str = ""
 
 
@@ -98,9 +100,9 @@ def resolve(recipe: Recipe, cards: tuple[MethodCard, ...] | None = None) -> Reci
     changed: dict[str, Any] = {"steps": steps}
     if recipe.observe:
         for name in recipe.observe.scores:
-            find(cards, "score", name)
+            _seen_without_pruning(find(cards, "score", name), ("unstructured", "blocks"))
         if recipe.observe.curves:
-            find(cards, "score", recipe.observe.curves.method)
+            _seen_without_pruning(find(cards, "score", recipe.observe.curves.method), ("unstructured",))
     if recipe.select:
         changed["select"] = _resolved_select(recipe, cards)
     if recipe.data:
@@ -108,6 +110,15 @@ def resolve(recipe: Recipe, cards: tuple[MethodCard, ...] | None = None) -> Reci
             update={"params": fill(find(cards, "embedding", embedding_method(recipe.embedding.source)), recipe.embedding.params)}
         )
     return recipe.model_copy(update=changed)
+
+
+def _seen_without_pruning(card: MethodCard, structures: tuple[str, ...]) -> None:
+    """The X-ray shows scores of weights and blocks, and its curves prune weights. Raises RecipeError for a method of other structures."""
+    if not set(structures) & set(card.structures):
+        raise RecipeError(
+            f"{card.name} scores {', '.join(card.structures)}, which observe does not show.",
+            f"Choose one for {' or '.join(structures)}.",
+        )
 
 
 def embedding_method(source: str) -> str:

@@ -123,8 +123,12 @@ def score(
     """Importances: the lowest go first.
 
     For unstructured and N:M: function(weight (out, in), ...) -> (out, in); a convolution comes as (out, in * kernel). For blocks: one number.
+    For neurons and heads: a function for single weights gives a unit the sum over its weights, in all the layers it runs through; any other
+    scores units itself, -> (units,), and may name out_of (units, entries * out: the weights that read each entry of a unit, entry by entry),
+    into (units, m: the weights that produce it), and statistics of the reading layer's input as (units, entries).
     May name weight, shape, generator (torch's, seeded by recipe and layer), its needs, and statistics (all of them, by name). Card: compare
-    ("row" | "layer": what its scores are comparable within), structures, place, version. needs_of(params): the needs, where parameters decide
+    ("row" | "layer": what its scores are comparable within), structures, place, version, adds_bias (the name of a bool parameter; needs
+    input_mean: units that go leave their mean in the reading layer's bias). needs_of(params): the needs, where parameters decide
     them (`needs` is then what the defaults need). rehearse(what the function is given, params): called for each layer of the dense model before any
     weight changes; raises where the score would fail.
     """

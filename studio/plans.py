@@ -20,10 +20,9 @@ STRUCTURE_WORDS = {
     "experts": "experts",
     "slices": "slices of the hidden width",
 }
-WHOLE = {
-    "blocks": "blocks",
-    "sublayers": "attentions and MLPs",
-}  # structures that go whole: a budget by hand has no meaning there
+UNITS = ("neurons", "heads")
+# structures that go whole: a budget by hand has no meaning there
+WHOLE = {"blocks": "blocks", "sublayers": "attentions and MLPs"}
 PATTERNS = ("2:4", "4:8", "1:4", "1:2")
 PROMPT = "The city was founded in"
 
@@ -135,8 +134,11 @@ def sentence(recipe: Recipe, cards: tuple[catalogue.MethodCard, ...]) -> str:
     if asked := _measured(recipe):
         parts.append(f"measure {asked} before and after")
     if recipe.save.model:
-        own = any(step.prune and step.prune.structure == "sublayers" for step in recipe.steps)
-        parts.append(f"save the model in a folder that {'Prunarium' if own else 'transformers'} loads")
+        structures = {step.prune.structure for step in recipe.steps if step.prune}
+        how = " that transformers loads"
+        if structures & {*UNITS, "sublayers"}:  # whether it does is known once widths are
+            how = " that Prunarium loads" if "sublayers" in structures else ", with how to load it on its card"
+        parts.append("save the model in a folder" + how)
     text = "; then ".join(parts)
     return text[:1].upper() + text[1:] + "."
 
@@ -153,10 +155,11 @@ def _amount(prune: Any) -> str:
     share = f"{100 * (prune.sparsity or 0):.3g} %"
     if prune.structure in WHOLE:
         return f"remove {share} of the {WHOLE[prune.structure]}"
+    place = "block" if prune.structure in UNITS else "layer"
     spread = (
-        "in every layer"
+        f"in every {place}"
         if prune.allocation.method == "uniform"
-        else f"in all, spread over the layers by {prune.allocation.method}"
+        else f"in all, spread over the {place}s by {prune.allocation.method}"
     )
     what = "of the weights" if prune.structure == "unstructured" else f"of the {prune.structure}"
     return f"remove {share} {what} {spread}"

@@ -85,3 +85,15 @@ def test_the_plan_is_one_sentence_that_says_it_all():
     assert "looking at 128 sequences" in said(method="magnitude", allocation="owl")
     assert said(method="block_influence", structure="blocks", sparsity=0.25).startswith("Remove 25 % of the blocks of tiny-llama")
     assert said(allocation=BY_HAND, shares={"blocks.0": 0.4}).startswith("Remove what your budget says from 1 block of")
+
+
+def test_neurons_and_heads_are_said_by_block_and_take_a_budget_by_hand():
+    assert "emove 50 % of the neurons in every block" in said(method="flap", structure="neurons", sparsity=0.5)
+    assert "spread over the blocks by global" in said(method="flap", structure="heads", allocation="global")
+    prune = made(method="magnitude", structure="heads", allocation=BY_HAND, shares={"blocks.0": 0.5}).steps[0].prune
+    assert (prune.structure, prune.allocation.shares) == ("heads", {"blocks.0": 0.5})
+
+
+def test_a_plan_promises_transformers_only_what_transformers_can_load():
+    assert "transformers loads" in said(save=True)
+    assert "transformers loads" not in said(save=True, method="flap", structure="neurons")

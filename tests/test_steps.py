@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -10,7 +11,7 @@ from core import folder
 from core.errors import ModelError, Stopped
 from core.events import Silent
 from core.model import blocks
-from core.model.loading import from_module
+from core.model.loading import from_module, load
 from core.model.steps import run_model
 from core.recipe import parse
 from core.run import Clock
@@ -116,3 +117,70 @@ def test_a_model_ruined_by_pruning_has_an_infinite_cost_and_no_error():
     from core.model.quality import _exp
 
     assert _exp(torch.tensor(900.0)) == float("inf") and _exp(torch.tensor(0.0)) == 1.0
+
+
+def shares(**by_block):
+    return {"method": "by_hand", "shares": {f"blocks.{name[1:]}": share for name, share in by_block.items()}}
+
+
+@pytest.mark.quick
+def test_neurons_and_heads_are_named_as_in_the_source_after_blocks_and_cuts_and_weights_before_them(text, tmp_path):
+    """Weights, then neurons twice, then a block, then heads: every mask fits the model that is left, every unit has its first number."""
+    asked = recipe(
+        {"prune": {"method": "magnitude", "sparsity": 0.5}},
+        {"prune": {"method": "magnitude", "structure": "neurons", "allocation": shares(b0=0.25, b2=0.5)}},
+        {"prune": {"method": "magnitude", "structure": "neurons", "allocation": shares(b2=0.5)}},
+        {"prune": {"method": "block_influence", "structure": "blocks", "allocation": shares(b0=1.0)}},
+        {"prune": {"method": "flap", "structure": "heads", "allocation": shares(b1=0.5)}},
+        {"recover": {"method": "lora", "steps": 2, "batch": 1, "tokens": 16}},
+        save={"model": True},
+        **text,
+    )
+    model = tiny_models.llama(layers=3)
+    dense = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    fields, path = run(loaded(model), asked, tmp_path)
+    masks = load_file(path / folder.MASK)
+    assert masks["blocks"].tolist() == [False, True, True]
+    units = {name: mask for name, mask in masks.items() if name.endswith((".neurons", ".heads"))}
+    assert {name: (len(mask), int(mask.sum())) for name, mask in units.items()} == {
+        "blocks.1.mlp.neurons": (48, 48),
+        "blocks.2.mlp.neurons": (48, 12),
+        "blocks.1.attention.heads": (2, 2),
+        "blocks.2.attention.heads": (2, 1),
+    }
+    up = model.get_submodule("model.layers.1.mlp.up_proj").weight
+    mask = masks["model.layers.1.mlp.up_proj.weight"]
+    assert mask.shape == up.shape == (12, 32) and (up.detach()[~mask] == 0).all()
+    assert abs(float(mask.float().mean()) - 0.5) < 0.2
+    left = dense["model.layers.2.mlp.down_proj.weight"][
+        :, units["blocks.2.mlp.neurons"]
+    ]  # block 2 of the source is the second left
+    kept = masks["model.layers.1.mlp.down_proj.weight"]
+    assert kept.shape == left.shape and float(left[kept].abs().min()) >= float(left[~kept].abs().max())
+    assert fields["sparsity"]["neurons"] == 1 - 60 / 96 and fields["sparsity"]["heads"] == 0.25
+    assert [step.get("removed_units") for step in fields["steps"]] == [None, 36, 12, None, 1, None]
+    first, last = fields["dense"], fields["recovered"]
+    assert all(getattr(last, name) < getattr(first, name) for name in ("parameters", "nonzero", "size_bytes", "flops_per_token"))
+    rows = pd.read_parquet(path / folder.LAYERS).set_index("name")
+    assert rows.loc["blocks.1.attention", ["asked", "sparsity"]].tolist() == [0.5, 0.5]
+    again = load(str(path / folder.MODEL)).model
+    ids = torch.arange(1, 17)[None]
+    with torch.no_grad():
+        assert (again(ids).logits - model(ids).logits).abs().max() <= 1e-5
+
+
+@pytest.mark.quick
+def test_gpt2s_turned_layers_keep_their_masks_when_neurons_go_after_weights(text, tmp_path):
+    asked = recipe(
+        {"prune": {"method": "magnitude", "sparsity": 0.5}},
+        {"prune": {"method": "magnitude", "structure": "neurons", "sparsity": 0.5}},
+    )
+    model = tiny_models.gpt2()
+    _, path = run(loaded(model), asked, tmp_path)
+    masks = load_file(path / folder.MASK)
+    for name in ("c_fc", "c_proj"):
+        weight, mask = (
+            model.get_submodule(f"transformer.h.0.mlp.{name}").weight.detach(),
+            masks[f"transformer.h.0.mlp.{name}.weight"],
+        )
+        assert mask.shape == weight.shape and torch.equal(weight != 0, mask)

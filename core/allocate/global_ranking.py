@@ -9,7 +9,13 @@ from core.method import Param, allocator
 from kernels.threshold import drops_per_array
 
 
-@allocator("global", label="Global ranking", needs={"scores"}, place="allocation/one ranking")
+@allocator(
+    "global",
+    label="Global ranking",
+    needs={"scores"},
+    structures=("unstructured", "neurons", "heads"),
+    place="allocation/one ranking",
+)
 def global_ranking(
     sizes: Mapping[str, int],
     sparsity: float,
@@ -17,7 +23,7 @@ def global_ranking(
     *,
     floor: Annotated[float, Param("Kept at least", 0.0, 0.5)] = 0.05,
 ) -> dict[str, float]:
-    """All weights stand in one ranking; each layer loses those of its weights that fall below the common cut.
+    """All weights (or units) stand in one ranking; each layer loses those of its own that fall below the common cut.
 
     sizes {layer: weights}; scores(layer) -> importances; floor: the share that every layer keeps. Returns {layer: share}; the total is met to the
     weight, by raising the cut for the others where a layer stands on its floor.

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from core.errors import ModelError
-from core.model import roles
+from core.model import groups, roles
 from core.model.gone import gone_from
 from core.model.roles import Attention, Layer
 
@@ -87,8 +87,9 @@ def read_anatomy(model: nn.Module) -> Anatomy:
             f"{type(model).__name__} has no linear or convolution layer.", "There is nothing in it that can be pruned."
         )
     kind = _kind(model, blocks) if config is not None else "module"
+    family = config.model_type if config is not None else type(model).__name__
     return Anatomy(
-        family=config.model_type if config is not None else type(model).__name__,
+        family=family,
         kind=kind,
         blocks=blocks,
         outside=outside,
@@ -98,7 +99,7 @@ def read_anatomy(model: nn.Module) -> Anatomy:
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         hidden=hidden,
         context=_number(config, "max_position_embeddings"),
-        refused=_refused(model, kind, blocks, outside),
+        refused=_refused(model, family, kind, blocks, outside),
     )
 
 
@@ -209,7 +210,7 @@ def _number(config: Any, name: str) -> int:
     return value if isinstance(value, int) and not isinstance(value, bool) else 0
 
 
-def _refused(model: nn.Module, kind: str, blocks: tuple[Block, ...], outside: tuple[Layer, ...]) -> dict[str, str]:
+def _refused(model: nn.Module, family: str, kind: str, blocks: tuple[Block, ...], outside: tuple[Layer, ...]) -> dict[str, str]:
     """Structures that this model does not have, each with the reason."""
     said: dict[str, str] = {}
     what = type(model).__name__
@@ -217,16 +218,14 @@ def _refused(model: nn.Module, kind: str, blocks: tuple[Block, ...], outside: tu
         chain = f"{what} is not a chain of equal blocks, so only its single weights can be pruned."
         said = dict.fromkeys(("blocks", "sublayers", "heads", "neurons", "slices"), chain)
     else:
-        roles_found = {layer.role for block in blocks for layer in block.layers}
         attentive = all(block.attention or gone_from(model.get_submodule(block.path)) for block in blocks)
-        if not attentive:
-            said["heads"] = f"Not every block of {what} has query, key, value and output layers that could be told apart."
         if kind == "image_classifier" and not attentive:
             said["blocks"] = said["sublayers"] = (
                 f"The blocks of {what} may change width and resolution, so one cannot be left out."
             )
-        if "down" not in roles_found or not roles_found & {"up", "mlp"}:
-            said["neurons"] = f"No pair of layers into and out of an MLP was found in the blocks of {what}."
+        for structure in groups.STRUCTURES:
+            if why := groups.why_not(model, blocks, family, structure):
+                said[structure] = why
         if kind != "decoder":
             said["slices"] = f"{what} is not a decoder, and slicing rotates a decoder's residual stream."
     prunable = [layer for block in blocks for layer in block.layers] or outside

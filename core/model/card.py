@@ -27,7 +27,7 @@ _STATES = ("dense", "pruned", "recovered")
 _ZEROS = (
     "About the zeros: pruned weights are stored as ordinary zeros. A dense kernel multiplies them like any other number and the file keeps them "
     "in full, so unstructured zeros alone make this model **neither faster nor smaller**; they pay off with sparse kernels or a compressor. "
-    "Blocks, and attentions and MLPs, that were removed are gone for good: that does make it smaller and faster."
+    "Blocks, attentions, MLPs, neurons and heads that were removed are gone for good: that does make it smaller and faster."
 )
 
 
@@ -94,8 +94,11 @@ def _loading(loaded: LoadedModel, kind: str) -> str:
     from transformers import PreTrainedModel
 
     if hasattr(getattr(loaded.model, "config", None), KEY):
-        code = 'from core.model.loading import load  # in a checkout of Prunarium\n\nloaded = load("path/to/this/folder")\nmodel = loaded.model'
-        return f"## Loading\n\nParts of its blocks are gone, which transformers alone cannot load; Prunarium can:\n\n```python\n{code}\n```"
+        return (
+            "## Loading\n\nParts of its blocks are gone, or not all equally wide, which transformers has no config for, so this model loads with "
+            "Prunarium (run in its checkout); plain `from_pretrained` refuses it.\n\n```python\nfrom core.model.loading import load\n\n"
+            'loaded = load("path/to/this/folder")\nmodel, tokenizer = loaded.model, loaded.tokenizer\n```'
+        )
     if isinstance(loaded.model, PreTrainedModel):
         code = f'from transformers import {kind}\n\nmodel = {kind}.from_pretrained("path/to/this/folder", dtype="auto")'
         if loaded.tokenizer is not None:

@@ -7,6 +7,8 @@ from fnmatch import fnmatchcase
 
 from core.errors import RecipeError
 from core.model.anatomy import Anatomy, Layer
+from core.model.groups import Group
+from core.recipe import Prune
 
 
 def chosen_layers(anatomy: Anatomy, only: Sequence[str], protect: Sequence[str]) -> list[Layer]:
@@ -66,3 +68,42 @@ def removed_by_hand(shares: Mapping[str, float], names: Mapping[str, int]) -> li
         if share not in (0.0, 1.0):
             raise RecipeError("A block or sub-layer goes whole or stays.", "Give each one that you name a share of 0 or 1.")
     return [name for name, index in names.items() if shares.get(name, shares.get(f"blocks.{index}", 0.0)) == 1.0]
+
+
+def chosen_groups(groups: Sequence[Group], anatomy: Anatomy, step: Prune) -> list[Group]:
+    """The groups that may give units. `only` and `protect` name groups, their blocks or layers, or patterns; one that fits nothing is an error."""
+    names = {group.name: _names(group, anatomy) for group in groups}
+
+    def fits(group: Group, patterns: Sequence[str]) -> bool:
+        return any(fnmatchcase(name, p) or name.startswith(p + ".") for name in names[group.name] for p in patterns)
+
+    for pattern in (*step.only, *step.protect):
+        if not any(fits(group, (pattern,)) for group in groups):
+            shown = ", ".join(group.name for group in groups[:3])
+            raise RecipeError(
+                f"No {step.structure} of this model fit {pattern!r}.", f"They are called {shown}, ... or by their block."
+            )
+    allowed = [group for group in groups if (not step.only or fits(group, step.only)) and not fits(group, step.protect)]
+    if not allowed:
+        raise RecipeError(
+            f"The step leaves no {step.structure} to remove: all are protected.", "Shorten `protect`, or widen `only`."
+        )
+    return allowed
+
+
+def _names(group: Group, anatomy: Anatomy) -> tuple[str, ...]:
+    block, paths = anatomy.blocks[group.block], {part.path for part in group.everything}
+    layers = [name for layer in block.layers if layer.path in paths for name in (layer.name, layer.path)]
+    return (group.name, block.name, block.path, *layers)
+
+
+def units_by_hand(shares: Mapping[str, float], anatomy: Anatomy, groups: Sequence[Group]) -> dict[str, float]:
+    """{group or block name: share} -> {group name: share}. A group's own name wins over its block's; what is not named stays whole."""
+    known = [*(group.name for group in groups), *(block.name for block in anatomy.blocks)]
+    for name in shares:
+        if name not in known:
+            raise RecipeError(
+                f"The budget names {name!r}, which has no such units here.",
+                f"It may name {', '.join(known[:3])}, ... or whole blocks.",
+            )
+    return {group.name: shares.get(group.name, shares.get(f"blocks.{group.block}", 0.0)) for group in groups}

@@ -113,7 +113,7 @@ def load(source: str, dtype: str = "auto", device: str = "auto", lazy: bool = Fa
     model_class = _model_class(header, config)
     stored, unused, weights = stored_tensors(location.path, header), (), None
     with _explained(location.name):
-        if lazy or hasattr(config, KEY):  # built from the config, without what was taken out, and only then given its weights
+        if lazy or hasattr(config, KEY):  # built from the config, made what we made of it, and only then given its weights
             model = rebuilt(_skeleton(model_class, config, _DTYPES[dtype], where), config)
             weights = LazyWeights(model, stored, block_paths(model), where)
             if lazy:

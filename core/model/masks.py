@@ -31,6 +31,11 @@ class PackedMask:
         return torch.from_numpy(np.unpackbits(self.bits, count=count).astype(bool)).reshape(self.shape)
 
 
+def narrowed(mask: PackedMask, stored_axis: int, kept: Tensor) -> PackedMask:
+    """The mask of a layer of which only these rows or columns are left."""
+    return PackedMask.of(mask.unpack().index_select(stored_axis, kept))
+
+
 def decide(scores: Tensor, structure: str, share: float, compare: str, name: str) -> Tensor:
     """Scores (out, in) and a share to remove -> bool (out, in), True = kept.
 

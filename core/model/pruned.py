@@ -8,15 +8,29 @@ from typing import Any
 
 from torch import Tensor
 
+from core.model.groups import Group
 from core.model.loading import LoadedModel
 from core.model.masks import PackedMask
 from core.report import LayerRow
 
 
 @dataclass(frozen=True)
+class UnitCut:
+    """Neurons or heads of one block that were cut out. keep: bool, one a unit that there was."""
+
+    group: Group
+    keep: Tensor
+
+    @property
+    def key(self) -> str:
+        """What the mask file calls it: blocks.I.mlp.neurons."""
+        return f"{self.group.name}.{self.group.structure}"
+
+
+@dataclass(frozen=True)
 class Pruned:
     """What a prune step did. masks: {module path: kept}; removed: indices of blocks taken out; scores: small summaries for the run folder;
-    said: more for the report's entry about the step; parts: (block, "attention" | "mlp") of sub-layers taken out.
+    said: more for the report's entry about the step; parts: (block, "attention" | "mlp") of sub-layers taken out; cuts: neurons and heads.
     """
 
     loaded: LoadedModel
@@ -26,3 +40,4 @@ class Pruned:
     scores: Mapping[str, Tensor] = field(default_factory=dict)
     said: Mapping[str, Any] = field(default_factory=dict)
     parts: tuple[tuple[int, str], ...] = ()
+    cuts: tuple[UnitCut, ...] = ()

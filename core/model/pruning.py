@@ -11,8 +11,10 @@ from core.errors import ModelError
 from core.events import Watcher
 from core.method import Method, get, load_methods
 from core.model.depth_pruning import prune_depth
+from core.model.groups import STRUCTURES as UNITS
 from core.model.loading import LoadedModel
 from core.model.pruned import Pruned
+from core.model.unit_pruning import prune_units
 from core.model.weight_pruning import prune_weights
 from core.recipe import Prune
 
@@ -29,7 +31,8 @@ def prune(loaded: LoadedModel, step: Prune, inputs: Callable[[], Tensor], seed: 
         raise ModelError(
             loaded.anatomy.refused[step.structure], "Choose a structure that this model has; the Model room lists them."
         )
-    way = prune_depth if step.structure in ("blocks", "sublayers") else prune_weights
+    depth = step.structure in ("blocks", "sublayers")
+    way = prune_depth if depth else prune_units if step.structure in UNITS else prune_weights
     return way(loaded, step, pruner(step.method), inputs, seed, watcher)
 
 

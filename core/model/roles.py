@@ -85,10 +85,13 @@ def find_attention(
         if len(inside) >= 2:
             knows = bool(inner) and any(hasattr(part, mark) for part in module.modules() for mark in _HEAD_MARKS)
             candidates.append((not knows, len(inside), -len(candidates), f"{path}.{inner}".rstrip("."), inside))
-    for exact in (True, False):
-        for unaware, _, _, place, inside in sorted(candidates, key=lambda found: found[:3]):
-            if unaware and not exact:
-                continue
+    ordered = sorted(candidates, key=lambda found: found[:3])
+    for unaware, exact in (
+        (False, True),
+        (False, False),
+        (True, True),
+    ):  # fewer heads, where they know of heads, before any guess
+        for place, inside in [(item[3], item[4]) for item in ordered if item[0] is unaware]:
             found = _fit(inside, place, hidden, head_dim, heads if exact else 0)
             if found is not None:
                 width, kv_width, roles = found
@@ -148,7 +151,10 @@ def mlp_roles(layers: list[Layer], taken: dict[str, str], hidden: int) -> dict[s
     rest = [layer for layer in layers if layer.path not in taken and len(layer.shape) == 2 and hidden]
     into = [layer for layer in rest if layer.shape[1] == hidden]
     roles: dict[str, str] = {}
-    for down in [layer for layer in rest if layer.shape[0] == hidden]:
+    leaving = [layer for layer in rest if layer.shape[0] == hidden]
+    # where an MLP is as wide as the model all its layers are square: the last one leads out
+    square = [layer for layer in leaving if layer.shape[1] == hidden]
+    for down in [layer for layer in leaving if layer.shape[1] != hidden] + square[::-1]:
         inner = down.shape[1]
         ups = [layer for layer in into if layer.shape[0] == inner and layer is not down and roles.get(layer.path) != "down"]
         beside = [layer for layer in ups if _parent(layer) == _parent(down)]

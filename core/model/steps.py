@@ -21,9 +21,12 @@ from core.model import export, measure, text
 from core.model.blocks import known_ids
 from core.model.counts import counts
 from core.model.depth_pruning import needs_loss
+from core.model.groups import STRUCTURES as UNITS
 from core.model.likelihood import check_causal
 from core.model.loading import LoadedModel
-from core.model.masks import PackedMask, sparsity_of
+from core.model.masks import PackedMask, narrowed, sparsity_of
+from core.model.narrow import entries, stored_axis
+from core.model.pruned import UnitCut
 from core.model.pruning import Pruned, prune, pruner
 from core.model.sublayers import sublayer_units
 from core.model.trials import NO_LOSS
@@ -76,6 +79,7 @@ class _State:
         self.recovered: Metrics | None = None
         self.last: Metrics | None = None
         self.masks: dict[str, PackedMask] = {}
+        self.units: dict[str, Tensor] = {}  # {blocks.I.mlp.neurons, as numbered in the source: bool, one a unit of the source}
         self.kept_blocks = [block.index for block in loaded.anatomy.blocks]
         self.blocks = len(self.kept_blocks)
         self.parts: list[tuple[int, str]] = []
@@ -120,6 +124,8 @@ class _State:
         self.loaded = done.loaded
         if done.removed:
             self.masks = _renumbered(self.masks, done.removed, self.loaded)
+            gone = tuple(f"blocks.{self.kept_blocks[place]}." for place in done.removed)
+            self.units = {name: kept for name, kept in self.units.items() if not name.startswith(gone)}
             self.kept_blocks = [index for place, index in enumerate(self.kept_blocks) if place not in done.removed]
             self.said = {"removed_blocks": [row.name for row in done.rows if row.sparsity == 1.0]}
         if done.parts:
@@ -129,9 +135,25 @@ class _State:
             self.masks[name] = PackedMask(mask.bits & self.masks[name].bits, mask.shape) if name in self.masks else mask
         if done.masks:
             self.said = {"sparsity": sparsity_of(done.masks)}
+        if done.cuts:
+            self._cut(done.cuts)
         self.said |= done.said
         self.rows += done.rows
         self.scores |= done.scores
+
+    def _cut(self, cuts: tuple[UnitCut, ...]) -> None:
+        """Note which units of the source are left, and narrow the masks of the layers that lost rows or columns."""
+        for done in cuts:
+            block, _, rest = done.key.removeprefix("blocks.").partition(".")
+            name = f"blocks.{self.kept_blocks[int(block)]}.{rest}"
+            left = self.units.setdefault(name, torch.ones(len(done.keep), dtype=torch.bool))
+            left[left.clone()] = done.keep
+            for part in done.group.everything:
+                if part.path in self.masks:
+                    axis = stored_axis(self.loaded.module(part.path), part.axis)
+                    self.masks[part.path] = narrowed(self.masks[part.path], axis, entries(part, done.keep))
+        total, kept = sum(len(done.keep) for done in cuts), sum(int(done.keep.sum()) for done in cuts)
+        self.said = {"sparsity": 1 - kept / total, "removed_units": total - kept}
 
     def _recover(self, part: Recover) -> None:
         source = part.data or self.recipe.calibration
@@ -149,6 +171,7 @@ class _State:
     def keep(self) -> None:
         """Leave mask, scores and layers in the run folder."""
         mask = {f"{name}.weight": packed.unpack() for name, packed in self.masks.items()}
+        mask |= self.units
         if len(self.kept_blocks) < self.blocks:
             mask["blocks"] = torch.tensor([index in self.kept_blocks for index in range(self.blocks)])
         for part in sorted({part for _, part in self.parts}):
@@ -179,6 +202,9 @@ class _State:
             sparsity["all_parameters"] = 1 - figures.nonzero / self.dense.parameters
         if self.masks:
             sparsity["pruned_layers"] = sparsity_of(self.masks)
+        for structure in UNITS:
+            if units := [kept for name, kept in self.units.items() if name.endswith(f".{structure}")]:
+                sparsity[structure] = 1 - float(torch.cat(units).float().mean())
         if self.blocks and len(self.kept_blocks) < self.blocks:
             sparsity["blocks"] = 1 - len(self.kept_blocks) / self.blocks
         if self.parts:

@@ -9,8 +9,9 @@ from torch import nn
 
 from core.errors import ModelError
 from core.model.anatomy import read_anatomy
-from core.model.gone import say_gone
+from core.model.gone import KEY
 from core.model.loading import LoadedModel
+from core.model.widths import settle
 
 
 def remove_blocks(loaded: LoadedModel, indices: Sequence[int]) -> LoadedModel:
@@ -36,7 +37,8 @@ def remove_blocks(loaded: LoadedModel, indices: Sequence[int]) -> LoadedModel:
                 if isinstance(getattr(module, name, None), int):
                     setattr(module, name, new_index)
     _shorten_config(loaded.model, count, kept)
-    say_gone(loaded.model)
+    if hasattr(loaded.model.config, KEY):  # what it says names modules by their place
+        settle(loaded.model)
     return replace(loaded, anatomy=read_anatomy(loaded.model))
 
 

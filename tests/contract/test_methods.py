@@ -11,6 +11,7 @@ import torch
 from core import catalogue
 from core.events import Silent
 from core.method import METHODS, cards, load_methods
+from core.model.groups import STRUCTURES as UNITS
 from core.model.observe import NO_STATISTIC, have
 
 load_methods()
@@ -55,6 +56,25 @@ def _scored(method, weight: torch.Tensor) -> torch.Tensor:
     return method(given, catalogue.fill(method.card, {}))
 
 
+def _scored_units(method, entries: int) -> torch.Tensor:
+    """Four units, each read at `entries` places by 5 outputs and made from 7 weights an entry."""
+    generator = torch.Generator().manual_seed(0)
+    given = {name: value.reshape(4, entries) for name, value in statistics(method, 4 * entries).items()}
+    given |= {
+        "out_of": torch.randn(4, 5 * entries, generator=generator),
+        "into": torch.randn(4, 7 * entries, generator=generator),
+    }
+    given |= {"shape": (4,), "generator": torch.Generator().manual_seed(2), "weight": None}
+    return method(given, catalogue.fill(method.card, {}))
+
+
+@pytest.mark.parametrize("method", of("score"))
+def test_a_method_that_adds_a_bias_has_the_switch_and_the_mean_that_it_needs(method):
+    if method.card.adds_bias:
+        switch = next(param for param in method.card.params if param.name == method.card.adds_bias)
+        assert switch.type == "bool" and "input_mean" in method.needs
+
+
 @pytest.mark.parametrize("method", of("score"))
 def test_a_score_is_finite_has_the_weights_shape_and_repeats(method):
     if "unstructured" in method.card.structures:
@@ -62,6 +82,11 @@ def test_a_score_is_finite_has_the_weights_shape_and_repeats(method):
         first, again = (_scored(method, weight) for _ in range(2))
         assert first.shape == (4, 6) and torch.isfinite(first).all()
         assert torch.equal(first, again)
+    if "unstructured" not in method.card.structures and set(UNITS) & set(method.card.structures):
+        for entries in (1, 3) if "heads" in method.card.structures else (1,):
+            first, again = (_scored_units(method, entries) for _ in range(2))
+            assert first.shape == (4,) and torch.isfinite(first).all()
+            assert torch.equal(first, again)
     if "blocks" in method.card.structures:
         assert np.isfinite(float(method(have(None, (), torch.Generator().manual_seed(2), statistics(method, 6)))))
 
@@ -69,7 +94,7 @@ def test_a_score_is_finite_has_the_weights_shape_and_repeats(method):
 @pytest.mark.parametrize("method", of("score"))
 def test_a_score_leaves_the_weight_as_it_was(method):
     if "unstructured" not in method.card.structures:
-        pytest.skip("scores whole blocks")
+        pytest.skip("scores whole blocks or units")
     weight = torch.randn(4, 6)
     before = weight.clone()
     method(have(weight, (4, 6), torch.Generator(), statistics(method, 6)))
@@ -191,7 +216,8 @@ def cubed(weight, *, power: Annotated[float, Param("Power", 1.0, 5.0)] = 3.0):
 
 def test_every_method_function_takes_only_what_its_kind_can_give():
     offered = {
-        "score": {"weight", "shape", "generator", "statistics"} | {name for kind, name in METHODS if kind == "statistic"},
+        "score": {"weight", "shape", "generator", "statistics", "out_of", "into"}
+        | {n for kind, n in METHODS if kind == "statistic"},
         "allocator": {"sizes", "sparsity", "scores", "shapes", "blocks", "weights", "statistics", "influence", "curves"},
         "search": {"units", "sizes", "count", "share", "evaluate", "evaluate_each", "last_states", "generator", "watcher"},
         "recovery": {"model", "batches", "masks", "steps", "learning_rate", "watcher"},

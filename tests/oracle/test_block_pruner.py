@@ -186,7 +186,7 @@ def test_a_run_with_masks_before_and_recovery_after(tmp_path):
     weights = {f"{layer.path}.weight" for layer in again.anatomy.layers}
     assert {name for name in masks if not name.startswith("blocks")} == weights
     assert flops_per_token(again) < dense_flops and fields["recovered"].parameters < fields["dense"].parameters
-    assert "Prunarium can" in (path / folder.MODEL / "README.md").read_text()
+    assert "loads with Prunarium" in (path / folder.MODEL / "README.md").read_text()
 
 
 def test_families_whose_sublayers_cannot_be_told_are_refused():
