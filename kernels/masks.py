@@ -49,14 +49,17 @@ def keep_n_of_m(scores: Tensor, n: int, m: int) -> Tensor:
 def _keep_n_of_m(scores: np.ndarray, keep: np.ndarray, n: int, m: int) -> None:
     rows, columns = scores.shape
     for row in numba.prange(rows):
+        rank = np.empty(m, np.int32)
         for start in range(0, columns, m):
-            for i in range(start, start + m):
-                before = 0
-                for j in range(start, i):
-                    before += scores[row, j] <= scores[row, i]
-                for j in range(i + 1, start + m):
-                    before += scores[row, j] < scores[row, i]
-                keep[row, i] = before >= m - n
+            rank[:] = 0
+            for i in range(m - 1):
+                mine = scores[row, start + i]
+                for j in range(i + 1, m):
+                    first = np.int32(scores[row, start + j] < mine)  # of two equal ones the lower column goes first
+                    rank[i] += first
+                    rank[j] += np.int32(1) - first
+            for i in range(m):
+                keep[row, start + i] = rank[i] >= m - n
 
 
 def keep_n_of_m_in_torch(scores: Tensor, n: int, m: int) -> Tensor:

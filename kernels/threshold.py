@@ -7,35 +7,39 @@ from collections.abc import Callable, Sequence
 import numba
 import numpy as np
 
-_PASSES = ((21, 11), (10, 11), (0, 10))  # (shift, bits): 32 bits of a float in three histograms
 _CHUNKS = 8  # of an array, each counted by one thread at a time
+_HALF = 1 << 16
 
 
 def drops_per_array(array: Callable[[int], np.ndarray], sizes: Sequence[int], drop: int) -> list[int]:
     """How many entries of each array are among the `drop` smallest of all of them together.
 
-    array(i) -> float32, sizes[i] entries, no NaN; called four times for each i. Exact: the counts add up to `drop`; entries that equal the cut
-    are taken from the earlier arrays first. Radix selection on the ordered bits of the floats, so memory is one array at a time.
+    array(i) -> float32, sizes[i] entries, no NaN; called twice for each i. Exact: the counts add up to `drop`; entries that equal the cut are
+    taken from the earlier arrays first. Radix selection on the ordered bits of the floats: a histogram of their upper halves says in which bucket
+    the cut lies, and of that bucket alone the lower halves are kept.
     """
     if not 0 <= drop <= sum(sizes):
         raise ValueError(f"cannot drop {drop} of {sum(sizes)}")
     if drop == 0:
         return [0] * len(sizes)
-    prefix, left = 0, drop
-    for shift, bits in _PASSES:
-        counts = np.zeros((_CHUNKS, 1 << bits), np.int64)
-        for i in range(len(sizes)):
-            _count(_bits(array(i)), prefix >> (shift + bits), shift, bits, counts)
-        total = counts.sum(0)
-        bucket = int(np.searchsorted(np.cumsum(total), left))
-        left -= int(total[:bucket].sum())
-        prefix |= bucket << shift
-    out = []
+    counts = np.zeros((_CHUNKS, _HALF), np.int64)
     for i in range(len(sizes)):
-        below, equal = _below_and_equal(_bits(array(i)), prefix)
-        tied = min(equal, left)
+        _count(_bits(array(i)), counts)
+    total = counts.sum(0)
+    bucket = int(np.searchsorted(np.cumsum(total), drop))
+    left = drop - int(total[:bucket].sum())
+    below, lower = [], []
+    for i in range(len(sizes)):
+        smaller, found = _split(_bits(array(i)), bucket, int(total[bucket]))
+        below.append(smaller)
+        lower.append(found)
+    cut = int(np.searchsorted(np.cumsum(sum(np.bincount(part, minlength=_HALF) for part in lower)), left))
+    left -= sum(int((part < cut).sum()) for part in lower)
+    out = []
+    for smaller, part in zip(below, lower, strict=True):
+        tied = min(int((part == cut).sum()), left)
         left -= tied
-        out.append(below + tied)
+        out.append(smaller + int((part < cut).sum()) + tied)
     return out
 
 
@@ -43,30 +47,42 @@ def _bits(values: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(values, np.float32).reshape(-1).view(np.uint32)
 
 
+def _split(values: np.ndarray, bucket: int, most: int) -> tuple[int, np.ndarray]:
+    """(entries below the bucket, the lower halves of those in it); at most `most` are in it."""
+    room = min(most, -(-len(values) // _CHUNKS))
+    kept, counts = np.empty((_CHUNKS, room), np.uint16), np.zeros((_CHUNKS, 2), np.int64)
+    _gather(values, bucket, kept, counts)
+    return int(counts[:, 0].sum()), np.concatenate([row[:count] for row, count in zip(kept, counts[:, 1], strict=True)])
+
+
 @numba.njit(inline="always")
-def _ordered(bits: int) -> int:
+def _ordered(bits: np.uint32) -> np.uint32:
     """A float's bits as an unsigned number in the same order: positive ones get the sign bit, negative ones are inverted. -0.0 counts as 0.0."""
-    if bits == 0x80000000:
-        return 0x80000000
-    return bits ^ 0xFFFFFFFF if bits >> 31 else bits | 0x80000000
+    if bits == np.uint32(0x80000000):
+        return bits
+    return ~bits if bits >> np.uint32(31) else bits | np.uint32(0x80000000)
 
 
 @numba.njit(parallel=True, cache=True, nogil=True)
-def _count(values: np.ndarray, prefix: int, shift: int, bits: int, counts: np.ndarray) -> None:
-    """Add to `counts` (chunks, 2^bits) the next bits of those values whose higher bits are `prefix`."""
-    size, mask = values.shape[0], (1 << bits) - 1
+def _count(values: np.ndarray, counts: np.ndarray) -> None:
+    """Add to `counts` (chunks, 65536) how many values have each upper half."""
+    size = values.shape[0]
     for chunk in numba.prange(_CHUNKS):
         for i in range(chunk * size // _CHUNKS, (chunk + 1) * size // _CHUNKS):
-            key = _ordered(np.int64(values[i]))
-            if key >> (shift + bits) == prefix:
-                counts[chunk, (key >> shift) & mask] += 1
+            counts[chunk, _ordered(values[i]) >> np.uint32(16)] += 1
 
 
 @numba.njit(parallel=True, cache=True, nogil=True)
-def _below_and_equal(values: np.ndarray, cut: int) -> tuple[int, int]:
-    below = equal = 0
-    for i in numba.prange(values.shape[0]):
-        key = _ordered(np.int64(values[i]))
-        below += key < cut
-        equal += key == cut
-    return below, equal
+def _gather(values: np.ndarray, bucket: int, kept: np.ndarray, counts: np.ndarray) -> None:
+    """For each chunk: how many values lie below the bucket and in it (`counts`), and the lower halves of the latter (`kept`)."""
+    size = values.shape[0]
+    for chunk in numba.prange(_CHUNKS):
+        below = inside = 0
+        for i in range(chunk * size // _CHUNKS, (chunk + 1) * size // _CHUNKS):
+            key = _ordered(values[i])
+            upper = np.int64(key >> np.uint32(16))
+            below += upper < bucket
+            if upper == bucket:
+                kept[chunk, inside] = np.uint16(key & np.uint32(0xFFFF))
+                inside += 1
+        counts[chunk, 0], counts[chunk, 1] = below, inside
