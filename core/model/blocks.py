@@ -5,7 +5,7 @@ Memory is the hidden states of the calibration set once, plus the activations of
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Any, TypeVar
 
@@ -39,7 +39,7 @@ def enter(loaded: LoadedModel, inputs: Tensor, batch: int | None = None) -> Hidd
     first = _first_block(loaded)
     handle = first.register_forward_pre_hook(catch, with_kwargs=True)
     try:
-        with torch.inference_mode(False), torch.no_grad():
+        with torch.inference_mode(False), torch.no_grad(), loaded.outside():
             for part in inputs.split(batch):
                 try:
                     call(loaded, part)
@@ -91,13 +91,29 @@ def _noted(loaded: LoadedModel, inputs: Tensor) -> list[Arguments]:
     def leave(module: nn.Module, args: Any, output: Any) -> None:
         raise _Reached  # the head's logits would cost more memory than all the blocks
 
+    held: list[Any] = []
+
+    def bring(index: int) -> Callable[..., None]:
+        def before(module: nn.Module, args: Any) -> None:
+            held.append(loaded.block(index))
+            held[-1].__enter__()
+
+        return before
+
+    def let_go(module: nn.Module, args: Any, output: Any) -> None:
+        held.pop().__exit__(None, None, None)
+
     modules = [loaded.module(block.path) for block in loaded.anatomy.blocks]
-    handles = [module.register_forward_pre_hook(note, with_kwargs=True) for module in modules]
+    handles = [module.register_forward_pre_hook(bring(index)) for index, module in enumerate(modules)]
+    handles += [module.register_forward_hook(let_go) for module in modules]
+    handles += [module.register_forward_pre_hook(note, with_kwargs=True) for module in modules]
     handles.append(modules[-1].register_forward_hook(leave))
     try:
-        with torch.no_grad(), suppress(_Reached):
+        with torch.no_grad(), loaded.outside(), suppress(_Reached):
             call(loaded, inputs)
     finally:
+        while held:
+            held.pop().__exit__(None, None, None)
         for handle in handles:
             handle.remove()
     if len(found) != len(loaded.anatomy.blocks):

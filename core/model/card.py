@@ -116,8 +116,12 @@ def _checked(saved: Mapping[str, Any]) -> str:
     text += f"with {saved['nonzero']:,} non-zero parameters in {saved['size_bytes']:,} bytes."
     if saved["difference"] is not None:
         text += (
-            f" On a fixed input its outputs differed by {saved['difference']:.3g} from the model in memory with the same weights; rounding to "
-            f"{saved['dtype']} itself had changed them by up to {saved['rounding']:.3g}."
+            f" On a fixed input its outputs differed by {saved['difference']:.3g} from the model in memory with the same weights"
+        )
+        text += (
+            "."
+            if saved["rounding"] is None
+            else f"; rounding to {saved['dtype']} itself had changed them by up to {saved['rounding']:.3g}."
         )
     return text
 

@@ -48,3 +48,10 @@ def give_back() -> None:
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(0)
+
+
+def be_frugal() -> None:
+    """Ask the C library to give every large piece back the moment it is freed: slower, and right where a model is larger than memory."""
+    option = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
+    if option is not None:
+        option(-3, 1 << 20)  # M_MMAP_THRESHOLD in bytes; naming it also stops glibc from raising it

@@ -45,7 +45,10 @@ def prune_weights(
     if of_kind(own, "layer", "block"):
         return _prune_streaming(work, inputs())
     for layer in follow(layers, f"prune: {step.method}", watcher):
-        _prune_layer(work, layer, {})
+        with loaded.holding(layer):
+            _prune_layer(work, layer, {})
+            if layer.block is not None:
+                loaded.changed(layer.block)
     return work.pruned()
 
 
@@ -103,6 +106,7 @@ def _prune_streaming(work: _Work, inputs: Tensor) -> Pruned:
             statistics = observe_block(loaded, part, module, hidden, extra, names, work.watcher)[0]
             for layer in touched:
                 _prune_layer(work, layer, statistics[layer.name])
+            loaded.changed(block.index)
         if block.index < last:
             blocks.advance(module, hidden, extra, work.watcher)
     return work.pruned()
