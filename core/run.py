@@ -14,7 +14,6 @@ import hashlib
 import importlib.metadata
 import json
 import platform
-import resource
 import shutil
 import sys
 import time
@@ -32,6 +31,7 @@ from core.errors import PrunariumError, Stopped
 from core.events import Progress, Watcher
 from core.method import cards
 from core.model.loading import LoadedModel, load
+from core.model.memory import peak_bytes
 from core.recipe import Recipe, n_of_m, read, to_dict, to_yaml
 from core.report import Report
 
@@ -92,8 +92,7 @@ def _work(recipe: Recipe, path: Path, watcher: Watcher) -> Report:
 
         with clock.stage("data"):
             fields |= run_data(recipe, path, watcher, loaded)
-    peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 if sys.platform != "darwin" else 1024**2)
-    return Report(recipe.name, recipe.seed, seconds=clock.seconds, peak_rss_mb=round(peak_mb, 1), **fields)
+    return Report(recipe.name, recipe.seed, seconds=clock.seconds, peak_rss_mb=round(peak_bytes() / 1024**2, 1), **fields)
 
 
 @contextmanager
