@@ -49,17 +49,17 @@ def keep_n_of_m(scores: Tensor, n: int, m: int) -> Tensor:
 def _keep_n_of_m(scores: np.ndarray, keep: np.ndarray, n: int, m: int) -> None:
     rows, columns = scores.shape
     for row in numba.prange(rows):
-        rank = np.empty(m, np.int32)
-        for start in range(0, columns, m):
+        line, kept, rank = scores[row], keep[row], np.empty(m, np.int32)
+        for start in range(np.uint64(0), np.uint64(columns), np.uint64(m)):  # unsigned places need no check for negative ones
             rank[:] = 0
-            for i in range(m - 1):
-                mine = scores[row, start + i]
-                for j in range(i + 1, m):
-                    first = np.int32(scores[row, start + j] < mine)  # of two equal ones the lower column goes first
+            for i in range(np.uint64(m - 1)):
+                mine = line[start + i]
+                for j in range(i + np.uint64(1), np.uint64(m)):
+                    first = np.int32(line[start + j] < mine)  # of two equal ones the lower column goes first
                     rank[i] += first
                     rank[j] += np.int32(1) - first
-            for i in range(m):
-                keep[row, start + i] = rank[i] >= m - n
+            for i in range(np.uint64(m)):
+                kept[start + i] = rank[i] >= m - n
 
 
 def keep_n_of_m_in_torch(scores: Tensor, n: int, m: int) -> Tensor:

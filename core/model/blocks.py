@@ -16,7 +16,7 @@ from core.errors import ModelError
 from core.events import Watcher
 from core.model.loading import LoadedModel
 
-BATCH_TOKENS = 1024  # enough to keep the matrix products busy; more only makes a block's activations larger
+BATCH_TOKENS = 512  # enough to keep the matrix products busy; more only makes a block's activations larger
 BATCH_IMAGES = 32
 Hidden = list[Tensor]
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
