@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 
 from core.errors import ModelError
 from core.model.anatomy import read_anatomy
-from core.model.experts import ExpertLayer, cut_experts, expert_layers, tell_one
+from core.model.experts import ExpertLayer, cut_experts, expert_layers, rows, tell_one
 from core.model.gone import KEY, gone_from, take_out
 from core.model.loading import LoadedModel
 from core.model.rehearse import block_arguments, differ, first_output, stand_in
@@ -42,7 +42,7 @@ def _rehearse(loaded: LoadedModel, layer: ExpertLayer) -> None:
     keep[layer.count // 2] = False
     with stand_in(loaded, block.path) as copied, torch.no_grad():
         try:
-            _never(loaded.module(layer.router), layer, int(layer.count // 2), lambda: copied(*args, **kwargs))
+            _never(loaded.model, layer, layer.count // 2, lambda: copied(*args, **kwargs))
             expected = first_output(copied(*args, **kwargs))
             cut_experts(loaded.model, layer, keep)
             found = first_output(copied(*args, **kwargs))
@@ -52,16 +52,19 @@ def _rehearse(loaded: LoadedModel, layer: ExpertLayer) -> None:
         raise _cannot(loaded, layer, "what it says is not what its router says without that one")
 
 
-def _never(router: nn.Module, layer: ExpertLayer, expert: int, run: Any) -> None:
-    """Change one row of a router so that, for the inputs of this run, that expert's logit is lower than any other's by far."""
+def _never(model: nn.Module, layer: ExpertLayer, expert: int, run: Callable[[], Any]) -> None:
+    """Change a router so that, for the inputs of this run, that expert's logit (and its bias, where there is one) is lower than any other's by far."""
     seen: list[Tensor] = []
+    router = model.get_submodule(layer.router)
     handle = router.register_forward_pre_hook(lambda module, args: seen.append(args[0].reshape(-1, args[0].shape[-1])))
     run()
     handle.remove()
     inputs = torch.cat(seen).double().cpu()
     row = torch.linalg.pinv(inputs) @ torch.full((len(inputs),), _NEVER, dtype=torch.float64)
-    weight = next(p for p in router.parameters(recurse=False) if p.dim() == 2 and len(p) == layer.count)
-    weight[expert] = row.to(weight)
+    matrix, *biases = [getattr(module, name) for module, name, _ in rows(model, layer)]
+    matrix[expert] = row.to(matrix)
+    for bias in biases:
+        bias.view(-1)[expert] = _NEVER
 
 
 def _check_config(model: PreTrainedModel, layer: ExpertLayer, kept: int) -> None:

@@ -140,17 +140,25 @@ def cut_experts(model: nn.Module, layer: ExpertLayer, keep: Tensor) -> None:
 
 def cut_router(model: nn.Module, layer: ExpertLayer, kept: Tensor) -> None:
     """Leave the experts of these numbers to the router: its rows, what else has a number an expert (biases), and the counts."""
-    for path, module in _beside(model, layer.parent, layer.path):
-        held = {**dict(module.named_parameters(recurse=False)), **dict(module.named_buffers(recurse=False))}
-        for name, tensor in held.items():
-            if path == layer.router and tensor.dim() == 2 and len(tensor) == layer.count:
-                _shorten(module, name, 0, kept)
-            elif tensor.numel() == layer.count and layer.count in tensor.shape:
-                _shorten(module, name, list(tensor.shape).index(layer.count), kept)
+    for module, name, axis in rows(model, layer):
+        _shorten(module, name, axis, kept)
     router = model.get_submodule(layer.router)
     if isinstance(router, nn.Linear):
         router.out_features = len(kept)
     tell(model.get_submodule(layer.parent), layer, len(kept))
+
+
+def rows(model: nn.Module, layer: ExpertLayer) -> list[tuple[nn.Module, str, int]]:
+    """(module, name, axis) of every tensor beside the experts that has an entry an expert: the router's matrix first, then biases."""
+    found = []
+    for path, module in _beside(model, layer.parent, layer.path):
+        held = {**dict(module.named_parameters(recurse=False)), **dict(module.named_buffers(recurse=False))}
+        for name, tensor in held.items():
+            if path == layer.router and tensor.dim() == 2 and len(tensor) == layer.count:
+                found.insert(0, (module, name, 0))
+            elif tensor.numel() == layer.count and layer.count in tensor.shape:
+                found.append((module, name, list(tensor.shape).index(layer.count)))
+    return found
 
 
 def _shorten(module: nn.Module, name: str, axis: int, kept: Tensor) -> None:
