@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from demo_card import curve, say, write_card
+from demo_training import TOKENS_A_STEP, VOCABULARY, WINDOW, Stage, training
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
@@ -20,7 +19,6 @@ from core import builtins
 
 SEED = 0
 STEPS = 1600  # of the first stage; the second has a quarter of that
-VOCABULARY, WINDOW, SHORT_WINDOW, TOKENS_A_STEP = 4096, 512, 128, 4096
 SLICE_WINDOWS = 16  # what a test measures again
 
 _CARD = """# tiny-llama
@@ -62,7 +60,7 @@ def train(folder: Path, steps: int, test_windows: int | None = None) -> dict:
     started, losses, points, total = time.monotonic(), [], [], sum(stage.steps for stage in stages)
     for stage in stages:
         before = len(losses)
-        for loss in _training(model, streams, stage):
+        for loss in training(model, stage, lambda window, random: _next_token_loss(model, _windows(streams, window, random))):
             losses.append(loss)
             say("tiny-llama", len(losses), total, losses, started)
         points += [(before + step, loss) for step, loss in curve(losses[before:])]
@@ -92,58 +90,6 @@ def _train_tokenizer() -> PreTrainedTokenizerFast:
     raw.train_from_iterator((row for row in builtins.read_text("wikitext2/train") if row), trainer)
     end = "<|endoftext|>"
     return PreTrainedTokenizerFast(tokenizer_object=raw, bos_token=end, eos_token=end, pad_token=end, model_max_length=10**9)
-
-
-@dataclass(frozen=True)
-class Stage:
-    """Some steps of training: `rate` is the highest learning rate, windows are short before step `long_from`."""
-
-    steps: int
-    rate: float
-    long_from: int
-    seed: int
-
-
-def _training(model: LlamaForCausalLM, streams: list[Tensor], stage: Stage) -> Iterator[float]:
-    """Train in bfloat16 with float32 master weights; yields each step's loss in nats a token.
-
-    Matrices inside blocks learn by Muon (orthogonalised momentum, which needs fewer tokens), the rest by AdamW.
-    """
-    masters = [parameter.detach().clone().float() for parameter in model.parameters()]
-    inside = [".layers." in name and parameter.ndim == 2 for name, parameter in model.named_parameters()]
-    matrices = [master for master, is_inside in zip(masters, inside, strict=True) if is_inside]
-    others = [master for master, is_inside in zip(masters, inside, strict=True) if not is_inside]
-    optimizers = (
-        torch.optim.Muon(matrices, lr=stage.rate, weight_decay=0.05, adjust_lr_fn="match_rms_adamw"),
-        torch.optim.AdamW(others, lr=stage.rate, betas=(0.9, 0.95), weight_decay=0.0),
-    )
-    steps = stage.steps
-    warm = max(1, min(60, steps // 5))
-    schedules = [torch.optim.lr_scheduler.LambdaLR(o, lambda step: _learning_rate(step, warm, steps)) for o in optimizers]
-    parameters = list(model.parameters())
-    for parameter in parameters:  # not model.to(bfloat16): that would round the rotary frequencies too, which loading does not
-        parameter.data = parameter.data.bfloat16()
-    model.train()
-    random = np.random.default_rng(stage.seed)
-    for step in range(1, steps + 1):
-        window = WINDOW if step > stage.long_from else SHORT_WINDOW
-        loss = _next_token_loss(model, _windows(streams, window, random))
-        loss.backward()
-        for master, parameter in zip(masters, parameters, strict=True):
-            master.grad, parameter.grad = parameter.grad.float(), None
-        nn.utils.clip_grad_norm_(others, 1.0)
-        for stepper in (*optimizers, *schedules):
-            stepper.step()
-        with torch.no_grad():
-            torch._foreach_copy_(parameters, masters)
-        yield loss.item()
-
-
-def _learning_rate(step: int, warm: int, steps: int) -> float:
-    """Linear warm-up, then a cosine down to a fiftieth."""
-    if step < warm:
-        return (step + 1) / warm
-    return 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm)))
 
 
 def _windows(streams: list[Tensor], window: int, random: np.random.Generator) -> Tensor:

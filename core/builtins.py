@@ -74,7 +74,7 @@ def present(name: str) -> bool:
 def location(name: str) -> Path:
     """The folder (or, for what comes with an installed package, the file) where the built-in lies or would lie."""
     builtin, _ = find(name)
-    if builtin.wheel:
+    if builtin.wheel or builtin.made_from:
         return cache_dir() / builtin.name
     if builtin.kind == "model":
         return ROOT / "assets" / "models" / builtin.name
@@ -99,6 +99,13 @@ def fetch(name: str, say: Say | None = None) -> Path:
     place = location(name)
     if place.exists():
         return place
+    if builtin.made_from:
+        from core.model.made_folder import made
+
+        fetch(builtin.made_from, say)
+        if say:
+            say(f"making {builtin.name} of {builtin.made_from} (about a minute)", 0, 0)
+        return made(place, builtin.made_from)
     if builtin.wheel is None:
         raise ResourceError(f"{place} is missing from this checkout.", "Get it again from the project's repository.")
     together = {cache_dir() / other.name: other.members for other in BUILTINS.values() if other.wheel == builtin.wheel}
@@ -227,6 +234,8 @@ def main(arguments: list[str]) -> int:
                 if present(builtin.name)
                 else f"{builtin.wheel.size_bytes / 1e6:.0f} MB to fetch"
                 if builtin.wheel
+                else f"made from {builtin.made_from}"
+                if builtin.made_from
                 else "missing"
             )
             print(f"{builtin.name:16} {builtin.kind:8} {state:18} {builtin.about} [{builtin.licence}]")

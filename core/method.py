@@ -105,7 +105,8 @@ def statistic(name: str, *, label: str, of: str, finish: Callable[..., Any], ver
 
     `of` "layer": function(state, inputs) -> state, inputs float32 (sequences, tokens, features). `of` "block": function(state, before, after)
     -> state, both (sequences, tokens, hidden). `of` "gradient": function(state, gradient) -> state, once a sequence, gradient float32 (out, in): how
-    that sequence's mean loss changes with each weight. The first state is None; `finish(state, sequences)` makes the tensor that scores ask for.
+    that sequence's mean loss changes with each weight. `of` "experts": function(state, routed) -> state, what a batch does at the experts of a block
+    (core.model.routing.Routed). The first state is None; `finish(state, sequences)` makes the tensor that scores ask for.
     """
     return _register("statistic", name, label, extra={"of": of, "finish": finish}, version=version)
 
@@ -125,7 +126,8 @@ def score(
     For unstructured and N:M: function(weight (out, in), ...) -> (out, in); a convolution comes as (out, in * kernel). For blocks: one number.
     For neurons and heads: a function for single weights gives a unit the sum over its weights, in all the layers it runs through; any other
     scores units itself, -> (units,), and may name out_of (units, entries * out: the weights that read each entry of a unit, entry by entry),
-    into (units, m: the weights that produce it), and statistics of the reading layer's input as (units, entries).
+    into (units, m: the weights that produce it), and statistics of the reading layer's input as (units, entries). For experts: the sum over
+    single weights where it names weight (and needs nothing else); any other -> (experts,), and may name statistics of experts.
     May name weight, shape, generator (torch's, seeded by recipe and layer), its needs, and statistics (all of them, by name). Card: compare
     ("row" | "layer": what its scores are comparable within), structures, place, version, adds_bias (the name of a bool parameter; needs
     input_mean: units that go leave their mean in the reading layer's bias). needs_of(params): the needs, where parameters decide
@@ -151,7 +153,9 @@ def search(name: str, *, label: str, paper: Paper | None = None, **card: Any) ->
     May name units (names of those that may go, in order), sizes ({unit: parameters}, all units of the model in order), count (how many are asked for),
     share (the share asked for), evaluate (set of removed names -> mean loss in nats on the calibration inputs), evaluate_each (removed, candidates ->
     pairs (candidate, loss with it gone too), one at a time, for less work than evaluate), last_states (() -> (borders, sequences, hidden): the hidden
-    state of each sequence's last token before each block and after the last), generator (torch's), watcher. Structures: blocks, sublayers.
+    state of each sequence's last token before each block and after the last), generator (torch's), watcher. Structures: blocks, sublayers, experts.
+    For experts: units are those of one block ("0", "1", ...), and beside units, count, generator and watcher it may name errors (list of sets of
+    removed names -> list of how much of that block's mixture is lost on the calibration inputs without each, |lost|^2 / |whole|^2).
     """
     return _register("search", name, label, paper, **{"structures": ("blocks",), **card})
 

@@ -155,7 +155,7 @@ def _amount(prune: Any) -> str:
     share = f"{100 * (prune.sparsity or 0):.3g} %"
     if prune.structure in WHOLE:
         return f"remove {share} of the {WHOLE[prune.structure]}"
-    place = "block" if prune.structure in UNITS else "layer"
+    place = "block" if prune.structure in (*UNITS, "experts") else "layer"
     spread = (
         f"in every {place}"
         if prune.allocation.method == "uniform"

@@ -68,6 +68,25 @@ def test_a_few_steps_of_the_language_model_lower_its_loss_and_the_folder_loads(c
     assert tokenizer.decode(tokenizer("A café @-@ 東京\n\n =")["input_ids"]) == "A café @-@ 東京\n\n ="
 
 
+def test_a_few_steps_of_the_mixture_lower_its_loss_and_its_kinds_of_text_visit_other_experts(checkout, tmp_path):
+    for name in ("wikitext2", "trec", "rotten-tomatoes"):
+        needs(name)
+    card = train(checkout, "tiny-moe", 6, tmp_path)
+    losses = [loss for _, loss in card["loss_curve"]]
+    assert math.isclose(losses[0], math.log(4096), rel_tol=0.03)
+    assert losses[-1] < losses[0] - 0.5
+    assert sum(file.stat().st_size for file in (tmp_path / "tiny-moe").iterdir()) <= 8 * MEGABYTE
+    assert list(card["expert_use"]) == ["encyclopaedia", "questions and tweets", "film reviews"]
+    use = np.array(list(card["expert_use"].values()))
+    assert use.shape == (3, 4, 8) and np.allclose(use.sum(2), 1, atol=1e-3)
+    pairs = np.abs(use[[0, 0, 1]] - use[[1, 2, 2]]).sum(2) / 2
+    assert card["apart"] == pytest.approx(pairs.mean(), abs=1e-3) and card["apart"] > 0.05
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "tiny-moe")
+    assert type(model).__name__ == "MixtralForCausalLM" and model.num_parameters() == card["parameters"]
+
+
 def test_a_few_steps_of_the_classifier_lower_its_loss_and_it_beats_chance(checkout, tmp_path):
     needs("mnist5k")
     card = train(checkout, "tiny-cnn", 12, tmp_path)

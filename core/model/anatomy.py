@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from core.errors import ModelError
-from core.model import groups, roles
+from core.model import experts, groups, roles
 from core.model.gone import gone_from
 from core.model.roles import Attention, Layer
 
@@ -231,6 +231,6 @@ def _refused(model: nn.Module, family: str, kind: str, blocks: tuple[Block, ...]
     prunable = [layer for block in blocks for layer in block.layers] or outside
     if not any(layer.kind == "conv" for layer in prunable):
         said["channels"] = f"{what} has no convolutions to prune, so it has no channels to remove."
-    if not any("expert" in type(part).__name__.lower() or "moe" in type(part).__name__.lower() for part in model.modules()):
-        said["experts"] = f"{what} is not a mixture of experts."
+    if why := experts.why_not(model, blocks):
+        said["experts"] = why
     return said

@@ -27,7 +27,7 @@ _STATES = ("dense", "pruned", "recovered")
 _ZEROS = (
     "About the zeros: pruned weights are stored as ordinary zeros. A dense kernel multiplies them like any other number and the file keeps them "
     "in full, so unstructured zeros alone make this model **neither faster nor smaller**; they pay off with sparse kernels or a compressor. "
-    "Blocks, attentions, MLPs, neurons and heads that were removed are gone for good: that does make it smaller and faster."
+    "Blocks, attentions, MLPs, neurons, heads and experts that were removed are gone for good: that does make it smaller and faster."
 )
 
 

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
+from typing import TypeVar
 
 from core.errors import RecipeError
 from core.model.anatomy import Anatomy, Layer
+from core.model.experts import ExpertLayer
 from core.model.groups import Group
 from core.recipe import Prune
+
+Units = TypeVar("Units", Group, ExpertLayer)
 
 
 def chosen_layers(anatomy: Anatomy, only: Sequence[str], protect: Sequence[str]) -> list[Layer]:
@@ -70,11 +74,11 @@ def removed_by_hand(shares: Mapping[str, float], names: Mapping[str, int]) -> li
     return [name for name, index in names.items() if shares.get(name, shares.get(f"blocks.{index}", 0.0)) == 1.0]
 
 
-def chosen_groups(groups: Sequence[Group], anatomy: Anatomy, step: Prune) -> list[Group]:
+def chosen_groups(groups: Sequence[Units], anatomy: Anatomy, step: Prune) -> list[Units]:
     """The groups that may give units. `only` and `protect` name groups, their blocks or layers, or patterns; one that fits nothing is an error."""
     names = {group.name: _names(group, anatomy) for group in groups}
 
-    def fits(group: Group, patterns: Sequence[str]) -> bool:
+    def fits(group: Units, patterns: Sequence[str]) -> bool:
         return any(fnmatchcase(name, p) or name.startswith(p + ".") for name in names[group.name] for p in patterns)
 
     for pattern in (*step.only, *step.protect):
@@ -91,13 +95,13 @@ def chosen_groups(groups: Sequence[Group], anatomy: Anatomy, step: Prune) -> lis
     return allowed
 
 
-def _names(group: Group, anatomy: Anatomy) -> tuple[str, ...]:
+def _names(group: Group | ExpertLayer, anatomy: Anatomy) -> tuple[str, ...]:
     block, paths = anatomy.blocks[group.block], {part.path for part in group.everything}
     layers = [name for layer in block.layers if layer.path in paths for name in (layer.name, layer.path)]
     return (group.name, block.name, block.path, *layers)
 
 
-def units_by_hand(shares: Mapping[str, float], anatomy: Anatomy, groups: Sequence[Group]) -> dict[str, float]:
+def units_by_hand(shares: Mapping[str, float], anatomy: Anatomy, groups: Sequence[Group | ExpertLayer]) -> dict[str, float]:
     """{group or block name: share} -> {group name: share}. A group's own name wins over its block's; what is not named stays whole."""
     known = [*(group.name for group in groups), *(block.name for block in anatomy.blocks)]
     for name in shares:

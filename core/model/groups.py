@@ -48,6 +48,11 @@ class Group:
     reader: Part
 
     @property
+    def key(self) -> str:
+        """What the mask file calls it: blocks.I.mlp.neurons."""
+        return f"{self.name}.{self.structure}"
+
+    @property
     def everything(self) -> tuple[Part, ...]:
         return (*self.parts, self.reader)
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
+from core.model.experts import ExpertLayer
 from core.model.groups import Group
 from core.model.loading import LoadedModel
 from core.model.masks import PackedMask
@@ -16,21 +17,22 @@ from core.report import LayerRow
 
 @dataclass(frozen=True)
 class UnitCut:
-    """Neurons or heads of one block that were cut out. keep: bool, one a unit that there was."""
+    """Neurons, heads or experts of one block that were cut out. keep: bool, one a unit that there was."""
 
-    group: Group
+    group: Group | ExpertLayer
     keep: Tensor
 
     @property
     def key(self) -> str:
         """What the mask file calls it: blocks.I.mlp.neurons."""
-        return f"{self.group.name}.{self.group.structure}"
+        return self.group.key
 
 
 @dataclass(frozen=True)
 class Pruned:
     """What a prune step did. masks: {module path: kept}; removed: indices of blocks taken out; scores: small summaries for the run folder;
-    said: more for the report's entry about the step; parts: (block, "attention" | "mlp") of sub-layers taken out; cuts: neurons and heads.
+    said: more for the report's entry about the step; parts: (block, "attention" | "mlp") of sub-layers taken out; cuts: neurons, heads
+    and experts.
     """
 
     loaded: LoadedModel

@@ -11,6 +11,7 @@ from core.errors import ModelError
 from core.events import Watcher
 from core.method import Method, get, load_methods
 from core.model.depth_pruning import prune_depth
+from core.model.expert_pruning import prune_experts
 from core.model.groups import STRUCTURES as UNITS
 from core.model.loading import LoadedModel
 from core.model.pruned import Pruned
@@ -31,9 +32,8 @@ def prune(loaded: LoadedModel, step: Prune, inputs: Callable[[], Tensor], seed: 
         raise ModelError(
             loaded.anatomy.refused[step.structure], "Choose a structure that this model has; the Model room lists them."
         )
-    depth = step.structure in ("blocks", "sublayers")
-    way = prune_depth if depth else prune_units if step.structure in UNITS else prune_weights
-    return way(loaded, step, pruner(step.method), inputs, seed, watcher)
+    ways = {"blocks": prune_depth, "sublayers": prune_depth, "experts": prune_experts, **dict.fromkeys(UNITS, prune_units)}
+    return ways.get(step.structure, prune_weights)(loaded, step, pruner(step.method), inputs, seed, watcher)
 
 
 def pruner(name: str) -> Method:

@@ -27,29 +27,34 @@ def rehearse(loaded: LoadedModel, group: Group) -> None:
     Raises ModelError where it does not, or does not run at all; the model is as it was. Costs one forward of eight tokens and one block's memory.
     """
     block = loaded.anatomy.blocks[group.block]
-    args, kwargs = _arguments(loaded, loaded.module(block.path))
+    args, kwargs = block_arguments(loaded, loaded.module(block.path))
     keep = torch.ones(group.units, dtype=torch.bool)
     keep[group.units // 2] = False
-    with _stand_in(loaded, block.path) as stand_in, torch.no_grad():
+    with stand_in(loaded, block.path) as copied, torch.no_grad():
         reader, ran = loaded.module(group.reader.path), []
         reader.register_forward_hook(lambda *_: ran.append(True))
         gone = group.reader.index[~keep].flatten().to(reader.weight.device)
         (reader.weight if isinstance(reader, nn.Linear) else reader.weight.T)[:, gone] = 0
         try:
-            expected = _output(stand_in(*args, **kwargs))
+            expected = first_output(copied(*args, **kwargs))
             cut(loaded.model, block, group, keep)
-            found = _output(stand_in(*args, **kwargs))
+            found = first_output(copied(*args, **kwargs))
         except Exception as error:  # a family's own code may fail in any way once a number is not what it was built for
             raise _cannot(loaded, group, f"it fails with {type(error).__name__}") from error
     if not ran:  # attention to another model's output, in a decoder that stands alone
         raise _cannot(loaded, group, f"{group.reader.path} is never run")
-    largest = float(expected.nan_to_num(0, 0, 0).abs().max())  # damaged weights are for the scores to find
-    tolerance = max(1e-4, 4 * torch.finfo(expected.dtype).eps) * max(largest, 1e-3)
-    if expected.shape != found.shape or not torch.allclose(expected, found, rtol=0, atol=tolerance, equal_nan=True):
+    if differ(expected, found):
         raise _cannot(loaded, group, "what it says changes")
 
 
-def _arguments(loaded: LoadedModel, module: nn.Module) -> tuple[tuple[Any, ...], dict[str, Any]]:
+def differ(expected: Tensor, found: Tensor) -> bool:
+    """Do two outputs differ by more than rounding?"""
+    largest = float(expected.nan_to_num(0, 0, 0).abs().max())  # damaged weights are for the scores to find
+    tolerance = max(1e-4, 4 * torch.finfo(expected.dtype).eps) * max(largest, 1e-3)
+    return expected.shape != found.shape or not torch.allclose(expected, found, rtol=0, atol=tolerance, equal_nan=True)
+
+
+def block_arguments(loaded: LoadedModel, module: nn.Module) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """What the model hands this block on a short fixed input."""
     image = blank_image(loaded)
     inputs = (
@@ -71,7 +76,7 @@ def _arguments(loaded: LoadedModel, module: nn.Module) -> tuple[tuple[Any, ...],
 
 
 @contextmanager
-def _stand_in(loaded: LoadedModel, path: str) -> Iterator[nn.Module]:
+def stand_in(loaded: LoadedModel, path: str) -> Iterator[nn.Module]:
     """A copy of a module in its place, for as long as this lasts."""
     parent_path, _, name = path.rpartition(".")
     parent, original = loaded.module(parent_path), loaded.module(path)
@@ -82,7 +87,7 @@ def _stand_in(loaded: LoadedModel, path: str) -> Iterator[nn.Module]:
         parent._modules[name] = original
 
 
-def _output(output: Any) -> Tensor:
+def first_output(output: Any) -> Tensor:
     return output[0] if isinstance(output, (tuple, list)) else output
 
 

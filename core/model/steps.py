@@ -202,7 +202,7 @@ class _State:
             sparsity["all_parameters"] = 1 - figures.nonzero / self.dense.parameters
         if self.masks:
             sparsity["pruned_layers"] = sparsity_of(self.masks)
-        for structure in UNITS:
+        for structure in (*UNITS, "experts"):
             if units := [kept for name, kept in self.units.items() if name.endswith(f".{structure}")]:
                 sparsity[structure] = 1 - float(torch.cat(units).float().mean())
         if self.blocks and len(self.kept_blocks) < self.blocks:

@@ -7,12 +7,15 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
+from transformers import MixtralConfig
+from transformers.models.mixtral.modeling_mixtral import MixtralExperts
 
 from core import catalogue
 from core.events import Silent
 from core.method import METHODS, cards, load_methods
 from core.model.groups import STRUCTURES as UNITS
 from core.model.observe import NO_STATISTIC, have
+from core.model.routing import Routed
 
 load_methods()
 BY_KIND: dict[str, list] = {}
@@ -27,12 +30,22 @@ def of(kind: str) -> list:
 def statistics(method, features: int) -> dict[str, torch.Tensor]:
     """What the method's needs look like for a layer of that many inputs, made by the statistics themselves from one random batch."""
     inputs = torch.randn(3, 5, features, generator=torch.Generator().manual_seed(1))
-    seen = {"layer": (inputs,), "block": (inputs, inputs + 0.1), "gradient": (inputs[0, :4],)}
+    seen = {"layer": (inputs,), "block": (inputs, inputs + 0.1), "gradient": (inputs[0, :4],), "experts": (_routed(inputs),)}
     out = {}
     for name in method.needs - NO_STATISTIC:
         statistic = METHODS["statistic", name]
         out[name] = statistic.extra["finish"](statistic.function(None, *seen[statistic.extra["of"]]), 3)
     return out
+
+
+def _routed(inputs: torch.Tensor) -> Routed:
+    """A batch at a mixture of four experts of which each token visits two; the last is visited by none."""
+    config = MixtralConfig(hidden_size=inputs.shape[-1], intermediate_size=4, num_local_experts=4)
+    experts, flat = MixtralExperts(config), inputs.flatten(0, 1)
+    for number, parameter in enumerate(experts.parameters()):
+        torch.nn.init.normal_(parameter, generator=torch.Generator().manual_seed(number))
+    gates = torch.rand(len(flat), 2, generator=torch.Generator().manual_seed(3))
+    return Routed(experts, 4, flat, torch.tensor([[0, 1], [2, 0], [1, 2]]).repeat(len(flat) // 3 + 1, 1)[: len(flat)], gates)
 
 
 @pytest.mark.parametrize("method", [m for kind in BY_KIND for m in of(kind)])
@@ -87,6 +100,11 @@ def test_a_score_is_finite_has_the_weights_shape_and_repeats(method):
             first, again = (_scored_units(method, entries) for _ in range(2))
             assert first.shape == (4,) and torch.isfinite(first).all()
             assert torch.equal(first, again)
+    if "experts" in method.card.structures and "unstructured" not in method.card.structures:
+        given = have(None, (4,), torch.Generator().manual_seed(2), statistics(method, 6))
+        first, again = (method(given, catalogue.fill(method.card, {})) for _ in range(2))
+        assert first.shape == (4,) and torch.isfinite(first).all()
+        assert torch.equal(first, again) and first.argmin() == 3  # what no token visits
     if "blocks" in method.card.structures:
         assert np.isfinite(float(method(have(None, (), torch.Generator().manual_seed(2), statistics(method, 6)))))
 
@@ -143,8 +161,11 @@ def _search_given(units: tuple[str, ...], count: int) -> dict:
     def evaluate_each(removed, candidates):
         yield from ((name, evaluate(removed | {name})) for name in sizes if name in set(candidates))
 
+    def errors(sets):
+        return [evaluate(removed) for removed in sets]
+
     states = torch.randn(7, 4, 8, generator=torch.Generator().manual_seed(0))
-    return {"units": units, "sizes": sizes, "count": count, "share": count / 6, "evaluate": evaluate, "evaluate_each": evaluate_each,
+    return {"errors": errors, "units": units, "sizes": sizes, "count": count, "share": count / 6, "evaluate": evaluate, "evaluate_each": evaluate_each,
             "last_states": lambda: states, "generator": torch.Generator().manual_seed(2), "watcher": Silent()}  # fmt: skip
 
 
@@ -156,7 +177,7 @@ def test_a_search_names_units_that_may_go_each_once(method, count):
         given = _search_given(units, count)
         found, again = (list(method(given, catalogue.fill(method.card, {}))) for _ in range(2))
         assert found == again and found and set(found) <= set(units) and len(set(found)) == len(found) < 6
-        if "blocks" in method.card.structures:
+        if {"blocks", "experts"} & set(method.card.structures):
             assert len(found) == min(count, len(units))
 
 
@@ -219,7 +240,18 @@ def test_every_method_function_takes_only_what_its_kind_can_give():
         "score": {"weight", "shape", "generator", "statistics", "out_of", "into"}
         | {n for kind, n in METHODS if kind == "statistic"},
         "allocator": {"sizes", "sparsity", "scores", "shapes", "blocks", "weights", "statistics", "influence", "curves"},
-        "search": {"units", "sizes", "count", "share", "evaluate", "evaluate_each", "last_states", "generator", "watcher"},
+        "search": {
+            "units",
+            "sizes",
+            "count",
+            "share",
+            "evaluate",
+            "evaluate_each",
+            "last_states",
+            "errors",
+            "generator",
+            "watcher",
+        },
         "recovery": {"model", "batches", "masks", "steps", "learning_rate", "watcher"},
         "embedding": {"images", "texts", "frame", "argument", "loaded", "watcher", "seed"},
         "data_score": {"vectors", "clusters", "centroids", "labels", "rows", "generator"},

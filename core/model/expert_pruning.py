@@ -1,0 +1,147 @@
+"""Whole experts out of a mixture: score -> decide -> cut, block by block, with the cut model's activations propagated."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from inspect import signature
+
+import torch
+from torch import Tensor
+
+from core.errors import ModelError, RecipeError
+from core.events import Watcher, follow
+from core.method import Method, get
+from core.model import blocks
+from core.model.anatomy import read_anatomy
+from core.model.choosing import chosen_groups, units_by_hand
+from core.model.expert_check import check
+from core.model.expert_search import Visit, observed, searched
+from core.model.experts import ExpertLayer, cut_experts, expert_layers, tell, tell_one
+from core.model.loading import LoadedModel
+from core.model.masks import generator, nearest
+from core.model.observe import have, of_kind, stream
+from core.model.pruned import Pruned, UnitCut
+from core.model.widths import settle
+from core.recipe import Prune
+from core.report import LayerRow
+from kernels.masks import keep_highest
+
+
+@dataclass
+class _Work:
+    """A step under way. goes: how many experts each layer gives, by its name."""
+
+    loaded: LoadedModel
+    step: Prune
+    method: Method
+    shares: Mapping[str, float]
+    goes: Mapping[str, int]
+    seed: int
+    watcher: Watcher
+    rows: list[LayerRow] = field(default_factory=list)
+    scores: dict[str, Tensor] = field(default_factory=dict)
+    cuts: list[UnitCut] = field(default_factory=list)
+
+
+def prune_experts(
+    loaded: LoadedModel, step: Prune, method: Method, inputs: Callable[[], Tensor], seed: int, watcher: Watcher
+) -> Pruned:
+    """Carry out a step for experts on the model in memory: what goes is really gone, and the config says so.
+
+    The router never chooses what is gone, and chooses among the rest as it always did. Where fewer experts are left than a token visits, it visits
+    all that are left. Raises RecipeError or ModelError before any weight has changed.
+    """
+    layers = expert_layers(loaded.model, loaded.anatomy.blocks)
+    chosen = chosen_groups(layers, loaded.anatomy, step)
+    shares, goes = _shares(loaded, step, layers, chosen)
+    check(loaded, layers, layers[0].count - goes[layers[0].name])
+    work = _Work(loaded, step, method, shares, goes, seed, watcher)
+    if method.card.kind == "search" or _statistics(method):
+        _prune_streaming(work, chosen, inputs())
+    else:
+        for layer in follow(chosen, f"prune: {step.method}", watcher):
+            _prune_layer(work, layer, None)
+    kept = layers[0].count - goes[layers[0].name]
+    tell(loaded.model, layers[0], kept)
+    tell_one(loaded.model.config.get_text_config(), layers[0], kept)
+    settle(loaded.model)
+    done = replace(loaded, anatomy=read_anatomy(loaded.model))
+    said = {"experts_a_token": min(layers[0].top_k, kept)}
+    return Pruned(done, rows=tuple(work.rows), scores=work.scores, cuts=tuple(work.cuts), said=said)
+
+
+def _shares(
+    loaded: LoadedModel, step: Prune, layers: Sequence[ExpertLayer], chosen: Sequence[ExpertLayer]
+) -> tuple[dict[str, float], dict[str, int]]:
+    """The share that each chosen layer gives, and how many experts that is, of all layers. One config's number holds for all blocks."""
+    if step.allocation.method == "by_hand":
+        shares = units_by_hand(step.allocation.shares, loaded.anatomy, chosen)
+    else:
+        given = {"sizes": {layer.name: layer.count for layer in chosen}, "sparsity": step.sparsity}
+        shares = get("allocator", step.allocation.method)(given, step.allocation.params)
+    goes = {layer.name: min(nearest(shares.get(layer.name, 0.0) * layer.count), layer.count - 1) for layer in layers}
+    kept = {layer.name: layer.count - goes[layer.name] for layer in layers}
+    if len(set(kept.values())) > 1:
+        few, many = min(kept, key=lambda name: kept[name]), max(kept, key=lambda name: kept[name])
+        raise RecipeError(
+            f"Blocks would keep unequal numbers of experts ({few}: {kept[few]}, {many}: {kept[many]}), and a config holds one for all.",
+            "Give every block with experts the same share, and protect none of them.",
+        )
+    return shares, goes
+
+
+def _statistics(method: Method) -> tuple[str, ...]:
+    return of_kind(method.needed(), "experts")
+
+
+def _prune_streaming(work: _Work, layers: Sequence[ExpertLayer], inputs: Tensor) -> None:
+    """Each block: observe its experts, cut them, run it again cut to feed the next one."""
+    by_block = {layer.block: layer for layer in layers}
+    last = max(by_block)
+    for block, module, hidden, extra in stream(work.loaded, inputs, work.watcher, f"prune: {work.step.method}"):
+        if block.index > last:
+            continue
+        if block.index in by_block:
+            layer = by_block[block.index]
+            _prune_layer(work, layer, Visit(work.loaded.model, layer, module, hidden, extra, work.watcher))
+        if block.index < last:
+            blocks.advance(module, hidden, extra, work.watcher)
+
+
+def _prune_layer(work: _Work, layer: ExpertLayer, visit: Visit | None) -> None:
+    """Decide which experts of one block go, and cut them out. visit: its inputs, where the method asks for such."""
+    scores, error = None, None
+    if work.method.card.kind == "search":
+        keep, error = searched(visit, work.method, work.step.params, work.goes[layer.name], generator(work.seed, layer.name))
+    else:
+        scores = _scores(work, layer, observed(visit, _statistics(work.method)) if visit else {})
+        keep = keep_highest(scores[None], work.goes[layer.name])[0].cpu()
+        work.scores[layer.name] = scores.cpu()
+    if not keep.all():
+        cut_experts(work.loaded.model, layer, keep)
+    mean, reached = None if scores is None else float(scores.mean()), int((~keep).sum()) / layer.count
+    share = work.shares[layer.name]
+    work.rows.append(LayerRow(layer.name, layer.block, (layer.count,), layer.parameters, share, reached, mean, error))
+    work.cuts.append(UnitCut(layer, keep))
+
+
+def _scores(work: _Work, layer: ExpertLayer, statistics: Mapping[str, Tensor]) -> Tensor:
+    """A score for each expert, float32: of a method for single weights, the sum over the expert's. Raises ModelError where one is not a number."""
+    method, params = work.method, work.step.params
+    if "weight" in signature(method.function).parameters:
+        experts = work.loaded.module(layer.path)
+        thick = [parameter.detach() for parameter in experts.parameters(recurse=False) if parameter.dim() == 3]
+        draw = generator(work.seed, layer.name)
+        scores = torch.stack([
+            sum(method(have(weight[e].float(), tuple(weight[e].shape), draw, {}), params).double().sum() for weight in thick)
+            for e in range(layer.count)
+        ]).float()  # fmt: skip
+    else:
+        given = have(None, (layer.count,), generator(work.seed, layer.name), statistics)
+        scores = method(given, params).float()
+    if torch.isnan(scores).any():
+        raise ModelError(
+            f"The scores of {layer.name} are not all numbers.", "Check the model's weights and the calibration text for NaN."
+        )
+    return scores
