@@ -18,7 +18,12 @@ from core import formula
 from core.errors import RecipeError
 from core.recipe import Prune, Recipe, Step, n_of_m
 
-PRUNERS = ("score", "solver", "search")  # the kinds of method that a prune step may name; a name belongs to one of them
+PRUNERS = (
+    "score",
+    "solver",
+    "search",
+    "transform",
+)  # the kinds of method that a prune step may name; a name belongs to one of them
 FILE = Path(os.environ.get("PRUNARIUM_CATALOGUE") or Path(__file__).resolve().parent.parent / "assets" / "catalogue.json")
 
 

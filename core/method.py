@@ -156,6 +156,16 @@ def search(name: str, *, label: str, paper: Paper | None = None, **card: Any) ->
     return _register("search", name, label, paper, **{"structures": ("blocks",), **card})
 
 
+def transform(name: str, *, label: str, structures: tuple[str, ...], paper: Paper | None = None, **card: Any) -> Decorator:
+    """A change of the whole model at once, for what no score of one part can say: function(loaded, share, ...) -> core.model.pruned.Pruned.
+
+    May name loaded (all in memory; it is changed in place), share (of the structure's units to remove), units (names of the blocks that may go or
+    change, in order; empty for other structures), inputs (() -> calibration ids or pixels), generator (torch's), watcher. Raises before it changes
+    anything where the model or the step does not fit.
+    """
+    return _register("transform", name, label, paper, structures=structures, **card)
+
+
 def allocator(name: str, *, label: str, paper: Paper | None = None, needs: set[str] | None = None, **card: Any) -> Decorator:
     """A total sparsity -> {layer name: share to remove}.
 
