@@ -47,6 +47,11 @@ def observe_block(
                 also(number, before, after)
             if keep_outputs:
                 blocks.replace(hidden, number, after)
+    if unseen := next((name for name, state in collected.items() if of_layer and not state), None):
+        raise ModelError(
+            f"{type(loaded.model).__name__} reads the weight of {unseen} without running that layer, so what it is given is not seen.",
+            f"Protect it (*.{unseen.rpartition('.')[2]}), or use magnitude or random.",
+        )
     layers = {
         name: {m.card.name: m.extra["finish"](state[m.card.name], sequences) for m in of_layer}
         for name, state in collected.items()
@@ -111,12 +116,17 @@ def layer_inputs(layer: Layer, module: nn.Module, inputs: Tensor) -> Tensor:
             if inputs.dim() == 2
             else inputs.flatten(1, -2)
         )
-    if module.groups != 1 or isinstance(module.padding, str):
+    check_collectable(layer, module)
+    patches = torch.nn.functional.unfold(inputs, module.kernel_size, module.dilation, module.padding, module.stride)
+    return patches.transpose(1, 2)
+
+
+def check_collectable(layer: Layer, module: nn.Module) -> None:
+    """Raise ModelError for a layer whose inputs `layer_inputs` cannot give."""
+    if layer.kind == "conv" and (module.groups != 1 or isinstance(module.padding, str)):
         raise ModelError(
             f"{layer.name} is a grouped convolution, whose inputs are not collected yet.", "Use magnitude there, or protect it."
         )
-    patches = torch.nn.functional.unfold(inputs, module.kernel_size, module.dilation, module.padding, module.stride)
-    return patches.transpose(1, 2)
 
 
 def matrix(layer: Layer, weight: Tensor) -> Tensor:
