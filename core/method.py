@@ -122,7 +122,8 @@ def score(
 ) -> Decorator:
     """Importances: the lowest go first.
 
-    For unstructured and N:M: function(weight (out, in), ...) -> (out, in); a convolution comes as (out, in * kernel). For blocks: one number.
+    For unstructured, N:M and tiles (each by the mean of its weights): function(weight (out, in), ...) -> (out, in); a convolution comes as
+    (out, in * kernel). For blocks: one number.
     For neurons and heads: a function for single weights gives a unit the sum over its weights, in all the layers it runs through; any other
     scores units itself, -> (units,), and may name out_of (units, entries * out: the weights that read each entry of a unit, entry by entry),
     into (units, m: the weights that produce it), and statistics of the reading layer's input as (units, entries).
@@ -133,7 +134,7 @@ def score(
     weight changes; raises where the score would fail.
     """
     extra = {key: value for key, value in (("needs_of", needs_of), ("rehearse", rehearse)) if value is not None}
-    defaults = {"compare": "layer", "structures": ("unstructured", "N:M")}
+    defaults = {"compare": "layer", "structures": ("unstructured", "N:M", "tiles")}
     return _register("score", name, label, paper, needs, extra=extra, **{**defaults, **card})
 
 

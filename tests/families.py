@@ -69,6 +69,7 @@ STRUCTURES: dict[str, tuple[str, str, float]] = {
     "weights": ("magnitude", "unstructured", 0.3),
     "weights, by activations": ("wanda", "unstructured", 0.3),
     "2:4": ("wanda", "2:4", 0.5),
+    "tiles": ("wanda", "tiles:8", 0.3),
     "neurons": ("wanda", "neurons", 0.25),
     "heads": ("wanda", "heads", 0.5),
     "blocks": ("random", "blocks", 0.34),

@@ -5,7 +5,9 @@ from collections.abc import Mapping
 from core.method import allocator
 
 
-@allocator("uniform", label="Uniform", structures=("unstructured", "N:M", "neurons", "heads"), place="allocation/baseline")
+@allocator(
+    "uniform", label="Uniform", structures=("unstructured", "N:M", "tiles", "neurons", "heads"), place="allocation/baseline"
+)
 def uniform(sizes: Mapping[str, int], sparsity: float) -> dict[str, float]:
     """Every layer gives the same share.
 
