@@ -75,6 +75,27 @@ def keep_n_of_m_in_torch(scores: Tensor, n: int, m: int) -> Tensor:
     return keep.reshape(scores.shape)
 
 
+def keep_tiles(scores: Tensor, size: int, drop: int) -> Tensor:
+    """Drop whole tiles of size x size, those with the lowest mean score first, until as near to `drop` weights as whole tiles come.
+
+    scores: (rows, columns), no NaN. Where size does not divide a side, the tiles at its end are smaller: they count by the weights that they have.
+    Ties drop the earlier tile in row-major order first; halfway between two numbers of tiles, the fewer go. Returns bool of that shape.
+    """
+    rows, columns = scores.shape
+    down, across = -(-rows // size), -(-columns // size)
+
+    def sums(values: Tensor) -> Tensor:
+        padded = torch.nn.functional.pad(values, (0, across * size - columns, 0, down * size - rows))
+        return padded.reshape(down, size, across, size).sum((1, 3)).flatten()
+
+    weights = sums(torch.ones_like(scores, dtype=torch.float64))
+    order = torch.argsort(sums(scores.double()) / weights, stable=True)
+    gone = torch.cat((weights.new_zeros(1), weights[order].cumsum(0)))
+    kept = torch.ones(down * across, dtype=torch.bool, device=scores.device)
+    kept[order[: int((gone - drop).abs().argmin())]] = False
+    return kept.reshape(down, across).repeat_interleave(size, 0).repeat_interleave(size, 1)[:rows, :columns].contiguous()
+
+
 def _kth_smallest_per_row(scores: Tensor, k: int) -> Tensor:
     """The k-th smallest of each row as (rows, 1). numpy's partition is several times faster than torch.kthvalue on a CPU."""
     if scores.device.type == "cpu" and scores.dtype in (torch.float32, torch.float64):

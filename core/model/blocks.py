@@ -81,12 +81,23 @@ def _differ(one: Any, other: Any) -> bool:
 
 
 def _noted(loaded: LoadedModel, inputs: Tensor) -> list[Arguments]:
-    """The arguments of every block in one forward that ends at the last block."""
+    """The arguments of every block in one forward that ends at the last block. Raises ModelError where a block is not given what the one before gave."""
     _first_block(loaded)
     found: list[Arguments] = []
+    given: list[Tensor] = []
 
     def note(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        before = _first(args, kwargs)
+        if given and not _same(given.pop(), before):
+            names = [loaded.anatomy.blocks[place].name for place in (len(found) - 1, len(found))]
+            raise ModelError(
+                f"Between {names[0]} and {names[1]} {type(loaded.model).__name__} does something of its own, so nothing can wait between them.",
+                "Use magnitude or random, which need no activations.",
+            )
         found.append((args[1:], {key: value for key, value in kwargs.items() if key != "hidden_states"}))
+
+    def keep(module: nn.Module, args: Any, output: Any) -> None:
+        given.append(output[0] if isinstance(output, tuple) else output)
 
     def leave(module: nn.Module, args: Any, output: Any) -> None:
         raise _Reached  # the head's logits would cost more memory than all the blocks
@@ -105,8 +116,9 @@ def _noted(loaded: LoadedModel, inputs: Tensor) -> list[Arguments]:
 
     modules = [loaded.module(block.path) for block in loaded.anatomy.blocks]
     handles = [module.register_forward_pre_hook(bring(index)) for index, module in enumerate(modules)]
-    handles += [module.register_forward_hook(let_go) for module in modules]
     handles += [module.register_forward_pre_hook(note, with_kwargs=True) for module in modules]
+    handles += [module.register_forward_hook(keep) for module in modules[:-1]]
+    handles += [module.register_forward_hook(let_go) for module in modules]
     handles.append(modules[-1].register_forward_hook(leave))
     try:
         with torch.no_grad(), loaded.outside(), suppress(_Reached):
@@ -121,6 +133,11 @@ def _noted(loaded: LoadedModel, inputs: Tensor) -> list[Arguments]:
             "The model does not call each of its blocks once.", "Use magnitude or random, which need no activations."
         )
     return found
+
+
+def _same(given: Tensor, before: Tensor) -> bool:
+    """Whether a block is given what the one before it gave (their numbers, where weights are there to make any)."""
+    return given is before or (given.shape == before.shape and (given.is_meta or torch.equal(given, before)))
 
 
 def batch_for(extras: list[Arguments]) -> int | None:

@@ -36,6 +36,7 @@ transformers_logging.disable_progress_bar()
 # What config.json may not decide: where weights come from, and which code runs them.
 _NOT_THEIRS = ("transformers_weights", "fusion_config", "attn_implementation", "_attn_implementation", "_attn_implementation_internal",
                "experts_implementation", "_experts_implementation", "_name_or_path", "name_or_path", "_commit_hash")  # fmt: skip
+_NO_JSON = ("Infinity", "-Infinity", "NaN")  # numbers that JSON has no word for; transformers writes {"__float__": "Infinity"}
 _AUTO = ("MODEL_FOR_MASKED_LM_MAPPING", "MODEL_FOR_CAUSAL_LM_MAPPING", "MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING",
          "MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING", "MODEL_MAPPING")  # fmt: skip
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "sentencepiece.bpe.model")
@@ -186,6 +187,8 @@ def read_config(header: Header) -> PreTrainedConfig:
 
 
 def _stripped(value: Any) -> Any:
+    if isinstance(value, dict) and value.keys() == {"__float__"} and value["__float__"] in _NO_JSON:
+        return float(value["__float__"])
     if isinstance(value, dict):
         return {key: _stripped(item) for key, item in value.items() if key not in _NOT_THEIRS}
     return [_stripped(item) for item in value] if isinstance(value, list) else value

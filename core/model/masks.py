@@ -16,8 +16,8 @@ from torch import Tensor
 
 from core.errors import ModelError, RecipeError
 from core.folder import write_chunks
-from core.recipe import n_of_m
-from kernels.masks import keep_highest, keep_highest_per_row, keep_n_of_m
+from core.recipe import n_of_m, tile_size
+from kernels.masks import keep_highest, keep_highest_per_row, keep_n_of_m, keep_tiles
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,8 @@ def decide(scores: Tensor, structure: str, share: float, compare: str, name: str
     """Scores (out, in) and a share to remove -> bool (out, in), True = kept.
 
     compare "row": each row loses round(share * columns); "layer": the matrix loses round(share * weights). N:M keeps N of each M consecutive
-    inputs of a row. Raises ModelError on scores that are not numbers, RecipeError where M does not divide the inputs.
+    inputs of a row; tiles go whole, as many as come nearest to the share of weights. Raises ModelError on scores that are not numbers, RecipeError
+    where M does not divide the inputs.
     """
     if torch.isnan(scores).any():
         raise ModelError(
@@ -60,6 +61,8 @@ def decide(scores: Tensor, structure: str, share: float, compare: str, name: str
                 "Protect that layer, or choose another N:M.",
             )
         return keep_n_of_m(scores, n, m)
+    if size := tile_size(structure):
+        return keep_tiles(scores, size, nearest(share * scores.numel()))
     if compare == "row":
         return keep_highest_per_row(scores, nearest(share * scores.shape[1]))
     return keep_highest(scores, nearest(share * scores.numel()))

@@ -49,12 +49,19 @@ def observe_block(
                 also(number, before, after)
             if keep_outputs:
                 blocks.replace(hidden, number, after)
-    return _finished(collected, of_layer, sequences), {
+    return _finished(loaded, collected, of_layer, sequences), {
         m.card.name: m.extra["finish"](states[m.card.name], sequences) for m in of_block
     }
 
 
-def _finished(collected: Mapping[str, dict[str, Any]], methods: Sequence[Method], sequences: int) -> dict[str, Statistics]:
+def _finished(
+    loaded: LoadedModel, collected: Mapping[str, dict[str, Any]], methods: Sequence[Method], sequences: int
+) -> dict[str, Statistics]:
+    if unseen := next((name for name, state in collected.items() if methods and not state), None):
+        raise ModelError(
+            f"{type(loaded.model).__name__} reads the weight of {unseen} without running that layer, so what it is given is not seen.",
+            f"Protect it (*.{unseen.rpartition('.')[2]}), or use magnitude or random.",
+        )
     return {
         name: {m.card.name: m.extra["finish"](state[m.card.name], sequences) for m in methods}
         for name, state in collected.items()
@@ -86,7 +93,7 @@ def _inputs_only(
         finally:
             for handle in handles:
                 handle.remove()
-    return _finished(collected, methods, sequences)
+    return _finished(loaded, collected, methods, sequences)
 
 
 def _ending(seen: list[int]) -> Callable[[nn.Module, Any], None]:
@@ -158,12 +165,17 @@ def layer_inputs(layer: Layer, module: nn.Module, inputs: Tensor) -> Tensor:
             if inputs.dim() == 2
             else inputs.flatten(1, -2)
         )
-    if module.groups != 1 or isinstance(module.padding, str):
+    check_collectable(layer, module)
+    patches = torch.nn.functional.unfold(inputs, module.kernel_size, module.dilation, module.padding, module.stride)
+    return patches.transpose(1, 2)
+
+
+def check_collectable(layer: Layer, module: nn.Module) -> None:
+    """Raise ModelError for a layer whose inputs `layer_inputs` cannot give."""
+    if layer.kind == "conv" and (module.groups != 1 or isinstance(module.padding, str)):
         raise ModelError(
             f"{layer.name} is a grouped convolution, whose inputs are not collected yet.", "Use magnitude there, or protect it."
         )
-    patches = torch.nn.functional.unfold(inputs, module.kernel_size, module.dilation, module.padding, module.stride)
-    return patches.transpose(1, 2)
 
 
 def matrix(layer: Layer, weight: Tensor) -> Tensor:

@@ -122,6 +122,9 @@ class _State:
 
     def _took(self, done: Pruned) -> None:
         self.loaded = done.loaded
+        if done.rewritten:
+            stems = tuple(f"{self.loaded.anatomy.blocks[0].path.rpartition('.')[0]}.{index}." for index in done.rewritten)
+            self.masks = {path: mask for path, mask in self.masks.items() if not path.startswith(stems)}
         if done.removed:
             self.masks = _renumbered(self.masks, done.removed, self.loaded)
             gone = tuple(f"blocks.{self.kept_blocks[place]}." for place in done.removed)
