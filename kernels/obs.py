@@ -16,13 +16,14 @@ WIDTH = 128  # columns that are swept together before the rest of the matrix hea
 
 
 def solve(
-    weights: Tensor, factor: Tensor, drop: float, pattern: tuple[int, int] | None, width: int = WIDTH
+    weights: Tensor, factor: Tensor, drop: float, pattern: tuple[int, int] | None, width: int = WIDTH, gone: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """Prune a matrix so that its outputs change least. Returns (new weights, kept bool), both (rows, columns).
 
     weights: float32 (rows, columns). factor: float32 (columns, columns), the upper Cholesky factor of the inverse Hessian of the inputs.
     drop: share to remove, of each `width` columns over all rows, rounded to the nearest (halves up); pattern (n, m) instead keeps n of each m consecutive
-    inputs, chosen when the sweep arrives there. Ties drop the lower column first.
+    inputs, chosen when the sweep arrives there. Ties drop the lower column first. gone (bool, where an earlier step has dropped a weight): these go
+    first, and always.
     """
     weights, keep = (
         weights.clone(memory_format=torch.contiguous_format),
@@ -33,10 +34,11 @@ def solve(
     for start in range(0, weights.shape[1], width):
         stop = min(start + width, weights.shape[1])
         part, inner = weights[:, start:stop].contiguous(), factor[start:stop, start:stop].contiguous()
+        left = torch.zeros_like(part, dtype=torch.bool) if gone is None else gone[:, start:stop].contiguous()
+        kept = ~left
         if pattern is None:
-            kept = keep_highest((part / inner.diagonal()).square(), int(np.floor(drop * part.numel() + 0.5 + 1e-9)))
-        else:
-            kept = torch.ones(part.shape, dtype=torch.bool, device=part.device)
+            score = (part / inner.diagonal()).square().masked_fill_(left, -1.0)
+            kept &= keep_highest(score, int(np.floor(drop * part.numel() + 0.5 + 1e-9)))
         errors = _swept(part, kept, inner, pattern)
         weights[:, start:stop], keep[:, start:stop] = part, kept
         if stop < weights.shape[1]:
@@ -45,7 +47,7 @@ def solve(
 
 
 def _swept(part: Tensor, kept: Tensor, inner: Tensor, pattern: tuple[int, int] | None) -> Tensor:
-    """Sweep some columns in place (and fill `kept` where a pattern is asked). Returns the errors to hand on, of the shape of `part`."""
+    """Sweep some columns in place (choosing among those that `kept` leaves where a pattern is asked). Returns the errors to hand on, of the shape of `part`."""
     if part.device.type == "cpu":
         errors = torch.empty_like(part)
         arrays = (part.numpy(), kept.numpy(), inner.numpy(), errors.numpy())
@@ -60,7 +62,8 @@ def swept_in_torch(part: Tensor, kept: Tensor, inner: Tensor, pattern: tuple[int
     for i in range(part.shape[1]):
         if pattern is not None and i % pattern[1] == 0:
             group = slice(i, i + pattern[1])
-            kept[:, group] = keep_n_of_m((part[:, group] / inner.diagonal()[group]).square(), *pattern)
+            score = (part[:, group] / inner.diagonal()[group]).square().masked_fill_(~kept[:, group], -1.0)
+            kept[:, group] &= keep_n_of_m(score, *pattern)
         errors[:, i] = torch.where(kept[:, i], 0.0, part[:, i] / inner[i, i])
         part[:, i + 1 :] -= errors[:, i, None] * inner[i, None, i + 1 :]
         part[:, i] *= kept[:, i]
@@ -84,19 +87,22 @@ def _sweep(weights: np.ndarray, keep: np.ndarray, factor: np.ndarray, errors: np
 
 @numba.njit(parallel=True, cache=True, nogil=True)
 def _sweep_n_of_m(weights: np.ndarray, keep: np.ndarray, factor: np.ndarray, errors: np.ndarray, n: int, m: int) -> None:
-    """As `_sweep`, choosing on the way: of each m consecutive inputs the n with the highest (weight / factor's diagonal)^2 stay. Fills `keep`.
+    """As `_sweep`, choosing on the way: of each m consecutive inputs the n with the highest (weight / factor's diagonal)^2 stay, among
+    those that `keep` leaves. Narrows `keep`.
 
     Groups are judged when the sweep arrives at them, on the weights as they then are. Equal scores drop the lower column first.
     """
     rows, width = weights.shape
     for row in numba.prange(rows):
+        score = np.empty(m, np.float32)
         for start in range(0, width, m):
             for i in range(start, start + m):
-                mine, before = (weights[row, i] / factor[i, i]) ** 2, 0
-                for j in range(start, start + m):
-                    other = (weights[row, j] / factor[j, j]) ** 2
-                    before += other < mine or (other == mine and j < i)
-                keep[row, i] = before >= m - n
+                score[i - start] = (weights[row, i] / factor[i, i]) ** 2 if keep[row, i] else -1.0
+            for i in range(m):
+                before = 0
+                for j in range(m):
+                    before += score[j] < score[i] or (score[j] == score[i] and j < i)
+                keep[row, start + i] = before >= m - n and score[i] >= 0
             for i in range(start, start + m):
                 errors[row, i] = 0.0
                 if not keep[row, i]:

@@ -17,11 +17,11 @@ CODE = Path(__file__).with_name("plotview.js").read_text(encoding="utf-8")
 HEAD = f"""<script>window.plotlyReady = () => window.plotlyComing ||= new Promise((done, failed) => {{
   const script = document.createElement('script');
   script.onload = () => done(window.Plotly);
-  script.onerror = failed;
+  script.onerror = error => {{ window.plotlyComing = null; failed(error); }};
   script.src = '/gradio_api/file={SCRIPT.as_posix()}';
   document.head.append(script);
 }});
-addEventListener('load', () => setTimeout(() => requestIdleCallback(window.plotlyReady), 3000));</script>"""
+addEventListener('load', () => setTimeout(() => (window.requestIdleCallback || setTimeout)(() => window.plotlyReady()), 3000));</script>"""
 _revisions = itertools.count(1)
 
 

@@ -73,7 +73,8 @@ def _where(at: folder.Status, report: dict[str, Any]) -> str:
     if not saved:
         return "The model was not saved: tick Save the pruned model and prune again; the mask and the recipe are in the run's folder."
     place = at.path / folder.MODEL
-    return f"Saved, loaded again and found equal: {place} ({saved['size_bytes'] / 1e6:,.1f} MB, {saved['dtype']}). Load it with from_pretrained."
+    size, how = f"{saved['size_bytes'] / 1e6:,.1f} MB, {saved['dtype']}", saved.get("loads_with", "from_pretrained")
+    return f"Saved, loaded again and found equal: {place} ({size}). Load it with {how}; its card says how."
 
 
 def _waiting(at: folder.Status) -> str:

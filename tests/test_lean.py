@@ -70,7 +70,7 @@ def run(place: Path, out: Path, method: str, limit_gb: str | None, more: str = "
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the peak of resident memory is read from Linux's /proc")
-@pytest.mark.parametrize(("method", "more", "share"), [("wanda", "", 0.5), ("magnitude", ", allocation: global", 0.5)])
+@pytest.mark.parametrize(("method", "more", "share"), [("wanda", "", 0.5), ("magnitude", ", allocation: global", 0.75)])
 def test_in_half_of_its_own_bytes_a_model_is_pruned_as_where_it_fits(method, more, share, place, tmp_path):
     from transformers import AutoModelForCausalLM
 
@@ -114,3 +114,46 @@ def test_what_needs_the_whole_model_says_so(tmp_path):
     tiny_models.llama(2).save_pretrained(tmp_path)
     with pytest.raises(ModelError, match="still in its file"):
         prepare(load(str(tmp_path), lazy=True), Measure.model_validate({"latency": {}}))
+
+
+@pytest.mark.quick
+def test_a_model_without_an_mlp_saved_block_by_block_is_still_refused_by_transformers(tmp_path):
+    from transformers import AutoModelForCausalLM
+
+    from core.model import export
+    from core.model.loading import from_module
+    from core.model.pruning import prune
+    from core.recipe import Prune
+
+    loaded = from_module(tiny_models.llama(3), "tiny")
+    by_hand = {"method": "by_hand", "shares": {"blocks.1.mlp": 1.0}}
+    loaded = prune(loaded, Prune(method="random", structure="sublayers", allocation=by_hand), lambda: None, 0, Silent()).loaded
+    export.save(loaded, tmp_path / "whole")
+    saved = export.save(load(str(tmp_path / "whole"), lazy=True), tmp_path / "lean")
+    assert saved["loads_with"] == "Prunarium"
+    with pytest.raises(RuntimeError, match=r"shape|size"):
+        AutoModelForCausalLM.from_pretrained(tmp_path / "lean")
+
+
+@pytest.mark.quick
+def test_a_disk_that_refuses_a_changed_block_is_said_in_a_sentence(tmp_path):
+    code = """
+import resource, signal, sys
+sys.path.insert(0, ".")
+from pathlib import Path
+from core.model.loading import load
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+loaded = load(sys.argv[1], lazy=True)
+loaded.beside = Path(sys.argv[2])
+with loaded.block(0):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+    try:
+        loaded.changed(0)
+    except Exception as error:
+        print(type(error).__name__, error)
+"""
+    tiny_models.llama(2).save_pretrained(tmp_path / "model")
+    out = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "model"), str(tmp_path / "b")], capture_output=True, text=True
+    )
+    assert out.stdout.startswith("ResourceError"), out.stdout + out.stderr

@@ -200,3 +200,38 @@ def test_a_merged_block_forgets_the_mask_that_it_had_and_the_others_keep_theirs(
     assert fields["steps"][1]["merges"][0]["into"] == 2 and fields["steps"][1]["removed_blocks"] == ["blocks.3"]
     named = {name.split(".")[2] for name in masks if name.startswith("model.layers.")}
     assert named == {"0", "1"} and masks["blocks"].tolist() == [True, True, True, False]
+
+
+@pytest.mark.quick
+def test_a_solver_after_another_step_then_recovery_keeps_every_zero_and_the_report_is_true(text, tmp_path):
+    asked = recipe(
+        {"prune": {"method": "magnitude", "sparsity": 0.5}},
+        {"prune": {"method": "sparsegpt", "sparsity": 0.5}},
+        {"recover": {"method": "lora", "steps": 2, "batch": 1, "tokens": 16}},
+        **text,
+    )
+    model = loaded()
+    fields, _ = run(model, asked, tmp_path)
+    masks = load_file(tmp_path / "run" / folder.MASK)
+    zeros = sum(int((model.model.get_parameter(name) == 0).sum()) for name in masks)
+    assert fields["sparsity"]["pruned_layers"] == pytest.approx(zeros / sum(mask.numel() for mask in masks.values()), abs=1e-3)
+
+
+@pytest.mark.quick
+def test_sublayers_after_uneven_neurons_are_saved_and_load(text, tmp_path):
+    shares = {"blocks.0.mlp": 0.5}
+    asked = recipe(
+        {"prune": {"method": "magnitude", "structure": "neurons", "allocation": {"method": "by_hand", "shares": shares}}},
+        {
+            "prune": {
+                "method": "random",
+                "structure": "sublayers",
+                "allocation": {"method": "by_hand", "shares": {"blocks.0.mlp": 1.0}},
+            }
+        },
+        save={"model": True},
+        **text,
+    )
+    fields, path = run(loaded(), asked, tmp_path)
+    assert fields["protocol"]["saved"]["loads_with"] == "Prunarium"
+    assert (path / folder.MODEL / "config.json").exists()

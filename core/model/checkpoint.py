@@ -25,6 +25,7 @@ from transformers.core_model_loading import (
 from transformers.modeling_utils import LoadStateDictConfig
 
 from core.errors import ModelError
+from core.model.disk import disk_errors_said
 from core.model.header import Header
 from core.model.safetensors_file import read_safetensors
 
@@ -188,18 +189,20 @@ class LazyWeights:
             name: (tensor.detach().to("cpu", dtype) if tensor.is_floating_point() else tensor.detach().cpu()).contiguous()
             for name, tensor in self._parameters(part).items()
         }
-        folder.mkdir(parents=True, exist_ok=True)
-        save_file(state, file.with_suffix(".new"), metadata={"format": "pt"})
-        file.with_suffix(".new").replace(file)
+        with disk_errors_said(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            save_file(state, file.with_suffix(".new"), metadata={"format": "pt"})
+            file.with_suffix(".new").replace(file)
         infos = read_safetensors(file)
         self._rewritten[part] = {t.name: StoredTensor(file, t.offset, t.size_bytes, DTYPES[t.dtype], t.shape) for t in infos}
 
     def _bring_rewritten(self, part: int) -> None:
         for name, stored in self._rewritten[part].items():
             path, _, last = name.rpartition(".")
-            tensor = stored[...]
-            tensor = tensor.to(self._config.device_map[""], self._model.dtype if tensor.is_floating_point() else tensor.dtype)
-            setattr(self._model.get_submodule(path), last, nn.Parameter(tensor, requires_grad=False))
+            place = self._model.get_submodule(path)
+            tensor = stored[...].to(self._config.device_map[""], getattr(place, last).dtype)
+            setattr(place, last, nn.Parameter(tensor, requires_grad=False))
+        check_finite(self._parameters(part))
 
     def release(self, part: int) -> None:
         """Let go of the weights of a part: they are on the meta device again."""

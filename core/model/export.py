@@ -4,37 +4,34 @@ and found to be the same model."""
 from __future__ import annotations
 
 import copy
-import errno
 import json
 import os
-import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import psutil
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.func import functional_call
 from transformers import PreTrainedModel
 
 from core.errors import ModelError, ResourceError
-from core.folder import disk_error, write_text
+from core.folder import write_text
 from core.model import lean
 from core.model.card import readme
 from core.model.counts import blank_image, saved_bytes, size_when_saved_bytes, unique
+from core.model.disk import disk_errors_said
 from core.model.gone import KEY
 from core.model.latency import fixed_ids
 from core.model.loading import LoadedModel, load
 from core.recipe import Recipe
 
 _CHECK_TOKENS = 16
-_TOLERANCE = 1e-4  # of the largest logit: other kernels may add in another order; equal weights on equal kernels give 0
 _SMALL_FILES_BYTES = 16_000_000  # room for tokenizer, configs and card
 _CARRIED = ("preprocessor_config.json", "processor_config.json", "LICENSE", "LICENSE.txt", "LICENSE.md", "NOTICE")
 
@@ -42,7 +39,8 @@ _CARRIED = ("preprocessor_config.json", "processor_config.json", "LICENSE", "LIC
 @dataclass(frozen=True)
 class Saved:
     """`size_bytes`: of the weights on disk. `nonzero`: parameters that are not zero as saved. `difference`: largest difference of any output
-    between the folder loaded again and the model in memory rounded to `dtype`; `rounding`: what that rounding itself changed. None where
+    between the folder loaded again and the model in memory rounded to `dtype`; `rounding`: what that rounding itself changed;
+    `loads_with`: from_pretrained or Prunarium. None where
     the module cannot be run without knowing its input."""
 
     dtype: str
@@ -50,6 +48,7 @@ class Saved:
     nonzero: int
     difference: float | None
     rounding: float | None
+    loads_with: str = "from_pretrained"
 
     def to_dict(self) -> dict[str, Any]:
         return dict(vars(self))
@@ -67,17 +66,23 @@ def save(
     _check_room(loaded, folder)
     scratch = folder.with_name(f".{folder.name}.saving-{os.getpid()}")
     try:
-        with _disk_errors_said(folder):
+        with disk_errors_said(folder):
             folder.parent.mkdir(parents=True, exist_ok=True)
             _clear(scratch)
             scratch.mkdir()
-            saved = _way(loaded)(loaded, scratch)
+            saved = replace(_way(loaded)(loaded, scratch), loads_with=_loads_with(loaded))
             write_text(scratch / "README.md", readme(loaded, saved.to_dict(), recipe, fields or {}))
             _flush(scratch)
             scratch.replace(folder)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     return saved.to_dict()
+
+
+def _loads_with(loaded: LoadedModel) -> str:
+    if not isinstance(loaded.model, PreTrainedModel):
+        return "its own code"
+    return "Prunarium" if hasattr(loaded.model.config, KEY) else "from_pretrained"
 
 
 def _way(loaded: LoadedModel) -> Callable[[LoadedModel, Path], Saved]:
@@ -108,29 +113,6 @@ def _clear(scratch: Path) -> None:
             shutil.rmtree(left, ignore_errors=True)
 
 
-@contextmanager
-def _disk_errors_said(folder: Path) -> Iterator[None]:
-    """Refusals of the disk as sentences. safetensors wraps the system's number in words of its own."""
-    try:
-        yield
-    except SafetensorError as error:
-        code = re.search(r"(?:os error|code:) (\d+)", str(error))
-        if code is None:
-            raise
-        raise _said(OSError(int(code[1]), os.strerror(int(code[1]))), folder) from None
-    except OSError as error:
-        raise _said(error, folder) from None
-
-
-def _said(error: OSError, folder: Path) -> Exception:
-    if error.errno == errno.EFBIG:
-        return ResourceError(
-            f"{folder} was not written: a file would be larger than this disk or user is allowed.",
-            "Choose a folder on another disk, or raise the limit (ulimit -f).",
-        )
-    return disk_error(error, folder)
-
-
 def _save_pretrained(loaded: LoadedModel, scratch: Path) -> Saved:
     model, dtype = loaded.model, loaded.source_dtype
     _forget_quantisation(model)
@@ -151,6 +133,7 @@ def _save_pretrained(loaded: LoadedModel, scratch: Path) -> Saved:
 
 def _save_lean(loaded: LoadedModel, scratch: Path) -> Saved:
     """A model larger than memory: shard by shard, and compared block by block."""
+    _forget_quantisation(loaded.model)
     lean.save_weights(loaded, scratch)
     with _valid_settings(loaded.model):
         loaded.model.config.save_pretrained(scratch)
@@ -267,7 +250,7 @@ def _compare_outputs(loaded: LoadedModel, again: PreTrainedModel) -> tuple[float
         there = _answer(again(*given, **more))
         here, exact = _answer(functional_call(loaded.model, rounded, given, more)), _answer(loaded.model(*given, **more))
     difference, rounding = (float((there - other).abs().max()) for other in (here, exact))
-    if not difference <= _TOLERANCE * max(float(here.abs().max()), 1.0):
+    if not difference <= lean.TOLERANCE * max(float(here.abs().max()), 1.0):
         raise _not_the_same(f"its outputs differ by up to {difference:.3g}")
     return difference, rounding
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from core.errors import ModelError
 from core.events import Silent, Watcher
@@ -22,6 +22,7 @@ from core.model.loading import LoadedModel
 from core.model.memory import give_back
 from core.model.observe import stream
 
+TOLERANCE = 1e-4  # of the largest logit: other kernels may add in another order; equal weights on equal kernels give 0
 _CHECK_TOKENS = 16
 
 
@@ -30,21 +31,26 @@ def counts_of(loaded: LoadedModel) -> Counts:
     if loaded.lazy is None:
         return counts(loaded.model, loaded.source_dtype)
     parameters = nonzero = size = 0
-    for tensors in _parts(loaded):
+    for tensors in _parts(loaded, buffers=False):
         for _, tensor in unique(iter(tensors.items())):
             parameters, nonzero = parameters + tensor.numel(), nonzero + int(torch.count_nonzero(tensor))
             size += tensor.numel() * (loaded.source_dtype.itemsize if tensor.is_floating_point() else tensor.itemsize)
     return Counts(parameters, nonzero, size)
 
 
-def _parts(loaded: LoadedModel) -> Iterator[dict[str, Tensor]]:
-    """The parameters of what is outside the blocks, then of each block, each in memory for its turn: the mapping is emptied after it."""
+def _parts(loaded: LoadedModel, buffers: bool = True) -> Iterator[dict[str, Tensor]]:
+    """The parameters (and the buffers that are saved) of what is outside the blocks, then of each block, each in memory for its turn: the mapping is
+    emptied after it."""
     inside = tuple(f"{block.path}." for block in loaded.anatomy.blocks)
     with loaded.outside():
-        yield from _lent({name: p for name, p in loaded.model.named_parameters() if not name.startswith(inside)})
+        yield from _lent({name: t for name, t in _saved(loaded.model, buffers) if not name.startswith(inside)})
     for block in loaded.anatomy.blocks:
         with loaded.block(block.index) as module:
-            yield from _lent({f"{block.path}.{name}": p for name, p in module.named_parameters()})
+            yield from _lent({f"{block.path}.{name}": t for name, t in _saved(module, buffers)})
+
+
+def _saved(module: nn.Module, buffers: bool) -> Iterable[tuple[str, Tensor]]:
+    return module.state_dict().items() if buffers else module.named_parameters()
 
 
 def _lent(tensors: dict[str, Tensor]) -> Iterator[dict[str, Tensor]]:
@@ -99,18 +105,25 @@ def check_same(loaded: LoadedModel, again: LoadedModel) -> tuple[int, float]:
 
     Raises ModelError where a tensor is not the one that is rounded to the dtype it is saved in.
     """
-    nonzero = 0
+    nonzero, parameters = 0, {name for name, _ in loaded.model.named_parameters()}
     for here, there in zip(_parts(loaded), _parts(again), strict=True):
         for name, tensor in unique(iter(here.items())):
-            if not torch.equal(tensor.to(loaded.source_dtype).to(there[name].dtype), there[name]):
+            rounded = tensor.to(loaded.source_dtype) if tensor.is_floating_point() else tensor
+            if name not in there or not torch.equal(rounded.to(there[name].dtype), there[name]):
                 raise ModelError(
                     f"The saved model, read again, is not the one that was pruned: {name} differs.",
                     "Please report this with the recipe.",
                 )
-            nonzero += int(torch.count_nonzero(there[name]))
+            nonzero += int(torch.count_nonzero(there[name])) if name in parameters else 0
     ids = torch.arange(1, _CHECK_TOKENS + 1)[None] % loaded.model.get_input_embeddings().num_embeddings
     answers = []
     for model in (loaded, again):
         with _after_all_blocks(model, ids, Silent(), "check"), torch.no_grad():
             answers.append(model.model(input_ids=ids.to(model.device), use_cache=False).logits.float().cpu())
-    return nonzero, float((answers[0] - answers[1]).abs().max())
+    difference, largest = float((answers[0] - answers[1]).abs().max()), float(answers[0].abs().max())
+    if not difference <= TOLERANCE * max(largest, 1.0):
+        raise ModelError(
+            f"The saved model, read again, answers otherwise than the one that was pruned (by up to {difference:.3g}).",
+            "Please report this with the recipe; the mask is in the run folder.",
+        )
+    return nonzero, difference

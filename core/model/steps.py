@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
 from dataclasses import asdict
 from functools import cached_property
@@ -14,11 +15,13 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from core import folder
-from core.errors import ModelError
+from core.errors import ModelError, ResourceError
 from core.events import Progress, Watcher
 from core.method import get
 from core.model import export, measure, text
+from core.model.allocating import needs_of_allocation
 from core.model.blocks import known_ids
+from core.model.counts import check_in_memory, size_when_saved_bytes
 from core.model.depth_pruning import needs_loss
 from core.model.groups import STRUCTURES as UNITS
 from core.model.lean import counts_of
@@ -26,6 +29,7 @@ from core.model.likelihood import check_causal
 from core.model.loading import LoadedModel
 from core.model.masks import PackedMask, narrowed, sparsity_of, write_masks
 from core.model.narrow import entries, stored_axis
+from core.model.observe import of_kind
 from core.model.pruned import UnitCut
 from core.model.pruning import Pruned, prune, pruner
 from core.model.sublayers import sublayer_units
@@ -220,6 +224,8 @@ class _State:
 
 def check_steps(recipe: Recipe, loaded: LoadedModel) -> None:
     """Refuse, before anything is measured or changed, a step that this model cannot take."""
+    if loaded.lazy is not None:
+        check_lean(recipe, loaded)
     for step in recipe.steps:
         if step.recover and loaded.tokenizer is None:
             raise ModelError("Recovery trains on text, and this model has no tokenizer.", "Leave the recover step out for it.")
@@ -229,6 +235,22 @@ def check_steps(recipe: Recipe, loaded: LoadedModel) -> None:
             check_causal(loaded.model, NO_LOSS)
         if step.prune and step.prune.structure == "sublayers":
             sublayer_units(loaded)
+
+
+def check_lean(recipe: Recipe, loaded: LoadedModel) -> None:
+    """Refuse what cannot be done with a model larger than memory: merged weights, gradients, a disk without room for the changed blocks."""
+    loaded.lazy.check_plain()
+    for step in recipe.steps:
+        method = pruner(step.prune.method)
+        if of_kind(method.needed(step.prune.params) | needs_of_allocation(step.prune, method), "gradient"):
+            check_in_memory(loaded)
+    room = size_when_saved_bytes(loaded.model, loaded.source_dtype) * (2 if recipe.save.model else 1)
+    there = next(parent for parent in (loaded.beside.absolute(), *loaded.beside.absolute().parents) if parent.exists())
+    if (free := shutil.disk_usage(there).free) < room:
+        raise ResourceError(
+            f"The disk is too full: pruning {loaded.name} block by block needs {room / 1e6:,.0f} MB in {there}, and {free / 1e6:,.0f} MB are free.",
+            "Free some space, or choose a folder on another disk with --out.",
+        )
 
 
 def calibration_inputs(loaded: LoadedModel, source: Text, seed: int) -> Tensor:

@@ -14,9 +14,10 @@ from core.model import blocks
 from core.model.anatomy import Block, Layer, read_anatomy
 from core.model.bypass import Unit, answering
 from core.model.counts import blank_image, check_in_memory
-from core.model.gone import Gone, gone_from, say_gone, take_out
+from core.model.gone import Gone, gone_from, take_out
 from core.model.latency import fixed_ids
 from core.model.loading import LoadedModel
+from core.model.widths import settle
 
 PARTS = {"attention": (("query", "key", "value", "qkv"), "output"), "mlp": (("gate", "up", "mlp"), "down")}
 _TOKENS = 8
@@ -44,7 +45,7 @@ def remove_sublayers(loaded: LoadedModel, units: Sequence[Unit]) -> LoadedModel:
     for block, state in zip(loaded.anatomy.blocks, states, strict=True):
         gone = {path: kind for unit in units if unit.block == block.index for path, kind in unit.gone.items()}
         take_out(loaded.model, _with_norms(loaded, block, gone, state) if gone else {})
-    say_gone(loaded.model)
+    settle(loaded.model)
     return replace(loaded, anatomy=read_anatomy(loaded.model))
 
 

@@ -86,8 +86,10 @@ class _Work:
         """Note a layer's mask (kept, as (out, in)) and what it cost."""
         shaped = keep.T if layer.kind == "conv1d" else keep.reshape(layer.shape)
         self.masks[layer.path] = PackedMask.of(shaped.contiguous())
-        self.scores[f"{layer.name}.rows"], self.scores[f"{layer.name}.columns"] = scores.mean(1), scores.mean(0)
-        reached, mean = 1 - float(keep.float().mean()), float(scores.mean())
+        reached, mean = 1 - float(keep.float().mean()), None
+        if self.method.card.kind == "score":  # a solver has none
+            self.scores[f"{layer.name}.rows"], self.scores[f"{layer.name}.columns"] = scores.mean(1), scores.mean(0)
+            mean = float(scores.mean())
         share = self.shares[layer.name]
         self.rows.append(LayerRow(layer.name, layer.block, layer.shape, layer.parameters, share, reached, mean, error))
 

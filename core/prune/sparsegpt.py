@@ -42,10 +42,14 @@ def sparsegpt(
     Intuition: one weight's loss depends on which others remain to repair it; the inverse Hessian says how well they can.
     When it lies: it repairs the layer's output on the calibration text, which at high sparsity fits that text more than the language.
     Deviations from the paper: the Gram matrix is summed in float64, exactly round(share * weights) of each 128 columns go, and ties drop the
-    lower column. Where H is not positive definite the damping is raised tenfold, and the run says so.
+    lower column; weights that are zero already go first and stay zero. Where H is not positive definite the damping is raised tenfold, and the run says so.
     """
+    if pattern is None and share == 0:
+        return weight, torch.ones_like(weight, dtype=torch.bool)
     factor, dead = _factor(gram, damp, watcher)
-    return solve(weight.masked_fill(dead.to(weight.device), 0.0), factor.to(weight.device), share, pattern)
+    factor, dead = factor.to(weight.device), dead.to(weight.device)
+    new, keep = solve(weight.masked_fill(dead, 0.0), factor, share, pattern, gone=weight == 0)
+    return torch.where(keep & dead, weight, new), keep  # what no input drives ranks lowest; where it stays, it stays as it was
 
 
 def _factor(gram: Tensor, damp: float, watcher: Watcher) -> tuple[Tensor, Tensor]:
@@ -64,8 +68,8 @@ def _factor(gram: Tensor, damp: float, watcher: Watcher) -> tuple[Tensor, Tensor
         used = min(used * 10, _HIGHEST_DAMP)
         watcher.say(Progress("prune", kind="note", text=f"A Gram matrix was not positive definite: damping raised to {used:g}."))
     _last.clear()
-    _last[damp] = (weakref.ref(gram), factor)
-    return _last[damp][1], dead
+    _last[damp] = (weakref.ref(gram, lambda _: _last.clear()), factor)
+    return factor, dead
 
 
 def _inverted(gram: Tensor, dead: Tensor, damp: float) -> Tensor | None:

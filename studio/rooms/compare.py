@@ -110,7 +110,9 @@ def apart(first: dict[str, Any], second: dict[str, Any]) -> str:
     for key in ("perplexity", "accuracy", "latency"):
         one, other = ((report.get("protocol") or {}).get(key) for report in (first, second))
         if one and other and one != other:
-            parts = [f"{name} {one.get(name)} and {other.get(name)}" for name in one if one.get(name) != other.get(name)]
+            parts = [
+                f"{name} {one.get(name)} and {other.get(name)}" for name in {**one, **other} if one.get(name) != other.get(name)
+            ]
             said.append(f"{key} ({', '.join(parts)})")
     return f"Not comparable, because measured in another way: {'; '.join(said)}." if said else ""
 

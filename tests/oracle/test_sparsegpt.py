@@ -117,3 +117,33 @@ def test_a_whole_model_loses_less_output_than_by_magnitude_and_the_rows_say_how_
             assert all(row.output_error is not None and 0 < row.output_error < 0.5 for row in done.rows)
             assert all(abs(row.sparsity - 0.5) < 0.01 for row in done.rows)
     assert errors["sparsegpt"] < errors["magnitude"]
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize("pattern", [None, (2, 4)])
+def test_weights_that_an_earlier_step_dropped_stay_dropped_and_count(pattern):
+    inputs, weight = correlated(300, 32), torch.randn(8, 32, generator=GENERATOR)
+    gone = torch.rand(8, 32, generator=GENERATOR) < 0.3
+    weight[gone] = 0
+    given = {"weight": weight, "gram": inputs.T @ inputs, "share": 0.5, "pattern": pattern, "watcher": Silent()}
+    new, keep = get("solver", "sparsegpt")(given)
+    assert not keep[gone].any() and (new[gone] == 0).all()
+    if pattern is None:
+        assert int((~keep).sum()) == 128
+    else:
+        assert (keep.reshape(8, -1, 4).sum(2) == (~gone).reshape(8, -1, 4).sum(2).clamp(max=2)).all(), (
+            "no place is spent on one that is gone"
+        )
+
+
+@pytest.mark.quick
+def test_a_share_of_nothing_changes_nothing_and_what_no_input_drives_is_kept_as_it_was():
+    inputs = correlated(300, 32)
+    inputs[:, 5] = 0
+    weight = torch.randn(8, 32, generator=GENERATOR)
+    given = {"weight": weight, "gram": inputs.T @ inputs, "share": 0.0, "pattern": None, "watcher": Silent()}
+    new, keep = get("solver", "sparsegpt")(given)
+    assert torch.equal(new, weight) and keep.all()
+    new, keep = get("solver", "sparsegpt")(given | {"share": 0.01})  # fewer go than the dead input has
+    assert torch.equal(new[keep[:, 5], 5], weight[keep[:, 5], 5]) and int((~keep).sum()) == 3
+    assert torch.equal(new == 0, ~keep)
