@@ -16,9 +16,14 @@ from typing import Any
 
 from core import formula
 from core.errors import RecipeError
-from core.recipe import Prune, Recipe, Step, n_of_m
+from core.recipe import Prune, Recipe, Step, n_of_m, tile_size
 
-PRUNERS = ("score", "solver", "search")  # the kinds of method that a prune step may name; a name belongs to one of them
+PRUNERS = (
+    "score",
+    "solver",
+    "search",
+    "transform",
+)  # the kinds of method that a prune step may name; a name belongs to one of them
 FILE = Path(os.environ.get("PRUNARIUM_CATALOGUE") or Path(__file__).resolve().parent.parent / "assets" / "catalogue.json")
 
 
@@ -183,7 +188,7 @@ def _resolved_step(step: Step, cards: tuple[MethodCard, ...]) -> Step:
 
 def _resolved_prune(prune: Prune, cards: tuple[MethodCard, ...]) -> Prune:
     card = pruner(cards, prune.method)
-    structure = "N:M" if n_of_m(prune.structure) else prune.structure
+    structure = "N:M" if n_of_m(prune.structure) else "tiles" if tile_size(prune.structure) else prune.structure
     if structure not in card.structures:
         others = ", ".join(c.name for c in cards if c.kind in PRUNERS and structure in c.structures) or "none yet"
         raise RecipeError(

@@ -11,7 +11,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -25,6 +25,7 @@ from core.events import Progress
 RECIPE, ENVIRONMENT, EVENTS, LOG = "recipe.yaml", "environment.json", "events.jsonl", "log.txt"
 SCORES, MASK, SELECTION, LAYERS = "scores.safetensors", "mask.safetensors", "selection.parquet", "layers.parquet"
 OBSERVATIONS, POINTS, REPORT, MODEL = "observations.json", "points.parquet", "report.json", "model"
+CHANGED = ".changed"  # blocks of a model larger than memory, as they are after pruning; gone when the run has ended
 _LOCK, _STOP = "lock", "stop"
 TERMINAL = ("done", "failed", "stopped", "interrupted")
 
@@ -90,10 +91,16 @@ def is_held(path: Path) -> bool:
 
 def write_bytes(path: Path, content: bytes) -> None:
     """Write a whole file or nothing. Raises ResourceError where the disk is full or the folder cannot be written."""
+    write_chunks(path, (content,))
+
+
+def write_chunks(path: Path, chunks: Iterable[bytes]) -> None:
+    """`write_bytes` for what need not be in memory all at once."""
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with beside.open("wb") as file:
-            file.write(content)
+            for chunk in chunks:
+                file.write(chunk)
             file.flush()
             os.fsync(file.fileno())
         beside.replace(path)

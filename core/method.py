@@ -123,7 +123,8 @@ def score(
 ) -> Decorator:
     """Importances: the lowest go first.
 
-    For unstructured and N:M: function(weight (out, in), ...) -> (out, in); a convolution comes as (out, in * kernel). For blocks: one number.
+    For unstructured, N:M and tiles (each by the mean of its weights): function(weight (out, in), ...) -> (out, in); a convolution comes as
+    (out, in * kernel). For blocks: one number.
     For neurons and heads: a function for single weights gives a unit the sum over its weights, in all the layers it runs through; any other
     scores units itself, -> (units,), and may name out_of (units, entries * out: the weights that read each entry of a unit, entry by entry),
     into (units, m: the weights that produce it), and statistics of the reading layer's input as (units, entries). For experts: the sum over
@@ -135,7 +136,7 @@ def score(
     weight changes; raises where the score would fail.
     """
     extra = {key: value for key, value in (("needs_of", needs_of), ("rehearse", rehearse)) if value is not None}
-    defaults = {"compare": "layer", "structures": ("unstructured", "N:M")}
+    defaults = {"compare": "layer", "structures": ("unstructured", "N:M", "tiles")}
     return _register("score", name, label, paper, needs, extra=extra, **{**defaults, **card})
 
 
@@ -158,6 +159,16 @@ def search(name: str, *, label: str, paper: Paper | None = None, **card: Any) ->
     removed names -> list of how much of that block's mixture is lost on the calibration inputs without each, |lost|^2 / |whole|^2).
     """
     return _register("search", name, label, paper, **{"structures": ("blocks",), **card})
+
+
+def transform(name: str, *, label: str, structures: tuple[str, ...], paper: Paper | None = None, **card: Any) -> Decorator:
+    """A change of the whole model at once, for what no score of one part can say: function(loaded, share, ...) -> core.model.pruned.Pruned.
+
+    May name loaded (all in memory; it is changed in place), share (of the structure's units to remove), units (names of the blocks that may go or
+    change, in order; empty for other structures), inputs (() -> calibration ids or pixels), generator (torch's), watcher. Raises before it changes
+    anything where the model or the step does not fit.
+    """
+    return _register("transform", name, label, paper, structures=structures, **card)
 
 
 def allocator(name: str, *, label: str, paper: Paper | None = None, needs: set[str] | None = None, **card: Any) -> Decorator:

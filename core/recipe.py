@@ -22,6 +22,8 @@ VERSION = 1
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Count = Annotated[int, Field(ge=1)]
 STRUCTURES = ("unstructured", "N:M", "tiles", "channels", "neurons", "heads", "blocks", "sublayers", "experts", "slices")
+_TILES = re.compile(r"^tiles(?::([1-9]\d{0,4}))?$")
+TILE = 32  # weights a side where a recipe names no size
 _N_OF_M = re.compile(r"^([1-9]\d*):([1-9]\d*)$")
 
 
@@ -76,9 +78,11 @@ class Prune(Section):
     @model_validator(mode="after")
     def _agree(self) -> Prune:
         pattern = n_of_m(self.structure)
-        if (pattern is None and self.structure not in STRUCTURES) or self.structure == "N:M":
+        known = pattern is not None or tile_size(self.structure) is not None or self.structure in STRUCTURES
+        if not known or self.structure == "N:M":
             raise ValueError(
-                f"structure must be one of {', '.join(STRUCTURES)} (N:M as numbers, such as 2:4), not {self.structure!r}"
+                f"structure must be one of {', '.join(STRUCTURES)} (N:M as numbers, such as 2:4; tiles of another size as tiles:16), "
+                f"not {self.structure!r}"
             )
         if pattern is not None:
             implied = 1 - pattern[0] / pattern[1]
@@ -261,6 +265,12 @@ class Recipe(Section):
         if self.embedding.source.startswith("model@") and self.model is None:
             raise ValueError(f"embedding {self.embedding.source} needs model")
         return self
+
+
+def tile_size(structure: str) -> int | None:
+    """Weights a side of the tiles that a structure names: `tiles` is 32, `tiles:16` is 16; None for other structures."""
+    match = _TILES.match(structure)
+    return int(match[1] or TILE) if match else None
 
 
 def n_of_m(structure: str) -> tuple[int, int] | None:

@@ -14,7 +14,7 @@ import hashlib
 import importlib.metadata
 import json
 import platform
-import resource
+import shutil
 import sys
 import time
 import traceback
@@ -31,7 +31,8 @@ from core.errors import PrunariumError, Stopped
 from core.events import Progress, Watcher
 from core.method import cards
 from core.model.loading import LoadedModel, load
-from core.recipe import Recipe, read, to_dict, to_yaml
+from core.model.memory import peak_bytes
+from core.recipe import Recipe, n_of_m, read, to_dict, to_yaml
 from core.report import Report
 
 PACKAGES = ("torch", "transformers", "safetensors", "numpy", "scikit-learn", "umap-learn", "peft", "tokenizers", "datasets")
@@ -41,7 +42,7 @@ def run(recipe: Recipe, path: Path, watcher: Watcher | None = None) -> Report:
     """Carry out a recipe and leave everything in the folder `path`. Raises PrunariumError (the folder says so too) and Stopped."""
     folder.create(path)
     watcher = watcher or folder.FolderWatcher(path)
-    with folder.held(path):
+    with folder.held(path), _cleared(path / folder.CHANGED):
         folder.append_event(path, Progress("start", kind="note", text=recipe.name))
         try:
             report = _work(recipe, path, watcher)
@@ -75,7 +76,8 @@ def _work(recipe: Recipe, path: Path, watcher: Watcher) -> Report:
     if recipe.model:
         watcher.say(Progress("load", 0, 1))
         with clock.stage("load"):
-            loaded = load(recipe.model.source, dtype=recipe.model.dtype, device=recipe.model.device)
+            loaded = load(recipe.model.source, recipe.model.dtype, recipe.model.device, None if _by_blocks(recipe) else False)
+            loaded.beside = path / folder.CHANGED
         watcher.say(Progress("load", 1, 1))
         recipe = _with_calibration(recipe, loaded)
     folder.write_text(path / folder.RECIPE, to_yaml(recipe, full=True))
@@ -90,8 +92,22 @@ def _work(recipe: Recipe, path: Path, watcher: Watcher) -> Report:
 
         with clock.stage("data"):
             fields |= run_data(recipe, path, watcher, loaded)
-    peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 if sys.platform != "darwin" else 1024**2)
-    return Report(recipe.name, recipe.seed, seconds=clock.seconds, peak_rss_mb=round(peak_mb, 1), **fields)
+    return Report(recipe.name, recipe.seed, seconds=clock.seconds, peak_rss_mb=round(peak_bytes() / 1024**2, 1), **fields)
+
+
+@contextmanager
+def _cleared(scratch: Path) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _by_blocks(recipe: Recipe) -> bool:
+    """Can all that the recipe asks be done a block at a time, where the model is larger than memory?"""
+    weights = all(s.prune and (s.prune.structure == "unstructured" or n_of_m(s.prune.structure)) for s in recipe.steps)
+    asked = recipe.measure
+    return weights and not (recipe.observe or recipe.data or asked.accuracy or asked.latency or asked.generate)
 
 
 def _with_calibration(recipe: Recipe, loaded: LoadedModel) -> Recipe:

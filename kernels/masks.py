@@ -49,17 +49,17 @@ def keep_n_of_m(scores: Tensor, n: int, m: int) -> Tensor:
 def _keep_n_of_m(scores: np.ndarray, keep: np.ndarray, n: int, m: int) -> None:
     rows, columns = scores.shape
     for row in numba.prange(rows):
-        rank = np.empty(m, np.int32)
-        for start in range(0, columns, m):
+        line, kept, rank = scores[row], keep[row], np.empty(m, np.int32)
+        for start in range(np.uint64(0), np.uint64(columns), np.uint64(m)):  # unsigned places need no check for negative ones
             rank[:] = 0
-            for i in range(m - 1):
-                mine = scores[row, start + i]
-                for j in range(i + 1, m):
-                    first = np.int32(scores[row, start + j] < mine)  # of two equal ones the lower column goes first
+            for i in range(np.uint64(m - 1)):
+                mine = line[start + i]
+                for j in range(i + np.uint64(1), np.uint64(m)):
+                    first = np.int32(line[start + j] < mine)  # of two equal ones the lower column goes first
                     rank[i] += first
                     rank[j] += np.int32(1) - first
-            for i in range(m):
-                keep[row, start + i] = rank[i] >= m - n
+            for i in range(np.uint64(m)):
+                kept[start + i] = rank[i] >= m - n
 
 
 def keep_n_of_m_in_torch(scores: Tensor, n: int, m: int) -> Tensor:
@@ -73,6 +73,27 @@ def keep_n_of_m_in_torch(scores: Tensor, n: int, m: int) -> Tensor:
                 rank += (groups[:, :, i] <= groups[:, :, j]) if i < j else (groups[:, :, i] < groups[:, :, j])
         keep[:, :, j] = rank >= m - n
     return keep.reshape(scores.shape)
+
+
+def keep_tiles(scores: Tensor, size: int, drop: int) -> Tensor:
+    """Drop whole tiles of size x size, those with the lowest mean score first, until as near to `drop` weights as whole tiles come.
+
+    scores: (rows, columns), no NaN. Where size does not divide a side, the tiles at its end are smaller: they count by the weights that they have.
+    Ties drop the earlier tile in row-major order first; halfway between two numbers of tiles, the fewer go. Returns bool of that shape.
+    """
+    rows, columns = scores.shape
+    down, across = -(-rows // size), -(-columns // size)
+
+    def sums(values: Tensor) -> Tensor:
+        padded = torch.nn.functional.pad(values, (0, across * size - columns, 0, down * size - rows))
+        return padded.reshape(down, size, across, size).sum((1, 3)).flatten()
+
+    weights = sums(torch.ones_like(scores, dtype=torch.float64))
+    order = torch.argsort(sums(scores.double()) / weights, stable=True)
+    gone = torch.cat((weights.new_zeros(1), weights[order].cumsum(0)))
+    kept = torch.ones(down * across, dtype=torch.bool, device=scores.device)
+    kept[order[: int((gone - drop).abs().argmin())]] = False
+    return kept.reshape(down, across).repeat_interleave(size, 0).repeat_interleave(size, 1)[:rows, :columns].contiguous()
 
 
 def _kth_smallest_per_row(scores: Tensor, k: int) -> Tensor:

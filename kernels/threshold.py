@@ -68,8 +68,9 @@ def _count(values: np.ndarray, counts: np.ndarray) -> None:
     """Add to `counts` (chunks, 65536) how many values have each upper half."""
     size = values.shape[0]
     for chunk in numba.prange(_CHUNKS):
-        for i in range(chunk * size // _CHUNKS, (chunk + 1) * size // _CHUNKS):
-            counts[chunk, _ordered(values[i]) >> np.uint32(16)] += 1
+        mine = counts[chunk]
+        for i in range(np.uint64(chunk * size // _CHUNKS), np.uint64((chunk + 1) * size // _CHUNKS)):
+            mine[np.uint64(_ordered(values[i]) >> np.uint32(16))] += 1
 
 
 @numba.njit(parallel=True, cache=True, nogil=True)
@@ -78,7 +79,7 @@ def _gather(values: np.ndarray, bucket: int, kept: np.ndarray, counts: np.ndarra
     size = values.shape[0]
     for chunk in numba.prange(_CHUNKS):
         below = inside = 0
-        for i in range(chunk * size // _CHUNKS, (chunk + 1) * size // _CHUNKS):
+        for i in range(np.uint64(chunk * size // _CHUNKS), np.uint64((chunk + 1) * size // _CHUNKS)):
             key = _ordered(values[i])
             upper = np.int64(key >> np.uint32(16))
             below += upper < bucket

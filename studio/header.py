@@ -74,8 +74,11 @@ def wire(bench: Bench, head: Header, spots: dict[str, gr.Tab], seen: gr.State, q
         brand = _shown(opened.model, opened.data)
         return opened.model, opened.data, opened.revision, opened.run, opened.revision, gr.skip(), brand
 
-    def noted() -> Any:
+    def noted(model: str | None, data: str | None) -> Any:
+        """This tab has changed something. What another tab has changed meanwhile is left for `again` to tell."""
         opened = bench.workspace.read()
+        if (opened.model, opened.data) != (model, data):
+            return gr.skip(), gr.skip()
         return opened.revision, _shown(opened.model, opened.data)
 
     state = [bench.model, bench.data, bench.budget, bench.run, seen, bench.tabs, head.brand]
@@ -83,7 +86,7 @@ def wire(bench: Bench, head: Header, spots: dict[str, gr.Tab], seen: gr.State, q
     bench.page.load(None, None, None, js=_FIRST)
     head.brand.focus(again, [seen, bench.model, bench.data], state, **quiet)
     changed = [signal.change for signal in (bench.model, bench.data, bench.budget, bench.run)]
-    gr.on(changed, noted, None, [seen, head.brand], **quiet, trigger_mode="always_last")
+    gr.on(changed, noted, [bench.model, bench.data], [seen, head.brand], **quiet, trigger_mode="always_last")
     for name, spot in spots.items():
         spot.select(None, None, None, js=_TO_ROOM % name)
     head.night.click(None, None, None, js=_NIGHT)

@@ -22,7 +22,7 @@ STRUCTURE_WORDS = {
 }
 UNITS = ("neurons", "heads")
 # structures that go whole: a budget by hand has no meaning there
-WHOLE = {"blocks": "blocks", "sublayers": "attentions and MLPs"}
+WHOLE = {"blocks": "blocks", "sublayers": "attentions and MLPs", "slices": "axes of the hidden width"}
 PATTERNS = ("2:4", "4:8", "1:4", "1:2")
 PROMPT = "The city was founded in"
 
@@ -136,7 +136,7 @@ def sentence(recipe: Recipe, cards: tuple[catalogue.MethodCard, ...]) -> str:
     if recipe.save.model:
         structures = {step.prune.structure for step in recipe.steps if step.prune}
         how = " that transformers loads"
-        if structures & {*UNITS, "sublayers"}:  # whether it does is known once widths are
+        if structures & {*UNITS, "sublayers", "slices"}:  # whether it does is known once widths are
             how = " that Prunarium loads" if "sublayers" in structures else ", with how to load it on its card"
         parts.append("save the model in a folder" + how)
     text = "; then ".join(parts)
@@ -169,7 +169,7 @@ def _seen(recipe: Recipe, prune: Prune, cards: tuple[catalogue.MethodCard, ...])
     """What the method, or the allocator, reads besides the weights. (An allocator's "scores" are the method's own.)"""
     asked = [card for card in cards if card.kind in catalogue.PRUNERS and card.name == prune.method]
     asked += [card for card in cards if card.kind == "allocator" and card.name == prune.allocation.method]
-    if not {need for card in asked for need in card.needs} - {"scores"} and asked[0].kind != "search":
+    if not {need for card in asked for need in card.needs} - {"scores"} and asked[0].kind not in ("search", "transform"):
         return ", which looks at the weights alone"
     at, source = recipe.calibration, recipe.calibration.source
     named = "its standard calibration text" if source == "auto" else _short(source)

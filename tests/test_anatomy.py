@@ -138,7 +138,7 @@ def test_an_encoder_with_a_decoder_is_taken_as_a_module():
     ("name", "refused"),
     [
         ("llama", {"channels", "experts"}),
-        ("mixtral", {"channels", "neurons"}),
+        ("mixtral", {"channels", "neurons", "slices"}),
         ("bert", {"channels", "experts", "slices"}),
         ("resnet", {"blocks", "sublayers", "heads", "neurons", "slices", "experts"}),
     ],

@@ -184,3 +184,19 @@ def test_gpt2s_turned_layers_keep_their_masks_when_neurons_go_after_weights(text
             masks[f"transformer.h.0.mlp.{name}.weight"],
         )
         assert mask.shape == weight.shape and torch.equal(weight != 0, mask)
+
+
+@pytest.mark.quick
+def test_a_merged_block_forgets_the_mask_that_it_had_and_the_others_keep_theirs(text, tmp_path):
+    model = loaded(tiny_models.llama(4))
+    asked = recipe(
+        {"prune": {"method": "magnitude", "sparsity": 0.5}},
+        {"prune": {"method": "laco", "structure": "blocks", "sparsity": 0.25, "params": {"together": 2, "threshold": -1.0}}},
+        {"recover": {"method": "lora", "steps": 1, "tokens": 16}},
+        **text,
+    )
+    fields, path = run(model, asked, tmp_path)
+    masks = load_file(path / folder.MASK)
+    assert fields["steps"][1]["merges"][0]["into"] == 2 and fields["steps"][1]["removed_blocks"] == ["blocks.3"]
+    named = {name.split(".")[2] for name in masks if name.startswith("model.layers.")}
+    assert named == {"0", "1"} and masks["blocks"].tolist() == [True, True, True, False]

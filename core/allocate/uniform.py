@@ -6,7 +6,10 @@ from core.method import allocator
 
 
 @allocator(
-    "uniform", label="Uniform", structures=("unstructured", "N:M", "neurons", "heads", "experts"), place="allocation/baseline"
+    "uniform",
+    label="Uniform",
+    structures=("unstructured", "N:M", "tiles", "neurons", "heads", "experts"),
+    place="allocation/baseline",
 )
 def uniform(sizes: Mapping[str, int], sparsity: float) -> dict[str, float]:
     """Every layer gives the same share.

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from core.errors import ModelError
-from core.model import experts, groups, roles
+from core.model import experts, groups, roles, sliced
 from core.model.gone import gone_from
 from core.model.roles import Attention, Layer
 
@@ -74,7 +74,7 @@ def read_anatomy(model: nn.Module) -> Anatomy:
     """Find the blocks and layers of a model, on any device (meta too). Raises ModelError where it has nothing that can be pruned."""
     config = model.config if isinstance(model, PreTrainedModel) else None
     config = config.get_text_config() if config is not None else None
-    hidden = _number(config, "hidden_size")
+    hidden = sliced.stream_width(model) or _number(config, "hidden_size")
     paths = block_paths(model) if config is not None else []
     blocks = tuple(_block(model, path, index, config, hidden) for index, path in enumerate(paths))
     inside = tuple(f"{path}." for path in paths)
@@ -226,8 +226,10 @@ def _refused(model: nn.Module, family: str, kind: str, blocks: tuple[Block, ...]
         for structure in groups.STRUCTURES:
             if why := groups.why_not(model, blocks, family, structure):
                 said[structure] = why
-        if kind != "decoder":
-            said["slices"] = f"{what} is not a decoder, and slicing rotates a decoder's residual stream."
+        if why := sliced.why_not(model, family, bool(sliced.said_of(model.config))):
+            said["slices"] = why
+        if why := sliced.why_none_goes(model):
+            said["blocks"] = said["sublayers"] = why
     prunable = [layer for block in blocks for layer in block.layers] or outside
     if not any(layer.kind == "conv" for layer in prunable):
         said["channels"] = f"{what} has no convolutions to prune, so it has no channels to remove."

@@ -5,7 +5,7 @@ Memory is the hidden states of the calibration set once, plus the activations of
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Any, TypeVar
 
@@ -16,7 +16,7 @@ from core.errors import ModelError
 from core.events import Watcher
 from core.model.loading import LoadedModel
 
-BATCH_TOKENS = 1024  # enough to keep the matrix products busy; more only makes a block's activations larger
+BATCH_TOKENS = 512  # enough to keep the matrix products busy; more only makes a block's activations larger
 BATCH_IMAGES = 32
 Hidden = list[Tensor]
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
@@ -39,7 +39,7 @@ def enter(loaded: LoadedModel, inputs: Tensor, batch: int | None = None) -> Hidd
     first = _first_block(loaded)
     handle = first.register_forward_pre_hook(catch, with_kwargs=True)
     try:
-        with torch.inference_mode(False), torch.no_grad():
+        with torch.inference_mode(False), torch.no_grad(), loaded.outside():
             for part in inputs.split(batch):
                 try:
                     call(loaded, part)
@@ -81,23 +81,51 @@ def _differ(one: Any, other: Any) -> bool:
 
 
 def _noted(loaded: LoadedModel, inputs: Tensor) -> list[Arguments]:
-    """The arguments of every block in one forward that ends at the last block."""
+    """The arguments of every block in one forward that ends at the last block. Raises ModelError where a block is not given what the one before gave."""
     _first_block(loaded)
     found: list[Arguments] = []
+    given: list[Tensor] = []
 
     def note(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        before = _first(args, kwargs)
+        if given and not _same(given.pop(), before):
+            names = [loaded.anatomy.blocks[place].name for place in (len(found) - 1, len(found))]
+            raise ModelError(
+                f"Between {names[0]} and {names[1]} {type(loaded.model).__name__} does something of its own, so nothing can wait between them.",
+                "Use magnitude or random, which need no activations.",
+            )
         found.append((args[1:], {key: value for key, value in kwargs.items() if key != "hidden_states"}))
+
+    def keep(module: nn.Module, args: Any, output: Any) -> None:
+        given.append(output[0] if isinstance(output, tuple) else output)
 
     def leave(module: nn.Module, args: Any, output: Any) -> None:
         raise _Reached  # the head's logits would cost more memory than all the blocks
 
+    held: list[Any] = []
+
+    def bring(index: int) -> Callable[..., None]:
+        def before(module: nn.Module, args: Any) -> None:
+            held.append(loaded.block(index))
+            held[-1].__enter__()
+
+        return before
+
+    def let_go(module: nn.Module, args: Any, output: Any) -> None:
+        held.pop().__exit__(None, None, None)
+
     modules = [loaded.module(block.path) for block in loaded.anatomy.blocks]
-    handles = [module.register_forward_pre_hook(note, with_kwargs=True) for module in modules]
+    handles = [module.register_forward_pre_hook(bring(index)) for index, module in enumerate(modules)]
+    handles += [module.register_forward_pre_hook(note, with_kwargs=True) for module in modules]
+    handles += [module.register_forward_hook(keep) for module in modules[:-1]]
+    handles += [module.register_forward_hook(let_go) for module in modules]
     handles.append(modules[-1].register_forward_hook(leave))
     try:
-        with torch.no_grad(), suppress(_Reached):
+        with torch.no_grad(), loaded.outside(), suppress(_Reached):
             call(loaded, inputs)
     finally:
+        while held:
+            held.pop().__exit__(None, None, None)
         for handle in handles:
             handle.remove()
     if len(found) != len(loaded.anatomy.blocks):
@@ -105,6 +133,11 @@ def _noted(loaded: LoadedModel, inputs: Tensor) -> list[Arguments]:
             "The model does not call each of its blocks once.", "Use magnitude or random, which need no activations."
         )
     return found
+
+
+def _same(given: Tensor, before: Tensor) -> bool:
+    """Whether a block is given what the one before it gave (their numbers, where weights are there to make any)."""
+    return given is before or (given.shape == before.shape and (given.is_meta or torch.equal(given, before)))
 
 
 def batch_for(extras: list[Arguments]) -> int | None:

@@ -95,8 +95,8 @@ def _loading(loaded: LoadedModel, kind: str) -> str:
 
     if hasattr(getattr(loaded.model, "config", None), KEY):
         return (
-            "## Loading\n\nParts of its blocks are gone, or not all equally wide, which transformers has no config for, so this model loads with "
-            "Prunarium (run in its checkout); plain `from_pretrained` refuses it.\n\n```python\nfrom core.model.loading import load\n\n"
+            "## Loading\n\nParts of its blocks are gone, not all equally wide, or turn what they read, which transformers has no config for, so this "
+            "model loads with Prunarium (run in its checkout); plain `from_pretrained` refuses it.\n\n```python\nfrom core.model.loading import load\n\n"
             'loaded = load("path/to/this/folder")\nmodel, tokenizer = loaded.model, loaded.tokenizer\n```'
         )
     if isinstance(loaded.model, PreTrainedModel):
@@ -116,8 +116,12 @@ def _checked(saved: Mapping[str, Any]) -> str:
     text += f"with {saved['nonzero']:,} non-zero parameters in {saved['size_bytes']:,} bytes."
     if saved["difference"] is not None:
         text += (
-            f" On a fixed input its outputs differed by {saved['difference']:.3g} from the model in memory with the same weights; rounding to "
-            f"{saved['dtype']} itself had changed them by up to {saved['rounding']:.3g}."
+            f" On a fixed input its outputs differed by {saved['difference']:.3g} from the model in memory with the same weights"
+        )
+        text += (
+            "."
+            if saved["rounding"] is None
+            else f"; rounding to {saved['dtype']} itself had changed them by up to {saved['rounding']:.3g}."
         )
     return text
 

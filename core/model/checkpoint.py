@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.conversion_mapping import get_model_conversion_mapping
@@ -25,6 +26,7 @@ from transformers.modeling_utils import LoadStateDictConfig
 
 from core.errors import ModelError
 from core.model.header import Header
+from core.model.safetensors_file import read_safetensors
 
 DTYPES = {
     "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I64": torch.int64, "I32": torch.int32,
@@ -98,6 +100,7 @@ class LazyWeights:
             dtype=dtype, dtype_plan=model._get_dtype_plan(dtype), weight_mapping=self._mapping, device_map={"": device}
         )
         self._model, self._paths, self._held = model, block_paths, set()
+        self._rewritten: dict[int, dict[str, StoredTensor]] = {}
         targets = self._targets(stored)
         self._check_missing(targets)
         self._parts: dict[int, dict[str, StoredTensor]] = {part: {} for part in range(-1, len(block_paths))}
@@ -147,6 +150,10 @@ class LazyWeights:
         """Read the weights of block `part` (-1: what is outside the blocks). Nothing happens where they are in memory already."""
         if part in self._held:
             return
+        if part in self._rewritten:
+            self._bring_rewritten(part)
+            self._held.add(part)
+            return
         info, _ = convert_and_load_state_dict_in_model(self._model, dict(self._parts[part]), self._config)
         if info.mismatched_keys or info.conversion_errors:
             raise wrong_shape(info.mismatched_keys or [(name,) for name in info.conversion_errors])
@@ -164,6 +171,35 @@ class LazyWeights:
         """Read everything: the model is then as if it had been loaded whole."""
         for part in self._parts:
             self.bring(part)
+
+    def check_plain(self) -> None:
+        """Raise ModelError for a family whose file does not hold its tensors as the model does: they cannot be written one part at a time."""
+        if any(isinstance(rule, WeightConverter) for rule in self._mapping):
+            raise ModelError(
+                f"{type(self._model).__name__} stores its weights merged in another way, which is not written a block at a time.",
+                "Prune it on a machine where it fits whole.",
+            )
+
+    def rewrite(self, part: int, folder: Path, dtype: torch.dtype) -> None:
+        """Write the weights of a part, as they are now, into `folder`, and read them from there from now on. Floating ones as `dtype`."""
+        self.check_plain()
+        file = folder / f"part-{part}.safetensors"
+        state = {
+            name: (tensor.detach().to("cpu", dtype) if tensor.is_floating_point() else tensor.detach().cpu()).contiguous()
+            for name, tensor in self._parameters(part).items()
+        }
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file(state, file.with_suffix(".new"), metadata={"format": "pt"})
+        file.with_suffix(".new").replace(file)
+        infos = read_safetensors(file)
+        self._rewritten[part] = {t.name: StoredTensor(file, t.offset, t.size_bytes, DTYPES[t.dtype], t.shape) for t in infos}
+
+    def _bring_rewritten(self, part: int) -> None:
+        for name, stored in self._rewritten[part].items():
+            path, _, last = name.rpartition(".")
+            tensor = stored[...]
+            tensor = tensor.to(self._config.device_map[""], self._model.dtype if tensor.is_floating_point() else tensor.dtype)
+            setattr(self._model.get_submodule(path), last, nn.Parameter(tensor, requires_grad=False))
 
     def release(self, part: int) -> None:
         """Let go of the weights of a part: they are on the meta device again."""

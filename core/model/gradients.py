@@ -16,6 +16,7 @@ from core.errors import ModelError
 from core.events import Watcher, follow
 from core.method import Method, get
 from core.model.anatomy import Layer
+from core.model.counts import check_in_memory
 from core.model.likelihood import check_causal, token_losses
 from core.model.loading import LoadedModel
 from core.model.memory import available_bytes, check_fits
@@ -34,6 +35,7 @@ def gradient_statistics(
     """
     if not names:
         return {}
+    check_in_memory(loaded)
     wanted, ids = [get("statistic", name) for name in names], _text(loaded, inputs)
     keep = activation_bytes(loaded.model, ids[:1]) <= KEPT_SHARE * available_bytes()
     _check_memory(loaded, layers, len(wanted), ids[:1], keep)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 STRUCTURES = ("neurons", "heads")
 _ANOTHER = "Choose another structure for this model."
 # How one layer that makes query, key and value is laid out: whole parts one after another, or a group's heads side by side.
-_STACKED, _BY_GROUP = ("gpt2", "phi3"), ("gpt_neox", "falcon")
+_STACKED, _BY_GROUP = ("gpt2", "phi3", "modernbert"), ("gpt_neox", "falcon")
 
 
 @dataclass(frozen=True)

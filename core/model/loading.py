@@ -22,11 +22,11 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.utils import logging as transformers_logging
 
 from core.errors import ModelError, PrunariumError, RecipeError, ResourceError
-from core.model.anatomy import Anatomy, block_paths, read_anatomy
+from core.model.anatomy import Anatomy, Layer, block_paths, read_anatomy
 from core.model.checkpoint import LazyWeights, check_finite, missing_weights, source_dtype, stored_tensors, wrong_shape
 from core.model.gone import KEY
 from core.model.header import CONFIG_LIMIT_BYTES, Header, check_config, memory_estimate, preview, read_json
-from core.model.memory import check_fits
+from core.model.memory import available_bytes, be_frugal, check_fits
 from core.model.rebuild import rebuilt
 from core.model.source import Location, locate
 
@@ -36,6 +36,7 @@ transformers_logging.disable_progress_bar()
 # What config.json may not decide: where weights come from, and which code runs them.
 _NOT_THEIRS = ("transformers_weights", "fusion_config", "attn_implementation", "_attn_implementation", "_attn_implementation_internal",
                "experts_implementation", "_experts_implementation", "_name_or_path", "name_or_path", "_commit_hash")  # fmt: skip
+_NO_JSON = ("Infinity", "-Infinity", "NaN")  # numbers that JSON has no word for; transformers writes {"__float__": "Infinity"}
 _AUTO = ("MODEL_FOR_MASKED_LM_MAPPING", "MODEL_FOR_CAUSAL_LM_MAPPING", "MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING",
          "MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING", "MODEL_MAPPING")  # fmt: skip
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "sentencepiece.bpe.model")
@@ -47,7 +48,8 @@ _DTYPES = {"auto": torch.float32, "float32": torch.float32, "bfloat16": torch.bf
 class LoadedModel:
     """A model ready to be looked at and pruned: in evaluation mode, no gradients. `source_dtype`: what it was stored in, and is saved in.
 
-    `unused`: weights of the file that the architecture has no place for. `lazy`: set where blocks are still in the file.
+    `unused`: weights of the file that the architecture has no place for. `lazy`: set where blocks are still in the file;
+    `beside`: the folder that then takes those that change.
     """
 
     model: nn.Module
@@ -59,6 +61,12 @@ class LoadedModel:
     name: str
     unused: tuple[str, ...] = ()
     lazy: LazyWeights | None = field(default=None, repr=False)
+    beside: Path = Path("changed")
+
+    def changed(self, index: int) -> None:
+        """Say that the weights of block `index` are other ones now. A lazy model writes them down, to read them from there from now on."""
+        if self.lazy is not None:
+            self.lazy.rewrite(index, self.beside, self.source_dtype)
 
     def module(self, path: str) -> nn.Module:
         """The module at a path (a Layer's or Block's `path`)."""
@@ -70,6 +78,12 @@ class LoadedModel:
         module = self.module(self.anatomy.blocks[index].path)
         with self._part(index, keep):
             yield module
+
+    @contextmanager
+    def holding(self, layer: Layer) -> Iterator[None]:
+        """With the weights of a layer in memory."""
+        with self._part(-1 if layer.block is None else layer.block, False):
+            yield
 
     @contextmanager
     def outside(self, keep: bool = False) -> Iterator[nn.Module]:
@@ -91,17 +105,20 @@ class LoadedModel:
                 self.lazy.release(part)
 
 
-def load(source: str, dtype: str = "auto", device: str = "auto", lazy: bool = False) -> LoadedModel:
+def load(source: str, dtype: str = "auto", device: str = "auto", lazy: bool | None = False) -> LoadedModel:
     """Load builtin:NAME, a folder, a .gguf file or a hub id.
 
     dtype: auto (float32) | float32 | bfloat16 | float16: what it computes in. device: auto | cpu | cuda | mps. lazy: leave the weights in
-    the file until `block` or `outside` asks for them. Raises ModelError, ResourceError (does not fit, no network), RecipeError.
+    the file until `block` or `outside` asks for them; None: only where they do not fit whole. Raises ModelError,
+    ResourceError (does not fit, no network), RecipeError.
     """
     if dtype not in _DTYPES:
         raise RecipeError(f"There is no dtype {dtype!r} to compute in.", f"Use one of {', '.join(_DTYPES)}.")
     where, location = pick_device(device), locate(source)
     header = preview(location.path, links=location.kind == "hub")
     what = f"{location.name} in {dtype.replace('auto', 'float32')}"
+    if lazy is None:
+        lazy = memory_estimate(header, dtype) > available_bytes()
     if not lazy:
         check_fits(memory_estimate(header, dtype), what, _SMALLER)
     if location.kind == "gguf":
@@ -113,6 +130,8 @@ def load(source: str, dtype: str = "auto", device: str = "auto", lazy: bool = Fa
     model_class = _model_class(header, config)
     stored, unused, weights = stored_tensors(location.path, header), (), None
     with _explained(location.name):
+        if lazy:
+            be_frugal()
         if lazy or hasattr(config, KEY):  # built from the config, made what we made of it, and only then given its weights
             model = rebuilt(_skeleton(model_class, config, _DTYPES[dtype], where), config)
             weights = LazyWeights(model, stored, block_paths(model), where)
@@ -168,6 +187,8 @@ def read_config(header: Header) -> PreTrainedConfig:
 
 
 def _stripped(value: Any) -> Any:
+    if isinstance(value, dict) and value.keys() == {"__float__"} and value["__float__"] in _NO_JSON:
+        return float(value["__float__"])
     if isinstance(value, dict):
         return {key: _stripped(item) for key, item in value.items() if key not in _NOT_THEIRS}
     return [_stripped(item) for item in value] if isinstance(value, list) else value

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+import json
+import math
+import struct
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from core.errors import ModelError, RecipeError
-from core.recipe import n_of_m
-from kernels.masks import keep_highest, keep_highest_per_row, keep_n_of_m
+from core.folder import write_chunks
+from core.recipe import n_of_m, tile_size
+from kernels.masks import keep_highest, keep_highest_per_row, keep_n_of_m, keep_tiles
 
 
 @dataclass(frozen=True)
@@ -40,7 +45,8 @@ def decide(scores: Tensor, structure: str, share: float, compare: str, name: str
     """Scores (out, in) and a share to remove -> bool (out, in), True = kept.
 
     compare "row": each row loses round(share * columns); "layer": the matrix loses round(share * weights). N:M keeps N of each M consecutive
-    inputs of a row. Raises ModelError on scores that are not numbers, RecipeError where M does not divide the inputs.
+    inputs of a row; tiles go whole, as many as come nearest to the share of weights. Raises ModelError on scores that are not numbers, RecipeError
+    where M does not divide the inputs.
     """
     if torch.isnan(scores).any():
         raise ModelError(
@@ -55,6 +61,8 @@ def decide(scores: Tensor, structure: str, share: float, compare: str, name: str
                 "Protect that layer, or choose another N:M.",
             )
         return keep_n_of_m(scores, n, m)
+    if size := tile_size(structure):
+        return keep_tiles(scores, size, nearest(share * scores.numel()))
     if compare == "row":
         return keep_highest_per_row(scores, nearest(share * scores.shape[1]))
     return keep_highest(scores, nearest(share * scores.numel()))
@@ -76,3 +84,22 @@ def sparsity_of(masks: Mapping[str, PackedMask]) -> float:
     total = sum(int(np.prod(mask.shape)) for mask in masks.values())
     kept = sum(int(np.unpackbits(mask.bits, count=int(np.prod(mask.shape))).sum()) for mask in masks.values())
     return 1 - kept / total if total else 0.0
+
+
+def write_masks(path: Path, masks: Mapping[str, PackedMask | Tensor]) -> None:
+    """A safetensors file of bool tensors, sorted by name, without metadata: equal masks are equal files. One is unpacked at a time."""
+    header, offset = {}, 0
+    for name in sorted(masks):
+        size = math.prod(masks[name].shape)
+        header[name] = {"dtype": "BOOL", "shape": list(masks[name].shape), "data_offsets": [offset, offset + size]}
+        offset += size
+    said = json.dumps(header, separators=(",", ":")).encode()
+    said += b" " * (-len(said) % 8)
+
+    def chunks() -> Iterator[bytes]:
+        yield struct.pack("<Q", len(said)) + said
+        for name in sorted(masks):
+            mask = masks[name]
+            yield (mask.unpack() if isinstance(mask, PackedMask) else mask).contiguous().numpy().tobytes()
+
+    write_chunks(path, chunks())

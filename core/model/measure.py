@@ -13,8 +13,9 @@ from torch import Tensor
 from core.errors import ModelError
 from core.events import Progress, Watcher, follow
 from core.model.blocks import known_ids
-from core.model.counts import check_in_memory, counts, flops_per_token
+from core.model.counts import check_in_memory, flops_per_token
 from core.model.latency import WARM_UPS, latency
+from core.model.lean import counts_of, summed_losses
 from core.model.likelihood import check_causal, token_losses
 from core.model.loading import LoadedModel
 from core.recipe import Accuracy, Measure, Perplexity
@@ -42,7 +43,8 @@ class Prepared:
 
 def prepare(loaded: LoadedModel, measure: Measure) -> Prepared:
     """Read the text and images that `measure` names. Raises ModelError where this kind of model has no such figure, before anything is read."""
-    check_in_memory(loaded)
+    if measure.accuracy or measure.latency or measure.generate:
+        check_in_memory(loaded)
     sequences = images = labels = None
     protocol: dict[str, Any] = {}
     if measure.perplexity:
@@ -65,7 +67,7 @@ def prepare(loaded: LoadedModel, measure: Measure) -> Prepared:
 
 def metrics(loaded: LoadedModel, prepared: Prepared, watcher: Watcher, stage: str = "measure") -> Metrics:
     """Everything that `prepared.measure` asks of the model as it stands now. Counts and bytes always."""
-    measure, counted = prepared.measure, counts(loaded.model, loaded.source_dtype)
+    measure, counted = prepared.measure, counts_of(loaded)
     taken: dict[str, Any] = {}
     if prepared.sequences is not None:
         taken["perplexity"] = perplexity(loaded, prepared.sequences, watcher, f"{stage}: perplexity")
@@ -107,9 +109,13 @@ def perplexity(loaded: LoadedModel, sequences: Tensor, watcher: Watcher, stage: 
     None, with a note to the watcher, where the result is not a finite number. Raises ModelError for a model that predicts no next token.
     """
     total = 0.0
-    with torch.no_grad():
-        for sequence in follow(sequences, stage, watcher, total=len(sequences)):
-            total += float(token_losses(loaded.model, sequence[None].to(loaded.device)).cpu().double().sum())
+    if loaded.lazy is not None:
+        check_causal(loaded.model)
+        total = summed_losses(loaded, sequences, watcher, stage)
+    else:
+        with torch.no_grad():
+            for sequence in follow(sequences, stage, watcher, total=len(sequences)):
+                total += float(token_losses(loaded.model, sequence[None].to(loaded.device)).cpu().double().sum())
     mean = total / (len(sequences) * (sequences.shape[1] - 1))
     if isfinite(mean) and mean < 700:
         return exp(mean)

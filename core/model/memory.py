@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import sys
 from contextlib import suppress
 from pathlib import Path
 
@@ -43,8 +44,25 @@ def _size(count: int) -> str:
     return f"{count / 1e9:.1f} GB" if count >= 1e8 else f"{count / 1e6:.1f} MB"
 
 
+def peak_bytes() -> int:
+    """The most resident memory that this process has had. (On Linux ru_maxrss also remembers the process that started this one.)"""
+    with suppress(OSError, StopIteration, ValueError):
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) * 1024
+    import resource  # Windows has none
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
 def give_back() -> None:
     """Ask the C library to return freed pages, so that a torn heap does not grow from block to block. musl has no such call."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(0)
+
+
+def be_frugal() -> None:
+    """Ask the C library to give every large piece back the moment it is freed: slower, and right where a model is larger than memory."""
+    option = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
+    if option is not None:
+        option(-3, 1 << 20)  # M_MMAP_THRESHOLD in bytes; naming it also stops glibc from raising it

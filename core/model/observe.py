@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
@@ -35,6 +35,8 @@ def observe_block(
     of_block = [method for method in wanted if method.extra["of"] == "block"]
     sequences = sum(len(batch) for batch in hidden)
     states: dict[str, Any] = {}
+    if not (of_block or also or keep_outputs):
+        return _inputs_only(loaded, block, module, hidden, extra, of_layer, sequences, watcher), {}
     with _collecting(loaded, block.layers, of_layer) as collected:
         for number, after in blocks.through(module, hidden, extra, watcher):
             before = hidden[number]
@@ -47,11 +49,62 @@ def observe_block(
                 also(number, before, after)
             if keep_outputs:
                 blocks.replace(hidden, number, after)
-    layers = {
-        name: {m.card.name: m.extra["finish"](state[m.card.name], sequences) for m in of_layer}
+    return _finished(loaded, collected, of_layer, sequences), {
+        m.card.name: m.extra["finish"](states[m.card.name], sequences) for m in of_block
+    }
+
+
+def _finished(
+    loaded: LoadedModel, collected: Mapping[str, dict[str, Any]], methods: Sequence[Method], sequences: int
+) -> dict[str, Statistics]:
+    if unseen := next((name for name, state in collected.items() if methods and not state), None):
+        raise ModelError(
+            f"{type(loaded.model).__name__} reads the weight of {unseen} without running that layer, so what it is given is not seen.",
+            f"Protect it (*.{unseen.rpartition('.')[2]}), or use magnitude or random.",
+        )
+    return {
+        name: {m.card.name: m.extra["finish"](state[m.card.name], sequences) for m in methods}
         for name, state in collected.items()
     }
-    return layers, {m.card.name: m.extra["finish"](states[m.card.name], sequences) for m in of_block}
+
+
+class _Enough(Exception):
+    """Every layer has seen its input."""
+
+
+def _inputs_only(
+    loaded: LoadedModel, block: Block, module: nn.Module, hidden: blocks.Hidden, extra: blocks.Arguments, methods: Sequence[Method],
+    sequences: int, watcher: Watcher,
+) -> dict[str, Statistics]:  # fmt: skip
+    """Statistics of the layers' inputs alone: once the last layer has seen its input, its own product (a quarter of a Llama block) is not needed.
+
+    The first batch runs through and says how many inputs there are; later ones end at the last.
+    """
+    seen: list[int] = []
+    with _collecting(loaded, block.layers, methods) as collected:
+        places = [loaded.module(layer.path) for layer in block.layers] if methods else []
+        handles = [place.register_forward_pre_hook(_ending(seen)) for place in places]
+        try:
+            for before in hidden:
+                watcher.check()
+                seen.append(0)
+                with torch.no_grad(), suppress(_Enough):
+                    module(before, *extra[0], **extra[1])
+        finally:
+            for handle in handles:
+                handle.remove()
+    return _finished(loaded, collected, methods, sequences)
+
+
+def _ending(seen: list[int]) -> Callable[[nn.Module, Any], None]:
+    """Counts the inputs of a forward in seen[-1]; ends a later one where it has seen as many as the first."""
+
+    def count(module: nn.Module, args: Any) -> None:
+        seen[-1] += 1
+        if len(seen) > 1 and seen[-1] == seen[0]:
+            raise _Enough
+
+    return count
 
 
 def stream(
@@ -62,6 +115,7 @@ def stream(
     watcher.say(Progress(stage, 0, len(loaded.anatomy.blocks)))
     extras = blocks.arguments(loaded, inputs)
     hidden = blocks.enter(loaded, inputs, blocks.batch_for(extras))
+    give_back()
     for block, extra in zip(loaded.anatomy.blocks, extras, strict=True):
         with loaded.block(block.index) as module:
             yield block, module, hidden, extra
@@ -111,12 +165,17 @@ def layer_inputs(layer: Layer, module: nn.Module, inputs: Tensor) -> Tensor:
             if inputs.dim() == 2
             else inputs.flatten(1, -2)
         )
-    if module.groups != 1 or isinstance(module.padding, str):
+    check_collectable(layer, module)
+    patches = torch.nn.functional.unfold(inputs, module.kernel_size, module.dilation, module.padding, module.stride)
+    return patches.transpose(1, 2)
+
+
+def check_collectable(layer: Layer, module: nn.Module) -> None:
+    """Raise ModelError for a layer whose inputs `layer_inputs` cannot give."""
+    if layer.kind == "conv" and (module.groups != 1 or isinstance(module.padding, str)):
         raise ModelError(
             f"{layer.name} is a grouped convolution, whose inputs are not collected yet.", "Use magnitude there, or protect it."
         )
-    patches = torch.nn.functional.unfold(inputs, module.kernel_size, module.dilation, module.padding, module.stride)
-    return patches.transpose(1, 2)
 
 
 def matrix(layer: Layer, weight: Tensor) -> Tensor:

@@ -32,7 +32,7 @@ class UnitCut:
 class Pruned:
     """What a prune step did. masks: {module path: kept}; removed: indices of blocks taken out; scores: small summaries for the run folder;
     said: more for the report's entry about the step; parts: (block, "attention" | "mlp") of sub-layers taken out; cuts: neurons, heads
-    and experts.
+    and experts; rewritten: indices (before `removed` went) of blocks whose weights are all new, so that masks made earlier hold no longer.
     """
 
     loaded: LoadedModel
@@ -43,3 +43,4 @@ class Pruned:
     said: Mapping[str, Any] = field(default_factory=dict)
     parts: tuple[tuple[int, str], ...] = ()
     cuts: tuple[UnitCut, ...] = ()
+    rewritten: tuple[int, ...] = ()

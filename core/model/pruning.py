@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from torch import Tensor
 
 from core.catalogue import PRUNERS
-from core.errors import ModelError
+from core.errors import ModelError, RecipeError
 from core.events import Watcher
 from core.method import Method, get, load_methods
+from core.model.choosing import chosen_units
+from core.model.counts import check_in_memory
 from core.model.depth_pruning import prune_depth
 from core.model.expert_pruning import prune_experts
 from core.model.groups import STRUCTURES as UNITS
 from core.model.loading import LoadedModel
+from core.model.masks import generator
 from core.model.pruned import Pruned
 from core.model.unit_pruning import prune_units
 from core.model.weight_pruning import prune_weights
@@ -32,8 +36,32 @@ def prune(loaded: LoadedModel, step: Prune, inputs: Callable[[], Tensor], seed: 
         raise ModelError(
             loaded.anatomy.refused[step.structure], "Choose a structure that this model has; the Model room lists them."
         )
+    method = pruner(step.method)
+    if method.card.kind == "transform":
+        return method(_given_to_transform(loaded, step, inputs, seed, watcher), step.params)
     ways = {"blocks": prune_depth, "sublayers": prune_depth, "experts": prune_experts, **dict.fromkeys(UNITS, prune_units)}
-    return ways.get(step.structure, prune_weights)(loaded, step, pruner(step.method), inputs, seed, watcher)
+    return ways.get(step.structure, prune_weights)(loaded, step, method, inputs, seed, watcher)
+
+
+def _given_to_transform(
+    loaded: LoadedModel, step: Prune, inputs: Callable[[], Tensor], seed: int, watcher: Watcher
+) -> dict[str, Any]:
+    """What a transform may name. It decides for the whole model, so a budget by hand is refused."""
+    check_in_memory(loaded)
+    if step.allocation.method != "uniform":
+        raise RecipeError(
+            f"{step.method} decides for the whole model at once, so it takes no allocation.", "Leave allocation out."
+        )
+    if (step.only or step.protect) and step.structure != "blocks":
+        raise RecipeError(
+            f"{step.structure} are taken from the whole model, so no part can be chosen.", "Leave only and protect out."
+        )
+    paths = {block.name: block.path for block in loaded.anatomy.blocks}
+    units = tuple(chosen_units(paths, "block", step.only, step.protect)) if step.structure == "blocks" else ()
+    return {
+        "loaded": loaded, "share": step.sparsity, "units": units, "inputs": inputs,
+        "generator": generator(seed, step.method), "watcher": watcher,
+    }  # fmt: skip
 
 
 def pruner(name: str) -> Method:

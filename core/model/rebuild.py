@@ -9,6 +9,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from core.errors import ModelError
 from core.model.anatomy import block_paths
 from core.model.gone import KEY, KINDS, take_out
+from core.model.slicing import rebuild as slice_as_said
 from core.model.widths import rebuild as narrow_as_said
 
 
@@ -19,6 +20,7 @@ def rebuilt(model: PreTrainedModel, config: PreTrainedConfig) -> PreTrainedModel
     """
     said = getattr(config, KEY, None)
     if said is not None:
+        slice_as_said(model, config)
         take_out(model, _checked(model, said))
         narrow_as_said(model)
     return model

@@ -24,7 +24,8 @@ def criterion(method: Method, params: Mapping[str, Any]) -> tuple[Method, Mappin
 
 def layer_weight(loaded: LoadedModel, layer: Layer) -> Tensor:
     """A layer's weight as float32 (out, in)."""
-    return matrix(layer, loaded.module(layer.path).weight.detach()).float()
+    with loaded.holding(layer):
+        return matrix(layer, loaded.module(layer.path).weight.detach()).float()
 
 
 def given_to_score(loaded: LoadedModel, layer: Layer, statistics: Mapping[str, Tensor], seed: int) -> dict[str, Any]:

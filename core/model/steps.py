@@ -19,12 +19,12 @@ from core.events import Progress, Watcher
 from core.method import get
 from core.model import export, measure, text
 from core.model.blocks import known_ids
-from core.model.counts import counts
 from core.model.depth_pruning import needs_loss
 from core.model.groups import STRUCTURES as UNITS
+from core.model.lean import counts_of
 from core.model.likelihood import check_causal
 from core.model.loading import LoadedModel
-from core.model.masks import PackedMask, narrowed, sparsity_of
+from core.model.masks import PackedMask, narrowed, sparsity_of, write_masks
 from core.model.narrow import entries, stored_axis
 from core.model.pruned import UnitCut
 from core.model.pruning import Pruned, prune, pruner
@@ -108,7 +108,7 @@ class _State:
         return figures
 
     def nonzero(self) -> int:
-        return counts(self.loaded.model).nonzero
+        return counts_of(self.loaded).nonzero
 
     def take(self, kind: str, part: Any) -> None:
         """Carry out one step."""
@@ -122,6 +122,9 @@ class _State:
 
     def _took(self, done: Pruned) -> None:
         self.loaded = done.loaded
+        if done.rewritten:
+            stems = tuple(f"{self.loaded.anatomy.blocks[0].path.rpartition('.')[0]}.{index}." for index in done.rewritten)
+            self.masks = {path: mask for path, mask in self.masks.items() if not path.startswith(stems)}
         if done.removed:
             self.masks = _renumbered(self.masks, done.removed, self.loaded)
             gone = tuple(f"blocks.{self.kept_blocks[place]}." for place in done.removed)
@@ -170,14 +173,14 @@ class _State:
 
     def keep(self) -> None:
         """Leave mask, scores and layers in the run folder."""
-        mask = {f"{name}.weight": packed.unpack() for name, packed in self.masks.items()}
+        mask: dict[str, PackedMask | Tensor] = {f"{name}.weight": packed for name, packed in self.masks.items()}
         mask |= self.units
         if len(self.kept_blocks) < self.blocks:
             mask["blocks"] = torch.tensor([index in self.kept_blocks for index in range(self.blocks)])
         for part in sorted({part for _, part in self.parts}):
             mask[f"blocks.{part}"] = torch.tensor([(index, part) not in self.parts for index in range(self.blocks)])
         if mask:
-            folder.write_bytes(self.path / folder.MASK, save(dict(sorted(mask.items()))))
+            write_masks(self.path / folder.MASK, mask)
         if self.scores:
             scores = {name: value.float().contiguous() for name, value in sorted(self.scores.items())}
             folder.write_bytes(self.path / folder.SCORES, save(scores))

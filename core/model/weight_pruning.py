@@ -18,7 +18,7 @@ from core.model.choosing import chosen_layers
 from core.model.gradients import gradient_statistics
 from core.model.loading import LoadedModel
 from core.model.masks import PackedMask, decide
-from core.model.observe import Statistics, matrix, observe_block, of_kind, stream
+from core.model.observe import Statistics, check_collectable, matrix, observe_block, of_kind, stream
 from core.model.pruned import Pruned
 from core.model.scoring import given_to_score, layer_scores, output_error
 from core.model.super_weights import PROTECT, protected_entries
@@ -37,6 +37,8 @@ def prune_weights(
     layers = chosen_layers(loaded.anatomy, step.only, [name for name in step.protect if name != PROTECT])
     check_structure(step, layers)
     own = method.needed(step.params)
+    for layer in layers if of_kind(own, "layer") else ():
+        check_collectable(layer, loaded.module(layer.path))
     gradients = gradient_statistics(loaded, layers, of_kind(needs_of_allocation(step, method) | own, "gradient"), inputs, watcher)
     shares = _shares(loaded, step, method, layers, gradients, inputs, seed, watcher)
     work = _Work(
@@ -45,7 +47,10 @@ def prune_weights(
     if of_kind(own, "layer", "block"):
         return _prune_streaming(work, inputs())
     for layer in follow(layers, f"prune: {step.method}", watcher):
-        _prune_layer(work, layer, {})
+        with loaded.holding(layer):
+            _prune_layer(work, layer, {})
+            if layer.block is not None:
+                loaded.changed(layer.block)
     return work.pruned()
 
 
@@ -103,6 +108,7 @@ def _prune_streaming(work: _Work, inputs: Tensor) -> Pruned:
             statistics = observe_block(loaded, part, module, hidden, extra, names, work.watcher)[0]
             for layer in touched:
                 _prune_layer(work, layer, statistics[layer.name])
+            loaded.changed(block.index)
         if block.index < last:
             blocks.advance(module, hidden, extra, work.watcher)
     return work.pruned()

@@ -18,6 +18,8 @@ from core.model.anatomy import PRUNABLE, Anatomy, read_anatomy
 from core.model.gone import KEY, gone_from, say_gone, take_out
 from core.model.groups import STRUCTURES, Group, unit_groups
 from core.model.narrow import cut
+from core.model.sliced import said_of
+from core.model.slicing import rebuild as slice_as_said
 
 _INNER = ("intermediate_size", "n_inner", "ffn_dim", "ffn_hidden_size")
 _HEADS = ("num_attention_heads", "num_key_value_heads", "head_dim")
@@ -28,9 +30,11 @@ def settle(model: nn.Module) -> None:
     """Make the config of a model say what its layers are now. Does nothing for a module that is not transformers'."""
     if not isinstance(model, PreTrainedModel):
         return
-    plain = copy.deepcopy(model.config)
-    vars(plain).pop(KEY, None)
-    vars(model.config).pop(KEY, None)
+    plain, slices = copy.deepcopy(model.config), said_of(model.config)
+    for config in (plain, model.config):
+        vars(config).pop(KEY, None)
+        if slices:  # said once, when they were cut
+            setattr(config, KEY, {"slices": slices})
     said = _difference(model, plain)
     if said["widths"] or said["biases"]:
         _say(model, plain, said)
@@ -44,7 +48,7 @@ def _say(model: PreTrainedModel, plain: PreTrainedConfig, said: Said) -> None:
         if _fits(model, plain, fields):
             _set(model.config, fields)
             return
-    setattr(model.config, KEY, said)
+    setattr(model.config, KEY, {**getattr(model.config, KEY, {}), **said})
 
 
 def _ways_to_say(anatomy: Anatomy) -> list[Said]:
@@ -82,6 +86,7 @@ def _difference(model: PreTrainedModel, config: PreTrainedConfig) -> Said:
     """Where a model differs from what the config alone would build."""
     with init_empty_weights(include_buffers=True):
         built = type(model)._from_config(copy.deepcopy(config), dtype=torch.float32)
+        slice_as_said(built, config)
         take_out(built, gone_from(model))
     there = {name: tuple(parameter.shape) for name, parameter in built.named_parameters(remove_duplicate=False)}
     here = {name: tuple(parameter.shape) for name, parameter in model.named_parameters(remove_duplicate=False)}

@@ -9,7 +9,7 @@ from torch import Tensor
 from core.errors import ModelError
 from core.events import Progress, Watcher
 from core.method import Paper, Param, solver
-from kernels.obs import solve
+from kernels.obs import inverse_lower, solve
 
 _HIGHEST_DAMP = 1.0
 _last: dict[float, tuple[weakref.ref[Tensor], Tensor]] = {}  # layers that read one tensor (query, key, value) share its factor
@@ -81,8 +81,7 @@ def _inverted(gram: Tensor, dead: Tensor, damp: float) -> Tensor | None:
         diagonal += damp * diagonal.mean()
         lower, failed = torch.linalg.cholesky_ex(hessian)
         if not failed:
-            identity = torch.eye(len(lower), dtype=dtype, device=lower.device)
-            factor = torch.linalg.solve_triangular(lower, identity, upper=False).flip(0, 1)
+            factor = inverse_lower(lower).flip(0, 1)
             if torch.isfinite(factor).all():
                 return factor.float().contiguous()
     return None

@@ -9,25 +9,26 @@ import sys
 from tests.bench import Figure
 
 ABOUT = (
-    "Load SmolLM2-135M in float32 and prune it with Wanda 50 %, 128 x 512 tokens, in a process of its own. Peak resident memory (ru_maxrss) less "
+    "Load SmolLM2-135M in float32 and prune it with Wanda 50 %, 128 x 512 tokens, in a process of its own. Peak resident memory (VmHWM) less "
     "what the process held after its imports, over the model's own bytes (134,515,008 parameters x 4)."
 )
 _WORK = """
-import resource, sys, psutil
+import psutil
 from core.events import Silent
 from core.method import load_methods
 from core.model import text
 from core.model.loading import load
+from core.model.memory import peak_bytes
 from core.model.pruning import prune
 from core.recipe import Prune
 import transformers.models.llama.modeling_llama
 load_methods()
 imports = psutil.Process().memory_info().rss
 loaded = load("builtin:smollm2-135m")
-after_load = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+after_load = peak_bytes()
 ids = text.sequences("builtin:wikitext2/train", loaded.tokenizer, 128, 512, 0)
 prune(loaded, Prune(method="wanda", sparsity=0.5), lambda: ids, 0, Silent())
-print(imports, after_load, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+print(imports, after_load, peak_bytes())
 """
 
 

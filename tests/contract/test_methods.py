@@ -58,7 +58,7 @@ def test_a_card_says_what_it_keeps_where_it_lies_and_is_bounded(method):
         numbers, text = param.low is not None and param.high is not None, param.type == "str" and param.longest
         assert param.choices or param.type == "bool" or numbers or text, f"{param.name} has no bounds"
         assert catalogue.fill(card, {})[param.name] == param.default
-    if card.kind in ("score", "search", "allocator", "data_score") and "baseline" not in card.place:
+    if card.kind in ("score", "search", "transform", "allocator", "data_score") and "baseline" not in card.place:
         assert "When it lies" in card.doc
     if card.paper:
         assert re.fullmatch(r"\d{4}\.\d{4,5}|", card.paper.arxiv)
@@ -252,6 +252,7 @@ def test_every_method_function_takes_only_what_its_kind_can_give():
             "generator",
             "watcher",
         },
+        "transform": {"loaded", "share", "units", "inputs", "generator", "watcher"},
         "recovery": {"model", "batches", "masks", "steps", "learning_rate", "watcher"},
         "embedding": {"images", "texts", "frame", "argument", "loaded", "watcher", "seed"},
         "data_score": {"vectors", "clusters", "centroids", "labels", "rows", "generator"},

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from kernels.masks import keep_highest, keep_highest_per_row, keep_n_of_m, keep_n_of_m_in_torch
+from kernels.masks import keep_highest, keep_highest_per_row, keep_n_of_m, keep_n_of_m_in_torch, keep_tiles
 from kernels.threshold import drops_per_array
 
 pytestmark = pytest.mark.quick
@@ -63,3 +63,40 @@ def test_a_global_cut_equals_sorting_everything_together(parts, share):
 def test_a_global_cut_cannot_drop_more_than_there_is():
     with pytest.raises(ValueError, match="cannot drop"):
         drops_per_array(lambda i: np.zeros(3, np.float32), [3], 4)
+
+
+def plain_tiles(scores: np.ndarray, size: int, drop: int) -> np.ndarray:
+    """Tile by tile with loops: (mean, place) sorted; drop the number of tiles whose weights come nearest."""
+    rows, columns = scores.shape
+    tiles = []
+    for top in range(0, rows, size):
+        for left in range(0, columns, size):
+            part = scores[top : top + size, left : left + size].astype(np.float64)
+            tiles.append((part.sum() / part.size, len(tiles), top, left, part.size))
+    tiles.sort(key=lambda tile: tile[:2])
+    away = [abs(sum(tile[4] for tile in tiles[:count]) - drop) for count in range(len(tiles) + 1)]
+    keep = np.ones(scores.shape, bool)
+    for _, _, top, left, _ in tiles[: away.index(min(away))]:
+        keep[top : top + size, left : left + size] = False
+    return keep
+
+
+FINITE = st.sampled_from([-2.0, 0.0, 0.25, 0.5, 0.5, 1.0, 3.0])  # sums of these are exact in any order
+
+
+@given(
+    st.tuples(st.integers(1, 9), st.integers(1, 13)).flatmap(lambda s: arrays(np.float32, s, elements=FINITE)),
+    st.integers(1, 6),
+    st.data(),
+)
+def test_tiles_go_whole_by_their_mean_and_come_nearest_to_the_weights_asked(scores, size, data):
+    drop = data.draw(st.integers(0, scores.size))
+    assert np.array_equal(keep_tiles(torch.from_numpy(scores), size, drop).numpy(), plain_tiles(scores, size, drop))
+
+
+def test_a_tile_at_the_edge_counts_by_its_own_weights():
+    # 3 columns, tiles of 2: means 4 (of 4 weights) and 5 (of 2), though the sums are 16 and 10; 2 weights asked: 4 or 0 are as far, the fewer go
+    scores = torch.tensor([[4.0, 4.0, 5.0], [4.0, 4.0, 5.0]])
+    assert keep_tiles(scores, 2, 2).all()
+    assert keep_tiles(scores, 2, 3).tolist() == [[False, False, True]] * 2
+    assert not keep_tiles(scores, 2, 6).any()
