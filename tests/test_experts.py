@@ -14,6 +14,7 @@ from core.events import Silent
 from core.model import export
 from core.model.anatomy import read_anatomy
 from core.model.counts import flops_per_token
+from core.model.expert_check import check
 from core.model.experts import expert_layers
 from core.model.loading import from_module, load
 from core.model.pruning import prune
@@ -92,6 +93,21 @@ def test_what_is_noted_of_a_mixture_adds_up_to_what_its_experts_say(name):
     assert (
         routed.per_expert(torch.ones_like(routed.gates)).tolist() == torch.bincount(routed.chosen.flatten(), minlength=4).tolist()
     )
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize("name", MIXTURES)
+def test_the_check_passes_what_it_knows_in_few_digits_too_where_logits_tie(name):
+    for seed in (0, 7):  # 7: two logits of OLMoE tie in bfloat16
+        model = built(name)
+        torch.manual_seed(seed)
+        for parameter in model.parameters():
+            parameter.normal_(std=0.2)
+        model = model.bfloat16()
+        before = {name: value.clone() for name, value in model.state_dict().items()}
+        check(from_module(model, name), expert_layers(model, read_anatomy(model).blocks), 2)
+        after = model.state_dict()
+        assert all(torch.equal(after[name], value) and after[name].dtype == torch.bfloat16 for name, value in before.items())
 
 
 @pytest.mark.quick

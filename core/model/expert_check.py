@@ -37,10 +37,11 @@ def check(loaded: LoadedModel, layers: Sequence[ExpertLayer], kept: int) -> None
 def _rehearse(loaded: LoadedModel, layer: ExpertLayer) -> None:
     """Cut one expert out of a copy of its block, and see that the block then says what it says with a router that never chooses that one."""
     block = loaded.anatomy.blocks[layer.block]
-    args, kwargs = block_arguments(loaded, loaded.module(block.path))
+    args, kwargs = _exact(block_arguments(loaded, loaded.module(block.path)))
     keep = torch.ones(layer.count, dtype=torch.bool)
     keep[layer.count // 2] = False
     with stand_in(loaded, block.path) as copied, torch.no_grad():
+        copied.float()  # in fewer digits logits tie, and which of equals is chosen says nothing
         try:
             _never(loaded.model, layer, layer.count // 2, lambda: copied(*args, **kwargs))
             expected = first_output(copied(*args, **kwargs))
@@ -50,6 +51,15 @@ def _rehearse(loaded: LoadedModel, layer: ExpertLayer) -> None:
             raise _cannot(loaded, layer, f"it fails with {type(error).__name__}") from error
     if differ(expected, found):
         raise _cannot(loaded, layer, "what it says is not what its router says without that one")
+
+
+def _exact(value: Any) -> Any:
+    """The same arguments with their numbers in float32."""
+    if isinstance(value, dict):
+        return {key: _exact(item) for key, item in value.items()}
+    if type(value) in (tuple, list):
+        return type(value)(_exact(item) for item in value)
+    return value.float() if isinstance(value, Tensor) and value.is_floating_point() else value
 
 
 def _never(model: nn.Module, layer: ExpertLayer, expert: int, run: Callable[[], Any]) -> None:

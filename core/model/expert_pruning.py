@@ -15,6 +15,7 @@ from core.method import Method, get
 from core.model import blocks
 from core.model.anatomy import read_anatomy
 from core.model.choosing import chosen_groups, units_by_hand
+from core.model.counts import check_in_memory
 from core.model.expert_check import check
 from core.model.expert_search import Visit, observed, searched
 from core.model.experts import ExpertLayer, cut_experts, expert_layers, tell, tell_one
@@ -52,6 +53,7 @@ def prune_experts(
     The router never chooses what is gone, and chooses among the rest as it always did. Where fewer experts are left than a token visits, it visits
     all that are left. Raises RecipeError or ModelError before any weight has changed.
     """
+    check_in_memory(loaded)
     layers = expert_layers(loaded.model, loaded.anatomy.blocks)
     chosen = chosen_groups(layers, loaded.anatomy, step)
     shares, goes = _shares(loaded, step, layers, chosen)
@@ -62,13 +64,16 @@ def prune_experts(
     else:
         for layer in follow(chosen, f"prune: {step.method}", watcher):
             _prune_layer(work, layer, None)
-    kept = layers[0].count - goes[layers[0].name]
-    tell(loaded.model, layers[0], kept)
-    tell_one(loaded.model.config.get_text_config(), layers[0], kept)
-    settle(loaded.model)
-    done = replace(loaded, anatomy=read_anatomy(loaded.model))
-    said = {"experts_a_token": min(layers[0].top_k, kept)}
+    done, said = told(loaded, layers[0], layers[0].count - goes[layers[0].name])
     return Pruned(done, rows=tuple(work.rows), scores=work.scores, cuts=tuple(work.cuts), said=said)
+
+
+def told(loaded: LoadedModel, layer: ExpertLayer, kept: int) -> tuple[LoadedModel, dict[str, int]]:
+    """After every block was cut: the model and its config say how many experts are left, and so does what is returned for the report."""
+    tell(loaded.model, layer, kept)
+    tell_one(loaded.model.config.get_text_config(), layer, kept)
+    settle(loaded.model)
+    return replace(loaded, anatomy=read_anatomy(loaded.model)), {"experts_a_token": min(layer.top_k, kept)}
 
 
 def _shares(

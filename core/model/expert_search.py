@@ -16,6 +16,8 @@ from core.model import blocks
 from core.model.experts import ExpertLayer
 from core.model.routing import Routed, listening, mixed, output_of, router_without
 
+_TOKENS = 256  # of which the outputs of all experts, chosen or not, are in memory at once
+
 
 @dataclass(frozen=True)
 class Visit:
@@ -85,14 +87,16 @@ def _errors(visit: Visit, kept: Sequence[Tensor]) -> list[float]:
     def fold(routed: Routed) -> None:
         nonlocal whole
         dense = mixed(routed.experts, routed).float()
-        said = torch.stack([output_of(routed.experts, e, routed.inputs).float() for e in range(layer.count)], 1)
         whole += float(dense.double().square().sum())
         args, kwargs = asked["by"]
-        for place, route in enumerate(routes):
-            visit.watcher.check()
-            chosen, gates = route(*args, **kwargs)
-            rest = said.gather(1, chosen[..., None].expand(*chosen.shape, said.shape[-1])).mul_(gates[..., None].float()).sum(1)
-            lost[place] += float((dense - rest).double().square().sum())
+        chosen = [route(*args, **kwargs) for route in routes]
+        for tokens in torch.arange(len(dense)).split(_TOKENS):
+            said = torch.stack([output_of(routed.experts, e, routed.inputs[tokens]).float() for e in range(layer.count)], 1)
+            for place, (experts, gates) in enumerate(chosen):
+                visit.watcher.check()
+                where = experts[tokens][..., None].expand(-1, -1, said.shape[-1])
+                rest = said.gather(1, where).mul_(gates[tokens][..., None].float()).sum(1)
+                lost[place] += float((dense[tokens] - rest).double().square().sum())
 
     handle = visit.model.get_submodule(layer.parent).register_forward_pre_hook(note, with_kwargs=True)
     try:

@@ -93,16 +93,16 @@ def never(model, gone: dict[int, list[int]]):
     return model
 
 
-def logits(model) -> torch.Tensor:
+def logits(model, ids=IDS) -> torch.Tensor:
     with torch.no_grad():
-        return model(IDS).logits
+        return model(ids).logits
 
 
-def tokens_at(model, block: int) -> torch.Tensor:
+def tokens_at(model, block: int, ids=IDS) -> torch.Tensor:
     """(tokens, hidden) at the entrance of a block's mixture, in one forward of the whole model."""
     seen = []
     handle = mixture(model, block).register_forward_pre_hook(lambda module, args: seen.append(args[0].flatten(0, 1)))
-    logits(model)
+    logits(model, ids)
     handle.remove()
     return seen[0]
 
@@ -182,9 +182,9 @@ def test_the_plain_reference_is_the_model(name):
 def test_subsets_are_those_with_the_least_error_of_all(name):
     model = built(name)
     plain, gone = copy.deepcopy(model), {}
-    done = run(model, method="expert_subsets", sparsity=1 / 3)
+    done = run(model, IDS[:2], method="expert_subsets", sparsity=1 / 3)
     for block in range(2):
-        moe, tokens = mixture(plain, block), tokens_at(never(plain, gone), block)
+        moe, tokens = mixture(plain, block), tokens_at(never(plain, gone), block, IDS[:2])
         errors = {pair: lost(moe, tokens, pair) for pair in combinations(range(6), 2)}
         gone[block] = list(min(errors, key=lambda pair: errors[pair]))
         assert kept(done)[f"blocks.{block}.experts"] == [e for e in range(6) if e not in gone[block]]
@@ -271,3 +271,76 @@ def test_a_dense_model_has_no_experts():
 def test_a_stop_is_obeyed():
     with pytest.raises(Stopped):
         run(built(), watcher=Silent(stop=True), method="reap", sparsity=0.5)
+
+
+def merged(moe, tokens, goes: int) -> tuple[dict[int, list[torch.Tensor]], list[tuple[int, int, float]]]:
+    """{expert left: [gate and up, down, router row]} and (into, taken, cosine), by a loop over pairs of plain copies."""
+    busy = dict(enumerate(total * len(tokens) for total in visits_in_gates(moe, tokens)))
+    left = {e: [moe.experts.gate_up_proj[e].clone(), moe.experts.down_proj[e].clone(), moe.gate.weight[e].clone()] for e in busy}
+    done = []
+    for _ in range(goes):
+
+        def cosine(pair):
+            one, other = (torch.cat([each.flatten() for each in left[e][:2]]).double() for e in pair)
+            return float(one @ other / (one.norm() * other.norm()))
+
+        one, other = max(combinations(left, 2), key=cosine)
+        into, taken = (other, one) if busy[other] > busy[one] else (one, other)
+        done.append((into, taken, cosine((one, other))))
+        share = busy[into] / (busy[into] + busy[taken])
+        left[into] = [share * mine + (1 - share) * its for mine, its in zip(left[into], left[taken], strict=True)]
+        busy[into] += busy[taken]
+        del left[taken], busy[taken]
+    return left, done
+
+
+def visits_in_gates(moe, tokens) -> list[float]:
+    """Mean over tokens of each expert's gate."""
+    found = [0.0] * len(moe.experts.down_proj)
+    for x in tokens:
+        for expert, gate in zip(*gates_of(moe, x), strict=True):
+            found[expert] += gate / len(tokens)
+    return found
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("goes", [1, 4])
+def test_the_most_alike_experts_become_their_average_by_how_busy_they_are(name, goes):
+    model = built(name)
+    for block in range(2):  # otherwise random experts are all as unlike as any two
+        experts = mixture(model, block).experts
+        for weight in (experts.gate_up_proj, experts.down_proj):
+            weight[1 + block] = weight[4] + 0.1 * weight[1 + block]
+    plain = copy.deepcopy(model)
+    done = run(model, method="merge_experts", sparsity=goes / 6)
+    for block in range(2):
+        moe = mixture(plain, block)
+        left, merges = merged(moe, tokens_at(plain, block), goes)
+        said = done.said["merges"][f"blocks.{block}.experts"]
+        assert [(each["into"], each["taken"]) for each in said] == [merge[:2] for merge in merges]
+        assert [each["cosine"] for each in said] == pytest.approx([merge[2] for merge in merges], abs=1e-5)
+        assert set(merges[0][:2]) == {1 + block, 4} and merges[0][2] > 0.9
+        assert kept(done)[f"blocks.{block}.experts"] == sorted(left)
+        after = mixture(model, block)
+        for place, expert in enumerate(sorted(left)):
+            now = (after.experts.gate_up_proj[place], after.experts.down_proj[place], after.gate.weight[place])
+            for found, expected in zip(now, left[expert], strict=True):
+                torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
+        plain.model.layers[block].mlp = copy.deepcopy(after)  # what the next block sees
+    assert logits(done.loaded.model).isfinite().all() and done.loaded.model.config.num_local_experts == 6 - goes
+
+
+@pytest.mark.quick
+def test_twins_that_are_merged_change_nothing():
+    """Twin experts with twin rows in the router, of which a token visits either both or none, where all gates then go to one: outputs are equal."""
+    model = built(num_experts_per_tok=6)
+    for block in range(2):
+        moe = mixture(model, block)
+        for weight in (moe.experts.gate_up_proj, moe.experts.down_proj):
+            weight[3:] = weight[:3]
+        moe.gate.weight[3:] = moe.gate.weight[:3]
+    before = logits(model)
+    done = run(model, method="merge_experts", sparsity=0.5)
+    torch.testing.assert_close(logits(done.loaded.model), before, rtol=1e-4, atol=1e-5)
+    assert all(merge["cosine"] == pytest.approx(1) for each in done.said["merges"].values() for merge in each)
