@@ -200,3 +200,18 @@ def test_a_merged_block_forgets_the_mask_that_it_had_and_the_others_keep_theirs(
     assert fields["steps"][1]["merges"][0]["into"] == 2 and fields["steps"][1]["removed_blocks"] == ["blocks.3"]
     named = {name.split(".")[2] for name in masks if name.startswith("model.layers.")}
     assert named == {"0", "1"} and masks["blocks"].tolist() == [True, True, True, False]
+
+
+@pytest.mark.quick
+def test_after_the_vocabulary_went_text_is_read_with_the_new_tokenizer(text, tmp_path):
+    model = load("builtin:tiny-llama")
+    asked = recipe(
+        {"prune": {"method": "unused_tokens", "structure": "vocabulary", "sparsity": 0.5}},
+        {"prune": {"method": "wanda", "sparsity": 0.2}},
+        measure={"perplexity": {"source": text["calibration"]["source"], "samples": 2, "tokens": 16}},
+        **text,
+    )
+    fields, path = run(model, asked, tmp_path)
+    assert fields["steps"][0]["rows_after"] == 2048 and fields["pruned"].parameters < fields["dense"].parameters
+    assert fields["pruned"].perplexity < 10 * fields["dense"].perplexity  # old ids would name other tokens, or none
+    assert len(load_file(path / folder.SCORES)["vocabulary"]) == 4096
