@@ -21,9 +21,20 @@ from core.errors import RecipeError
 VERSION = 1
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Count = Annotated[int, Field(ge=1)]
-STRUCTURES = ("unstructured", "N:M", "tiles", "channels", "neurons", "heads", "blocks", "sublayers", "experts", "slices")
+STRUCTURES = (
+    "unstructured",
+    "N:M",
+    "tiles",
+    "channels",
+    "neurons",
+    "heads",
+    "blocks",
+    "sublayers",
+    "experts",
+    "slices",
+    "vocabulary",
+)
 _TILES = re.compile(r"^tiles(?::([1-9]\d{0,4}))?$")
-TILE = 32  # weights a side where a recipe names no size
 _N_OF_M = re.compile(r"^([1-9]\d*):([1-9]\d*)$")
 
 
@@ -270,7 +281,7 @@ class Recipe(Section):
 def tile_size(structure: str) -> int | None:
     """Weights a side of the tiles that a structure names: `tiles` is 32, `tiles:16` is 16; None for other structures."""
     match = _TILES.match(structure)
-    return int(match[1] or TILE) if match else None
+    return int(match[1] or 32) if match else None
 
 
 def n_of_m(structure: str) -> tuple[int, int] | None:

@@ -19,10 +19,16 @@ STRUCTURE_WORDS = {
     "sublayers": "attention or MLP parts of blocks",
     "experts": "experts",
     "slices": "slices of the hidden width",
+    "vocabulary": "rows of the vocabulary",
 }
 UNITS = ("neurons", "heads")
 # structures that go whole: a budget by hand has no meaning there
-WHOLE = {"blocks": "blocks", "sublayers": "attentions and MLPs", "slices": "axes of the hidden width"}
+WHOLE = {
+    "blocks": "blocks",
+    "sublayers": "attentions and MLPs",
+    "slices": "axes of the hidden width",
+    "vocabulary": "rows of the vocabulary",
+}
 PATTERNS = ("2:4", "4:8", "1:4", "1:2")
 PROMPT = "The city was founded in"
 

@@ -8,11 +8,13 @@ from __future__ import annotations
 import sys
 import tempfile
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
+from tokenizers import Tokenizer, models
 from torch import Tensor, nn
 
 from core.errors import PrunariumError
@@ -76,6 +78,7 @@ STRUCTURES: dict[str, tuple[str, str, float]] = {
     "blocks": ("random", "blocks", 0.34),
     "sub-layers": ("random", "sublayers", 0.25),
     "slices": ("slicegpt", "slices", 0.25),
+    "vocabulary": ("unused_tokens", "vocabulary", 0.1),
 }
 # layers that activations cannot be collected of: their weights are read without running them, or they are grouped convolutions
 PROTECT = {
@@ -126,6 +129,15 @@ def inputs(model: nn.Module) -> Tensor:
     return torch.randn(4, model.config.num_channels, side, side, generator=generator)
 
 
+def pairs_of_letters() -> transformers.PreTrainedTokenizerFast:
+    """Three special tokens, 60 letters and 33 pairs of them."""
+    letters = [chr(ord("A") + number) for number in range(60)]
+    merges = list(pairwise(letters[:34]))
+    tokens = ["<pad>", "<s>", "</s>", *letters, *(left + right for left, right in merges)]
+    raw = Tokenizer(models.BPE(vocab={token: place for place, token in enumerate(tokens)}, merges=merges))
+    return transformers.PreTrainedTokenizerFast(tokenizer_object=raw, pad_token="<pad>", bos_token="<s>", eos_token="</s>")
+
+
 def outputs(model: nn.Module, given: Tensor) -> Tensor:
     more = {"decoder_input_ids": given} if model.config.is_encoder_decoder else {}
     with torch.no_grad():
@@ -146,10 +158,12 @@ def tried_without(family: str, column: str, protect: tuple[str, ...]) -> Cell:
     model = build(family)
     given, dense = inputs(model), outputs(model, inputs(model))
     loaded = from_module(model, family)
+    loaded.tokenizer = pairs_of_letters()
     try:
         loaded = prune(
             loaded, Prune(method=method, structure=structure, sparsity=share, protect=protect), lambda: given, 0, Silent()
         ).loaded
+        given = given % loaded.model.config.vocab_size if structure == "vocabulary" else given  # ids are others now
         expected = outputs(loaded.model, given)
         with tempfile.TemporaryDirectory() as folder:
             export.save(loaded, Path(folder) / "model")

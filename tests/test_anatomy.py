@@ -139,8 +139,8 @@ def test_an_encoder_with_a_decoder_is_taken_as_a_module():
     [
         ("llama", {"channels", "experts"}),
         ("mixtral", {"channels", "neurons", "slices"}),
-        ("bert", {"channels", "experts", "slices"}),
-        ("resnet", {"blocks", "sublayers", "heads", "neurons", "slices", "experts"}),
+        ("bert", {"channels", "experts", "slices", "vocabulary"}),
+        ("resnet", {"blocks", "sublayers", "heads", "neurons", "slices", "experts", "vocabulary"}),
     ],
 )
 def test_what_a_model_refuses(name: str, refused: set[str]):

@@ -235,3 +235,18 @@ def test_sublayers_after_uneven_neurons_are_saved_and_load(text, tmp_path):
     fields, path = run(loaded(), asked, tmp_path)
     assert fields["protocol"]["saved"]["loads_with"] == "Prunarium"
     assert (path / folder.MODEL / "config.json").exists()
+
+
+@pytest.mark.quick
+def test_after_the_vocabulary_went_text_is_read_with_the_new_tokenizer(text, tmp_path):
+    model = load("builtin:tiny-llama")
+    asked = recipe(
+        {"prune": {"method": "unused_tokens", "structure": "vocabulary", "sparsity": 0.5}},
+        {"prune": {"method": "wanda", "sparsity": 0.2}},
+        measure={"perplexity": {"source": text["calibration"]["source"], "samples": 2, "tokens": 16}},
+        **text,
+    )
+    fields, path = run(model, asked, tmp_path)
+    assert fields["steps"][0]["rows_after"] == 2048 and fields["pruned"].parameters < fields["dense"].parameters
+    assert fields["pruned"].perplexity < 10 * fields["dense"].perplexity  # old ids would name other tokens, or none
+    assert len(load_file(path / folder.SCORES)["vocabulary"]) == 4096

@@ -226,10 +226,14 @@ def _refused(model: nn.Module, family: str, kind: str, blocks: tuple[Block, ...]
         for structure in groups.STRUCTURES:
             if why := groups.why_not(model, blocks, family, structure):
                 said[structure] = why
-        if why := sliced.why_not(model, family, bool(sliced.said_of(model.config))):
+        if kind != "decoder":
+            said["slices"] = f"{what} is not a decoder, and slicing rotates a decoder's residual stream."
+        elif why := sliced.why_not(model, family, bool(sliced.said_of(model.config))):
             said["slices"] = why
         if why := sliced.why_none_goes(model):
             said["blocks"] = said["sublayers"] = why
+    if kind != "decoder":
+        said["vocabulary"] = f"{what} is not a decoder, and only a decoder's embedding and head can lose rows together."
     prunable = [layer for block in blocks for layer in block.layers] or outside
     if not any(layer.kind == "conv" for layer in prunable):
         said["channels"] = f"{what} has no convolutions to prune, so it has no channels to remove."

@@ -125,6 +125,9 @@ class _State:
             raise ModelError(f"There is no reconstruction called {part.method!r} yet.", "Leave that step out.")
 
     def _took(self, done: Pruned) -> None:
+        if done.loaded.tokenizer is not self.loaded.tokenizer:  # ids read so far mean other tokens now
+            for name in ("_calibration", "_prepared"):
+                vars(self).pop(name, None)
         self.loaded = done.loaded
         if done.rewritten:
             stems = tuple(f"{self.loaded.anatomy.blocks[0].path.rpartition('.')[0]}.{index}." for index in done.rewritten)

@@ -33,7 +33,7 @@ def laco(
     inputs: Callable[[], Tensor],
     watcher: Watcher,
     *,
-    together: Annotated[int, Param("Blocks merged at once", 2, 16)] = 4,
+    together: Annotated[int, Param("Blocks merged at once", 2, 16)] = 2,
     apart: Annotated[int, Param("Blocks between two merges", 1, 16)] = 2,
     threshold: Annotated[float, Param("Lowest cosine allowed", -1.0, 1.0)] = 0.65,
     sequences: Annotated[int, Param("Calibration sequences", 1, 128)] = 10,
@@ -50,8 +50,8 @@ def laco(
     When it lies: weights are added as if blocks were linear and met the same input, so a sum of many differences can leave what any one of them was; and
     the cosine hides a change in length, and a high one says little about the next token: dropping the right blocks often loses less.
     Deviations from the paper: the sum of differences as the paper writes it, where the code published with it telescopes to "keep the last block";
-    outputs are compared before the final norm, token by token; the share asked for ends it, not the lowest block alone. Masks made before do not hold in
-    a block that was merged into.
+    outputs are compared before the final norm, token by token; the share asked for ends it, not the lowest block alone; the defaults are ours. Masks made
+    before do not hold in a block that was merged into.
     """
     count = min(nearest(share * len(loaded.anatomy.blocks)), len(loaded.anatomy.blocks) - 1)
     if not count:

@@ -195,7 +195,7 @@ def test_only_the_paper_s_places_turn_and_a_copy_turns_too():
 def test_other_families_are_refused_in_a_sentence_before_anything_changes(family):
     model = tiny(family)
     before = copy.deepcopy(model.state_dict())
-    with pytest.raises(ModelError, match="Slicing knows decoders"):
+    with pytest.raises(ModelError, match=r"Slicing knows decoders|is not a decoder"):
         cut(model, 0.25)
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
 
