@@ -7,6 +7,7 @@ from typing import Any
 
 import plotly.graph_objects as go
 
+from studio.charts.run import layer_axis
 from studio.theme import SEQUENCE
 
 Layers = Sequence[Mapping[str, Any]]
@@ -27,7 +28,7 @@ def sparsity_figure(first: Layers, second: Layers, names: tuple[str, str]) -> go
         )  # fmt: skip
     figure.update_layout(
         yaxis={"title": {"text": "% removed"}, "range": [0, 100]},
-        xaxis={"showticklabels": len(order) <= 16, "title": {"text": "layers, first to last"}, "tickangle": -40},
+        xaxis=layer_axis(order),
         legend={"orientation": "h", "y": 1.14, "x": 0},
         margin={"l": 56, "r": 16, "t": 32, "b": 56},
     )

@@ -63,9 +63,29 @@ def layers_figure(layers: Sequence[Mapping[str, Any]]) -> go.Figure | None:
         )
     figure.update_layout(
         yaxis={"title": {"text": "% removed"}, "range": [0, 100]},
-        xaxis={"showticklabels": len(names) <= 16, "title": {"text": "layers, first to last"}, "tickangle": -40},
+        xaxis=layer_axis(names),
         margin={"l": 56, "r": 60 if len(figure.data) > 1 else 16, "t": 28, "b": 56},
         legend={"orientation": "h", "y": 1.12, "x": 0},
         bargap=0.15,
     )
     return figure
+
+
+def layer_axis(names: Sequence[str]) -> dict[str, Any]:
+    """The axis of a picture with a mark a layer: a few layers by name; many by a tick where each block (or each few blocks) begins."""
+    if len(names) <= 16:
+        return {"title": {"text": "layers, first to last"}, "tickangle": -40, "showgrid": False}
+    first: dict[str, str] = {}
+    for name in names:
+        parts = name.split(".")
+        if parts[0] == "blocks" and len(parts) > 2:
+            first.setdefault(parts[1], name)
+    every = list(first.items())[:: max(len(first) // 15, 1)]
+    ticks = {
+        "tickmode": "array",
+        "tickvals": [name for _, name in every],
+        "ticktext": [block for block, _ in every],
+        "tickangle": 0,
+    }
+    words = "layers, first to last; ticks where a block begins" if every else "layers, first to last"
+    return {"title": {"text": words, "font": {"size": 12}}, "showticklabels": bool(every), "showgrid": False, **ticks}

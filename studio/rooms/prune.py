@@ -73,7 +73,7 @@ def _controls(bench: Bench, params: gr.State) -> Controls:
     structure = gr.Dropdown(structures(_card(start)), value="unstructured", label="What goes", elem_id="structure")
     sparsity = gr.Slider(0, 95, 50, step=1, label="Share to remove (%)", elem_id="sparsity")
     allocation = gr.Radio(
-        [*spread, ("The budget by hand", BY_HAND)],
+        [*sorted(spread, key=lambda choice: choice[1] != "uniform"), ("The budget by hand", BY_HAND)],
         value="uniform",
         label="How the share is spread over the layers",
         elem_id="allocation",
