@@ -283,10 +283,13 @@ def test_nothing_asked_is_counts_and_bytes_only():
     assert found.perplexity is found.accuracy is found.latency_ms is found.peak_memory_mb is None and found.samples == ()
 
 
-def test_a_model_left_in_its_file_is_not_measured(tmp_path):
+def test_a_model_left_in_its_file_is_counted_but_not_timed(tmp_path):
     llama().save_pretrained(tmp_path)
+    lazy = load(str(tmp_path), lazy=True)
+    figures = metrics(lazy, prepare(lazy, Measure()), Silent())
+    assert figures.parameters == counts(llama()).parameters and figures.latency_ms is None
     with pytest.raises(ModelError, match="still in its file"):
-        prepare(load(str(tmp_path), lazy=True), Measure())
+        prepare(lazy, Measure(latency=Latency()))
 
 
 def test_accuracy_on_images_is_refused_for_a_language_model():
