@@ -9,6 +9,7 @@ import numpy as np
 
 _CHUNKS = 8  # of an array, each counted by one thread at a time
 _HALF = 1 << 16
+_FEW = 13  # bits of a coarse histogram: sign, exponent and four of the fraction, small enough for the first cache
 
 
 def drops_per_array(array: Callable[[int], np.ndarray], sizes: Sequence[int], drop: int) -> list[int]:
@@ -24,7 +25,7 @@ def drops_per_array(array: Callable[[int], np.ndarray], sizes: Sequence[int], dr
         return [0] * len(sizes)
     counts = np.zeros((_CHUNKS, _HALF), np.int64)
     for i in range(len(sizes)):
-        _count(_bits(array(i)), counts)
+        _count(_bits(array(i)), counts, 16)
     total = counts.sum(0)
     bucket = int(np.searchsorted(np.cumsum(total), drop))
     left = drop - int(total[:bucket].sum())
@@ -41,6 +42,21 @@ def drops_per_array(array: Callable[[int], np.ndarray], sizes: Sequence[int], dr
         left -= tied
         out.append(smaller + int((part < cut).sum()) + tied)
     return out
+
+
+def cut_of(values: np.ndarray, drop: int) -> tuple[np.float32, int]:
+    """The drop-th smallest of float32 values (no NaN), 0 < drop <= their number, and how many of those that equal it are among the `drop` smallest.
+
+    A histogram of the upper bits says in which bucket the cut lies; only that bucket is sorted.
+    """
+    bits, counts = _bits(values), np.zeros((_CHUNKS, 1 << _FEW), np.int32)
+    _count(bits, counts, 32 - _FEW)
+    total = counts.sum(0)
+    bucket = int(np.searchsorted(np.cumsum(total), drop))
+    left, found = drop - int(total[:bucket].sum()), np.empty(int(total[bucket]), np.float32)
+    _collect(values.reshape(-1), bits, bucket, counts[:, bucket].cumsum() - counts[:, bucket], found)
+    cut = np.partition(found, left - 1)[left - 1]
+    return cut, left - int((found < cut).sum())
 
 
 def _bits(values: np.ndarray) -> np.ndarray:
@@ -64,13 +80,13 @@ def _ordered(bits: np.uint32) -> np.uint32:
 
 
 @numba.njit(parallel=True, cache=True, nogil=True)
-def _count(values: np.ndarray, counts: np.ndarray) -> None:
-    """Add to `counts` (chunks, 65536) how many values have each upper half."""
-    size = values.shape[0]
+def _count(values: np.ndarray, counts: np.ndarray, shift: int) -> None:
+    """Add to `counts` (chunks, 2^(32 - shift)) how many values have each upper part."""
+    size, down = values.shape[0], np.uint32(shift)
     for chunk in numba.prange(_CHUNKS):
         mine = counts[chunk]
         for i in range(np.uint64(chunk * size // _CHUNKS), np.uint64((chunk + 1) * size // _CHUNKS)):
-            mine[np.uint64(_ordered(values[i]) >> np.uint32(16))] += 1
+            mine[np.uint64(_ordered(values[i]) >> down)] += 1
 
 
 @numba.njit(parallel=True, cache=True, nogil=True)
@@ -87,3 +103,15 @@ def _gather(values: np.ndarray, bucket: int, kept: np.ndarray, counts: np.ndarra
                 kept[chunk, inside] = np.uint16(key & np.uint32(0xFFFF))
                 inside += 1
         counts[chunk, 0], counts[chunk, 1] = below, inside
+
+
+@numba.njit(parallel=True, cache=True, nogil=True)
+def _collect(values: np.ndarray, bits: np.ndarray, bucket: int, places: np.ndarray, found: np.ndarray) -> None:
+    """Write the values of one bucket of the coarse histogram to `found`, each chunk's from its place on."""
+    size, down = values.shape[0], np.uint32(32 - _FEW)
+    for chunk in numba.prange(_CHUNKS):
+        place = places[chunk]
+        for i in range(np.uint64(chunk * size // _CHUNKS), np.uint64((chunk + 1) * size // _CHUNKS)):
+            if np.int64(_ordered(bits[i]) >> down) == bucket:
+                found[place] = values[i]
+                place += 1

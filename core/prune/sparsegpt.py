@@ -9,10 +9,12 @@ from torch import Tensor
 from core.errors import ModelError
 from core.events import Progress, Watcher
 from core.method import Paper, Param, solver
-from kernels.obs import inverse_lower, solve
+from kernels.obs import block_width, factorise, solve
 
 _HIGHEST_DAMP = 1.0
-_last: dict[float, tuple[weakref.ref[Tensor], Tensor]] = {}  # layers that read one tensor (query, key, value) share its factor
+_last: dict[
+    tuple[float, int], tuple[weakref.ref[Tensor], Tensor]
+] = {}  # layers that read one tensor (query, key, value) share its factor
 
 
 @solver(
@@ -46,20 +48,22 @@ def sparsegpt(
     """
     if pattern is None and share == 0:
         return weight, torch.ones_like(weight, dtype=torch.bool)
-    factor, dead = _factor(gram, damp, watcher)
-    factor, dead = factor.to(weight.device), dead.to(weight.device)
-    new, keep = solve(weight.masked_fill(dead, 0.0), factor, share, pattern, gone=weight == 0)
+    factor, dead = _factor(gram, damp, block_width(pattern), watcher)
+    factor, dead, gone = factor.to(weight.device), dead.to(weight.device), weight == 0
+    if not dead.any():
+        return solve(weight, factor, share, pattern, gone=gone if gone.any() else None)
+    new, keep = solve(weight.masked_fill(dead, 0.0), factor, share, pattern, gone=gone)
     return torch.where(keep & dead, weight, new), keep  # what no input drives ranks lowest; where it stays, it stays as it was
 
 
-def _factor(gram: Tensor, damp: float, watcher: Watcher) -> tuple[Tensor, Tensor]:
-    """(U float32, dead bool): U upper triangular with U^T U = H^-1; dead: inputs that the calibration text never drives."""
-    dead = gram.diagonal() == 0
-    known = _last.get(damp)
+def _factor(gram: Tensor, damp: float, width: int, watcher: Watcher) -> tuple[Tensor, Tensor]:
+    """(what `solve` needs of the inputs, float32; dead bool: inputs that the calibration text never drives)."""
+    dead, which = gram.diagonal() == 0, (damp, width)
+    known = _last.get(which)
     if known is not None and known[0]() is gram:
         return known[1], dead
     used = damp
-    while (factor := _inverted(gram, dead, used)) is None:
+    while (factor := _factorised(gram, dead, used, width)) is None:
         if used >= _HIGHEST_DAMP:
             raise ModelError(
                 "The inputs of a layer cannot be inverted: its Gram matrix is not positive definite even with full damping.",
@@ -68,24 +72,17 @@ def _factor(gram: Tensor, damp: float, watcher: Watcher) -> tuple[Tensor, Tensor
         used = min(used * 10, _HIGHEST_DAMP)
         watcher.say(Progress("prune", kind="note", text=f"A Gram matrix was not positive definite: damping raised to {used:g}."))
     _last.clear()
-    _last[damp] = (weakref.ref(gram, lambda _: _last.clear()), factor)
+    _last[which] = (weakref.ref(gram, lambda _: _last.clear()), factor)
     return factor, dead
 
 
-def _inverted(gram: Tensor, dead: Tensor, damp: float) -> Tensor | None:
-    """U float32, upper triangular with U^T U = H^-1; None where H is not positive definite in float32 nor in float64.
-
-    With J the reversal of order, J H J = L L^T gives U = J L^-1 J: one factorisation and one triangular inverse, where the usual way (factor, invert,
-    factor again) takes twice the work.
-    """
+def _factorised(gram: Tensor, dead: Tensor, damp: float, width: int) -> Tensor | None:
+    """`factorise` of the damped Hessian; None where it is not positive definite in float32 nor in float64."""
     for dtype in (torch.float32, torch.float64):
-        hessian = gram.flip(0, 1).to(dtype)  # a copy
+        hessian = gram.to(dtype, copy=True)
         diagonal = hessian.diagonal()
-        diagonal[dead.flip(0)] = 1.0
+        diagonal[dead] = 1.0
         diagonal += damp * diagonal.mean()
-        lower, failed = torch.linalg.cholesky_ex(hessian)
-        if not failed:
-            factor = inverse_lower(lower).flip(0, 1)
-            if torch.isfinite(factor).all():
-                return factor.float().contiguous()
+        if (factor := factorise(hessian, width)) is not None:
+            return factor.float()
     return None
