@@ -13,7 +13,7 @@ import psutil
 
 from tests.bench import Figure
 
-NAMES = ("quality", "passes", "memory", "screen", "kernels", "endtoend", "orderings")
+NAMES = ("quality", "passes", "memory", "screen", "kernels", "endtoend", "orderings", "methods", "peers")
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "benchmarks.md"
 
 

@@ -19,6 +19,7 @@ ABOUT = (
     f"Perplexity on WikiText-2 test: {WINDOWS} consecutive windows of {TOKENS} tokens, rows joined by a blank line, no stride: not the protocol of "
     "the section above. Seconds are of the prune step, single runs."
 )
+SEARCHES = {"sleb": (8, 256), "block_pruner": (4, 256)}  # sequences x tokens
 HALF: dict[str, dict[str, Any]] = {
     "magnitude 50 %": {"method": "magnitude", "sparsity": 0.5},
     "Wanda 50 %": {"method": "wanda", "sparsity": 0.5},
@@ -44,7 +45,7 @@ WIDTH: dict[str, dict[str, Any]] = {
 def after(fields: dict[str, Any]) -> tuple[float, float]:
     """(perplexity, seconds) of the model after this prune step."""
     loaded = load(MODEL)
-    shape = (8, 256) if fields["method"] == "sleb" else (SAMPLES, TOKENS)
+    shape = SEARCHES.get(fields["method"], (SAMPLES, TOKENS))
     ids = text.sequences("builtin:wikitext2/train", loaded.tokenizer, *shape, 0)
     start = time.perf_counter()
     loaded = prune(loaded, Prune(**fields), lambda: ids, 0, Silent()).loaded if fields["method"] != "dense" else loaded
