@@ -16,9 +16,9 @@ from tests.bench import Figure
 from tests.bench.orderings import MODEL, SAMPLES, TOKENS, WINDOWS, after
 
 ABOUT = (
-    f"The protocol of the section on orderings: {SAMPLES} x {TOKENS} tokens to calibrate (searches 8 x 256; BlockPruner 4 x 256), {WINDOWS} windows of {TOKENS} to "
-    "measure. Nothing is trained afterwards. By hand: 20 % of the first two blocks and of the last, 53.3 % of the others, which is half of all. Super weight: "
-    "the largest of those found is set to zero alone, and so is the largest weight of the same layer."
+    f"The protocol of the section on orderings: {SAMPLES} x {TOKENS} tokens to calibrate (searches 8 x 256; BlockPruner 4 x 256), {WINDOWS} windows of "
+    f"{TOKENS} to measure. Nothing is trained afterwards. By hand: 20 % of the first two blocks and of the last, 53.3 % of the others, which is half of all. "
+    "Super weight: the largest of those found is set to zero alone, and so is the largest weight of the same layer."
 )
 _HAND = {f"blocks.{block}": 0.2 if block in (0, 1, 29) else 16 / 30 for block in range(30)}
 STEPS: dict[str, dict[str, Any]] = {
