@@ -57,10 +57,14 @@ def observe_block(
 def _finished(
     loaded: LoadedModel, collected: Mapping[str, dict[str, Any]], methods: Sequence[Method], sequences: int
 ) -> dict[str, Statistics]:
-    if unseen := next((name for name, state in collected.items() if methods and not state), None):
+    if unseen := [name for name, state in collected.items() if methods and not state]:
+        place, _, last = unseen[0].rpartition(".")
+        whole = all(
+            name in unseen for name in collected if name.startswith(f"{place}.")
+        )  # an attention to another model's output, say
         raise ModelError(
-            f"{type(loaded.model).__name__} reads the weight of {unseen} without running that layer, so what it is given is not seen.",
-            f"Protect it (*.{unseen.rpartition('.')[2]}), or use magnitude or random.",
+            f"{type(loaded.model).__name__} does not run {unseen[0]}, or reads its weight without running it, so what it is given is not seen.",
+            f"Protect it (*.{place.rpartition('.')[2] + '.*' if whole else last}), or use magnitude or random.",
         )
     return {
         name: {m.card.name: m.extra["finish"](state[m.card.name], sequences) for m in methods}
