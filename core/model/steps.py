@@ -92,6 +92,7 @@ class _State:
         self.steps: list[dict[str, Any]] = []
         self.said: dict[str, Any] = {}
         self.protocol: dict[str, Any] = {}
+        self.other_tokens = False
 
     @cached_property
     def _calibration(self) -> Tensor:
@@ -109,6 +110,8 @@ class _State:
         with self.clock.stage("measure"):
             figures = measure.metrics(self.loaded, self._prepared, self.watcher, name)
         self.protocol |= self._prepared.protocol
+        if self.other_tokens and "perplexity" in self.protocol:
+            self.protocol["perplexity"]["dense_has_other_tokens"] = True
         return figures
 
     def nonzero(self) -> int:
@@ -126,6 +129,7 @@ class _State:
 
     def _took(self, done: Pruned) -> None:
         if done.loaded.tokenizer is not self.loaded.tokenizer:  # ids read so far mean other tokens now
+            self.other_tokens = True
             for name in ("_calibration", "_prepared"):
                 vars(self).pop(name, None)
         self.loaded = done.loaded
