@@ -154,6 +154,17 @@ def fill(card: MethodCard, given: dict[str, Any]) -> dict[str, Any]:
     return {name: _checked(card.name, param, given.get(name, param.default)) for name, param in known.items()}
 
 
+def _named(card: MethodCard, params: dict[str, Any]) -> dict[str, Any]:
+    """The same parameters. Raises RecipeError where one that names a second model names none."""
+    for param in card.params:
+        if param.grammar == "model" and not params[param.name].strip():
+            raise RecipeError(
+                f"{card.name} compares with a second model, and {param.name} does not say which.",
+                f"Add params: {{{param.name}: ...}}, with builtin:NAME, a folder or a hub id.",
+            )
+    return params
+
+
 def _checked(method: str, param: ParamCard, value: Any) -> Any:
     types = {"float": (int, float), "int": (int,), "str": (str,), "bool": (bool,)}[param.type]
     wrong = not isinstance(value, types) or (isinstance(value, bool) and param.type != "bool")
@@ -201,7 +212,7 @@ def _resolved_prune(prune: Prune, cards: tuple[MethodCard, ...]) -> Prune:
         if allocation.method != "uniform" and structure not in allocator.structures:
             raise RecipeError(f"Allocation {allocation.method} does not apply to {structure}.", "Leave allocation out there.")
         allocation = allocation.model_copy(update={"params": fill(allocator, allocation.params)})
-    return prune.model_copy(update={"params": fill(card, prune.params), "allocation": allocation})
+    return prune.model_copy(update={"params": _named(card, fill(card, prune.params)), "allocation": allocation})
 
 
 def _resolved_select(recipe: Recipe, cards: tuple[MethodCard, ...]) -> Any:

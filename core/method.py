@@ -39,7 +39,9 @@ class Paper:
 class Param:
     """A bound for a person's parameter: `low` and `high` inclusive, the `choices`, or (free text) the `longest` it may be.
 
-    `grammar`: what free text is checked as before anything runs; "formula" is core.formula's.
+    `grammar`: what free text is checked as before anything runs; "formula" is core.formula's; "model" is the source of a second model, which the person
+    must give, with blocks of the same shapes. A parameter `base` of that grammar gives a transform base_model (core.model.loading.LoadedModel, left in its
+    file), a score of experts base_router.
     """
 
     label: str
@@ -128,7 +130,8 @@ def score(
     For neurons and heads: a function for single weights gives a unit the sum over its weights, in all the layers it runs through; any other
     scores units itself, -> (units,), and may name out_of (units, entries * out: the weights that read each entry of a unit, entry by entry),
     into (units, m: the weights that produce it), and statistics of the reading layer's input as (units, entries). For experts: the sum over
-    single weights where it names weight (and needs nothing else); any other -> (experts,), and may name statistics of experts.
+    single weights where it names weight (and needs nothing else); any other -> (experts,), and may name statistics of experts, and router (experts,
+    hidden: the rows that score them).
     May name weight, shape, generator (torch's, seeded by recipe and layer), its needs, and statistics (all of them, by name). Card: compare
     ("row" | "layer": what its scores are comparable within), structures, place, version, adds_bias (the name of a bool parameter; needs
     input_mean: units that go leave their mean in the reading layer's bias). needs_of(params): the needs, where parameters decide
@@ -165,8 +168,8 @@ def transform(name: str, *, label: str, structures: tuple[str, ...], paper: Pape
     """A change of the whole model at once, for what no score of one part can say: function(loaded, share, ...) -> core.model.pruned.Pruned.
 
     May name loaded (all in memory; it is changed in place), share (of the structure's units to remove), units (names of the blocks that may go or
-    change, in order; empty for other structures), inputs (() -> calibration ids or pixels), generator (torch's), watcher. Raises before it changes
-    anything where the model or the step does not fit.
+    change, in order; empty for other structures), inputs (() -> calibration ids or pixels), generator (torch's), watcher, and second models (Param).
+    Raises before it changes anything where the model or the step does not fit.
     """
     return _register("transform", name, label, paper, structures=structures, **card)
 

@@ -18,7 +18,7 @@ from core.model.choosing import chosen_groups, units_by_hand
 from core.model.counts import check_in_memory
 from core.model.expert_check import check
 from core.model.expert_search import Visit, observed, searched
-from core.model.experts import ExpertLayer, cut_experts, expert_layers, tell, tell_one
+from core.model.experts import ExpertLayer, cut_experts, expert_layers, rows, tell, tell_one
 from core.model.loading import LoadedModel
 from core.model.masks import generator, nearest
 from core.model.observe import have, of_kind, stream
@@ -31,11 +31,12 @@ from kernels.masks import keep_highest
 
 @dataclass
 class _Work:
-    """A step under way. goes: how many experts each layer gives, by its name."""
+    """A step under way. goes: how many experts each layer gives, by its name. seconds: other models that the method names, by its parameters."""
 
     loaded: LoadedModel
     step: Prune
     method: Method
+    seconds: Mapping[str, LoadedModel]
     shares: Mapping[str, float]
     goes: Mapping[str, int]
     seed: int
@@ -46,8 +47,9 @@ class _Work:
 
 
 def prune_experts(
-    loaded: LoadedModel, step: Prune, method: Method, inputs: Callable[[], Tensor], seed: int, watcher: Watcher
-) -> Pruned:
+    loaded: LoadedModel, step: Prune, method: Method, seconds: Mapping[str, LoadedModel], inputs: Callable[[], Tensor], seed: int,
+    watcher: Watcher,
+) -> Pruned:  # fmt: skip
     """Carry out a step for experts on the model in memory: what goes is really gone, and the config says so.
 
     The router never chooses what is gone, and chooses among the rest as it always did. Where fewer experts are left than a token visits, it visits
@@ -58,7 +60,7 @@ def prune_experts(
     chosen = chosen_groups(layers, loaded.anatomy, step)
     shares, goes = _shares(loaded, step, layers, chosen)
     check(loaded, layers, layers[0].count - goes[layers[0].name])
-    work = _Work(loaded, step, method, shares, goes, seed, watcher)
+    work = _Work(loaded, step, method, seconds, shares, goes, seed, watcher)
     if method.card.kind == "search" or _statistics(method):
         _prune_streaming(work, chosen, inputs())
     else:
@@ -143,10 +145,20 @@ def _scores(work: _Work, layer: ExpertLayer, statistics: Mapping[str, Tensor]) -
             for e in range(layer.count)
         ]).float()  # fmt: skip
     else:
-        given = have(None, (layer.count,), generator(work.seed, layer.name), statistics)
+        given = have(None, (layer.count,), generator(work.seed, layer.name), statistics) | _routers(work, layer)
         scores = method(given, params).float()
     if torch.isnan(scores).any():
         raise ModelError(
             f"The scores of {layer.name} are not all numbers.", "Check the model's weights and the calibration text for NaN."
         )
     return scores
+
+
+def _routers(work: _Work, layer: ExpertLayer) -> dict[str, Tensor]:
+    """The router's rows, (experts, hidden) float32, of this model and of each second one."""
+    found = {}
+    for name, model in {"": work.loaded, **work.seconds}.items():
+        with model.block(layer.block):
+            module, weight, axis = rows(model.model, layer)[0]
+            found[f"{name}_router".lstrip("_")] = getattr(module, weight).detach().movedim(axis, 0).float()
+    return found

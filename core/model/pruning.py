@@ -19,6 +19,7 @@ from core.model.groups import STRUCTURES as UNITS
 from core.model.loading import LoadedModel
 from core.model.masks import generator
 from core.model.pruned import Pruned
+from core.model.second import second_models
 from core.model.unit_pruning import prune_units
 from core.model.weight_pruning import prune_weights
 from core.recipe import Prune
@@ -37,9 +38,13 @@ def prune(loaded: LoadedModel, step: Prune, inputs: Callable[[], Tensor], seed: 
             loaded.anatomy.refused[step.structure], "Choose a structure that this model has; the Model room lists them."
         )
     method = pruner(step.method)
+    seconds = second_models(loaded, method, step.params)
     if method.card.kind == "transform":
-        return method(_given_to_transform(loaded, step, inputs, seed, watcher), step.params)
-    ways = {"blocks": prune_depth, "sublayers": prune_depth, "experts": prune_experts, **dict.fromkeys(UNITS, prune_units)}
+        given = _given_to_transform(loaded, step, inputs, seed, watcher)
+        return method(given | {f"{name}_model": second for name, second in seconds.items()}, step.params)
+    if step.structure == "experts":
+        return prune_experts(loaded, step, method, seconds, inputs, seed, watcher)
+    ways = {"blocks": prune_depth, "sublayers": prune_depth, **dict.fromkeys(UNITS, prune_units)}
     return ways.get(step.structure, prune_weights)(loaded, step, method, inputs, seed, watcher)
 
 

@@ -32,6 +32,7 @@ from core.model.narrow import entries, stored_axis
 from core.model.observe import of_kind
 from core.model.pruned import UnitCut
 from core.model.pruning import Pruned, prune, pruner
+from core.model.second import second_models
 from core.model.sublayers import sublayer_units
 from core.model.trials import NO_LOSS
 from core.model.xray import observe_model
@@ -238,6 +239,8 @@ def check_steps(recipe: Recipe, loaded: LoadedModel) -> None:
             raise ModelError("Recovery trains on text, and this model has no tokenizer.", "Leave the recover step out for it.")
         if step.prune and step.prune.structure in loaded.anatomy.refused:
             raise ModelError(loaded.anatomy.refused[step.prune.structure], "Choose a structure that this model has.")
+        if step.prune:
+            second_models(loaded, pruner(step.prune.method), step.prune.params)
         if step.prune and needs_loss(pruner(step.prune.method)):
             check_causal(loaded.model, NO_LOSS)
         if step.prune and step.prune.structure == "sublayers":
