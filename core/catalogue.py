@@ -55,7 +55,8 @@ class MethodCard:
     """All that the screen, the docs and the recipe check need to know about a method.
 
     `selector`: what a data score is used with where a recipe names no selector. `learning_rate`: a recovery's default. `adds_bias`: the
-    parameter with which units that go leave their mean behind in the next layer's bias. `problem`: why the
+    parameter with which units that go leave their mean behind in the next layer's bias. `inside`: "experts" where it scores the weights inside
+    experts, which are no layers, and nothing else. `problem`: why the
     method cannot be used, else empty.
     """
 
@@ -74,6 +75,7 @@ class MethodCard:
     selector: str = ""
     learning_rate: float | None = None
     adds_bias: str = ""
+    inside: str = ""
     problem: str = ""
 
 
@@ -119,9 +121,10 @@ def resolve(recipe: Recipe, cards: tuple[MethodCard, ...] | None = None) -> Reci
 
 def _seen_without_pruning(card: MethodCard, structures: tuple[str, ...]) -> None:
     """The X-ray shows scores of weights and blocks, and its curves prune weights. Raises RecipeError for a method of other structures."""
-    if not set(structures) & set(card.structures):
+    if card.inside or not set(structures) & set(card.structures):
+        scored = f"weights inside {card.inside}" if card.inside else ", ".join(card.structures)
         raise RecipeError(
-            f"{card.name} scores {', '.join(card.structures)}, which observe does not show.",
+            f"{card.name} scores {scored}, which observe does not show.",
             f"Choose one for {' or '.join(structures)}.",
         )
 

@@ -108,7 +108,9 @@ def statistic(name: str, *, label: str, of: str, finish: Callable[..., Any], ver
     `of` "layer": function(state, inputs) -> state, inputs float32 (sequences, tokens, features). `of` "block": function(state, before, after)
     -> state, both (sequences, tokens, hidden). `of` "gradient": function(state, gradient) -> state, once a sequence, gradient float32 (out, in): how
     that sequence's mean loss changes with each weight. `of` "experts": function(state, routed) -> state, what a batch does at the experts of a block
-    (core.model.routing.Routed). The first state is None; `finish(state, sequences)` makes the tensor that scores ask for.
+    (core.model.routing.Routed). `of` "expert weights": function(state, inputs, gates) -> state, for each matrix of each expert: what it reads, float32
+    (tokens, features), of the tokens that visit the expert with these gates (tokens,); first called with no tokens. The first state is None;
+    `finish(state, sequences)` makes the tensor that scores ask for.
     """
     return _register("statistic", name, label, extra={"of": of, "finish": finish}, version=version)
 
@@ -135,7 +137,8 @@ def score(
     May name weight, shape, generator (torch's, seeded by recipe and layer), its needs, and statistics (all of them, by name). Card: compare
     ("row" | "layer": what its scores are comparable within), structures, place, version, adds_bias (the name of a bool parameter; needs
     input_mean: units that go leave their mean in the reading layer's bias). needs_of(params): the needs, where parameters decide
-    them (`needs` is then what the defaults need). rehearse(what the function is given, params): called for each layer of the dense model before any
+    them (`needs` is then what the defaults need). inside ("experts": it scores the matrices of experts, one expert's at a time, and no layer; its needs
+    are statistics of "expert weights"). rehearse(what the function is given, params): called for each layer of the dense model before any
     weight changes; raises where the score would fail.
     """
     extra = {key: value for key, value in (("needs_of", needs_of), ("rehearse", rehearse)) if value is not None}

@@ -15,6 +15,7 @@ from core.model.choosing import chosen_units
 from core.model.counts import check_in_memory
 from core.model.depth_pruning import prune_depth
 from core.model.expert_pruning import prune_experts
+from core.model.expert_weights import INSIDE, prune_expert_weights
 from core.model.groups import STRUCTURES as UNITS
 from core.model.loading import LoadedModel
 from core.model.masks import generator
@@ -42,6 +43,8 @@ def prune(loaded: LoadedModel, step: Prune, inputs: Callable[[], Tensor], seed: 
     if method.card.kind == "transform":
         given = _given_to_transform(loaded, step, inputs, seed, watcher)
         return method(given | {f"{name}_model": second for name, second in seconds.items()}, step.params)
+    if method.card.inside == INSIDE:
+        return prune_expert_weights(loaded, step, method, inputs, seed, watcher)
     if step.structure == "experts":
         return prune_experts(loaded, step, method, seconds, inputs, seed, watcher)
     ways = {"blocks": prune_depth, "sublayers": prune_depth, **dict.fromkeys(UNITS, prune_units)}

@@ -31,6 +31,7 @@ def statistics(method, features: int) -> dict[str, torch.Tensor]:
     """What the method's needs look like for a layer of that many inputs, made by the statistics themselves from one random batch."""
     inputs = torch.randn(3, 5, features, generator=torch.Generator().manual_seed(1))
     seen = {"layer": (inputs,), "block": (inputs, inputs + 0.1), "gradient": (inputs[0, :4],), "experts": (_routed(inputs),)}
+    seen["expert weights"] = (inputs[0], torch.rand(5, generator=torch.Generator().manual_seed(6)))
     out = {}
     for name in method.needs - NO_STATISTIC:
         statistic = METHODS["statistic", name]
