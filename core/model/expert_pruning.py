@@ -12,7 +12,6 @@ from torch import Tensor
 from core.errors import ModelError, RecipeError
 from core.events import Watcher, follow
 from core.method import Method, get
-from core.model import blocks
 from core.model.anatomy import read_anatomy
 from core.model.choosing import chosen_groups, units_by_hand
 from core.model.counts import check_in_memory
@@ -21,8 +20,9 @@ from core.model.expert_search import Visit, observed, searched
 from core.model.experts import ExpertLayer, cut_experts, expert_layers, rows, tell, tell_one
 from core.model.loading import LoadedModel
 from core.model.masks import generator, nearest
-from core.model.observe import have, of_kind, stream
+from core.model.observe import each_changed, have, of_kind
 from core.model.pruned import Pruned, UnitCut
+from core.model.second import second_models
 from core.model.widths import settle
 from core.recipe import Prune
 from core.report import LayerRow
@@ -47,9 +47,8 @@ class _Work:
 
 
 def prune_experts(
-    loaded: LoadedModel, step: Prune, method: Method, seconds: Mapping[str, LoadedModel], inputs: Callable[[], Tensor], seed: int,
-    watcher: Watcher,
-) -> Pruned:  # fmt: skip
+    loaded: LoadedModel, step: Prune, method: Method, inputs: Callable[[], Tensor], seed: int, watcher: Watcher
+) -> Pruned:
     """Carry out a step for experts on the model in memory: what goes is really gone, and the config says so.
 
     The router never chooses what is gone, and chooses among the rest as it always did. Where fewer experts are left than a token visits, it visits
@@ -60,6 +59,7 @@ def prune_experts(
     chosen = chosen_groups(layers, loaded.anatomy, step)
     shares, goes = _shares(loaded, step, layers, chosen)
     check(loaded, layers, layers[0].count - goes[layers[0].name])
+    seconds = second_models(loaded, method, step.params)
     work = _Work(loaded, step, method, seconds, shares, goes, seed, watcher)
     if method.card.kind == "search" or _statistics(method):
         _prune_streaming(work, chosen, inputs())
@@ -105,15 +105,10 @@ def _statistics(method: Method) -> tuple[str, ...]:
 def _prune_streaming(work: _Work, layers: Sequence[ExpertLayer], inputs: Tensor) -> None:
     """Each block: observe its experts, cut them, run it again cut to feed the next one."""
     by_block = {layer.block: layer for layer in layers}
-    last = max(by_block)
-    for block, module, hidden, extra in stream(work.loaded, inputs, work.watcher, f"prune: {work.step.method}"):
-        if block.index > last:
-            continue
-        if block.index in by_block:
-            layer = by_block[block.index]
-            _prune_layer(work, layer, Visit(work.loaded.model, layer, module, hidden, extra, work.watcher))
-        if block.index < last:
-            blocks.advance(module, hidden, extra, work.watcher)
+    stage = f"prune: {work.step.method}"
+    for block, module, hidden, extra in each_changed(work.loaded, inputs, work.watcher, stage, by_block):
+        layer = by_block[block.index]
+        _prune_layer(work, layer, Visit(work.loaded.model, layer, module, hidden, extra, work.watcher))
 
 
 def _prune_layer(work: _Work, layer: ExpertLayer, visit: Visit | None) -> None:

@@ -12,7 +12,6 @@ from torch import Tensor
 from core.errors import RecipeError
 from core.events import Watcher
 from core.method import Method, get
-from core.model import blocks
 from core.model.allocating import check_structure
 from core.model.anatomy import Layer
 from core.model.choosing import chosen_groups, units_by_hand
@@ -22,7 +21,7 @@ from core.model.expert_search import Visit, passing
 from core.model.experts import ExpertLayer, expert_layers
 from core.model.loading import LoadedModel
 from core.model.masks import PackedMask, decide, generator
-from core.model.observe import have, of_kind, stream
+from core.model.observe import each_changed, have, of_kind
 from core.model.pruned import Pruned
 from core.model.routing import Routed
 from core.recipe import Prune
@@ -62,15 +61,9 @@ def prune_expert_weights(
     )
     work = _Work(loaded, step, method, _shares(loaded, step, layers), turned, seed)
     by_block = {layer.block: layer for layer in layers}
-    last = max(by_block)
-    for block, module, hidden, extra in stream(loaded, inputs(), watcher, f"prune: {step.method}"):
-        if block.index > last:
-            continue
-        if block.index in by_block:
-            layer = by_block[block.index]
-            _prune_layer(work, layer, Visit(loaded.model, layer, module, hidden, extra, watcher))
-        if block.index < last:
-            blocks.advance(module, hidden, extra, watcher)
+    for block, module, hidden, extra in each_changed(loaded, inputs(), watcher, f"prune: {step.method}", by_block):
+        layer = by_block[block.index]
+        _prune_layer(work, layer, Visit(loaded.model, layer, module, hidden, extra, watcher))
     return Pruned(loaded, work.masks, rows=tuple(work.rows), scores=work.scores)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -126,6 +126,19 @@ def stream(
         give_back()
         watcher.say(Progress(stage, block.index + 1, len(loaded.anatomy.blocks)))
         watcher.check()
+
+
+def each_changed(
+    loaded: LoadedModel, inputs: Tensor, watcher: Watcher, stage: str, places: Collection[int]
+) -> Iterator[tuple[Block, nn.Module, blocks.Hidden, blocks.Arguments]]:
+    """Visit these blocks, by index, in order, for a visitor that changes them and leaves the hidden states: each block, as it then is, feeds the next.
+    What comes after the last of them is not run."""
+    last = max(places)
+    for block, module, hidden, extra in stream(loaded, inputs, watcher, stage):
+        if block.index in places:
+            yield block, module, hidden, extra
+        if block.index < last:
+            blocks.advance(module, hidden, extra, watcher)
 
 
 @contextmanager

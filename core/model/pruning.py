@@ -39,15 +39,11 @@ def prune(loaded: LoadedModel, step: Prune, inputs: Callable[[], Tensor], seed: 
             loaded.anatomy.refused[step.structure], "Choose a structure that this model has; the Model room lists them."
         )
     method = pruner(step.method)
-    seconds = second_models(loaded, method, step.params)
     if method.card.kind == "transform":
-        given = _given_to_transform(loaded, step, inputs, seed, watcher)
-        return method(given | {f"{name}_model": second for name, second in seconds.items()}, step.params)
+        return method(_given_to_transform(loaded, step, inputs, seed, watcher), step.params)
     if method.card.inside == INSIDE:
         return prune_expert_weights(loaded, step, method, inputs, seed, watcher)
-    if step.structure == "experts":
-        return prune_experts(loaded, step, method, seconds, inputs, seed, watcher)
-    ways = {"blocks": prune_depth, "sublayers": prune_depth, **dict.fromkeys(UNITS, prune_units)}
+    ways = {"blocks": prune_depth, "sublayers": prune_depth, "experts": prune_experts, **dict.fromkeys(UNITS, prune_units)}
     return ways.get(step.structure, prune_weights)(loaded, step, method, inputs, seed, watcher)
 
 
@@ -66,8 +62,9 @@ def _given_to_transform(
         )
     paths = {block.name: block.path for block in loaded.anatomy.blocks}
     units = tuple(chosen_units(paths, "block", step.only, step.protect)) if step.structure == "blocks" else ()
+    seconds = second_models(loaded, pruner(step.method), step.params)
     return {
-        "loaded": loaded, "share": step.sparsity, "units": units, "inputs": inputs,
+        **{f"{name}_model": second for name, second in seconds.items()}, "loaded": loaded, "share": step.sparsity, "units": units, "inputs": inputs,
         "generator": generator(seed, step.method), "watcher": watcher,
     }  # fmt: skip
 
