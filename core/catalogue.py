@@ -55,7 +55,8 @@ class MethodCard:
     """All that the screen, the docs and the recipe check need to know about a method.
 
     `selector`: what a data score is used with where a recipe names no selector. `learning_rate`: a recovery's default. `adds_bias`: the
-    parameter with which units that go leave their mean behind in the next layer's bias. `problem`: why the
+    parameter with which units that go leave their mean behind in the next layer's bias. `inside`: "experts" where it scores the weights inside
+    experts, which are no layers, and nothing else. `problem`: why the
     method cannot be used, else empty.
     """
 
@@ -74,6 +75,7 @@ class MethodCard:
     selector: str = ""
     learning_rate: float | None = None
     adds_bias: str = ""
+    inside: str = ""
     problem: str = ""
 
 
@@ -119,9 +121,10 @@ def resolve(recipe: Recipe, cards: tuple[MethodCard, ...] | None = None) -> Reci
 
 def _seen_without_pruning(card: MethodCard, structures: tuple[str, ...]) -> None:
     """The X-ray shows scores of weights and blocks, and its curves prune weights. Raises RecipeError for a method of other structures."""
-    if not set(structures) & set(card.structures):
+    if card.inside or not set(structures) & set(card.structures):
+        scored = f"weights inside {card.inside}" if card.inside else ", ".join(card.structures)
         raise RecipeError(
-            f"{card.name} scores {', '.join(card.structures)}, which observe does not show.",
+            f"{card.name} scores {scored}, which observe does not show.",
             f"Choose one for {' or '.join(structures)}.",
         )
 
@@ -152,6 +155,17 @@ def fill(card: MethodCard, given: dict[str, Any]) -> dict[str, Any]:
             remedy = f"Did you mean {near[0]!r}?" if near else f"It has: {', '.join(known) or 'no parameters'}."
             raise RecipeError(f"{card.name} has no parameter {name!r}.", remedy)
     return {name: _checked(card.name, param, given.get(name, param.default)) for name, param in known.items()}
+
+
+def _named(card: MethodCard, params: dict[str, Any]) -> dict[str, Any]:
+    """The same parameters. Raises RecipeError where one that names a second model names none."""
+    for param in card.params:
+        if param.grammar == "model" and not params[param.name].strip():
+            raise RecipeError(
+                f"{card.name} compares with a second model, and {param.name} does not say which.",
+                f"Add params: {{{param.name}: ...}}, with builtin:NAME, a folder or a hub id.",
+            )
+    return params
 
 
 def _checked(method: str, param: ParamCard, value: Any) -> Any:
@@ -201,7 +215,7 @@ def _resolved_prune(prune: Prune, cards: tuple[MethodCard, ...]) -> Prune:
         if allocation.method != "uniform" and structure not in allocator.structures:
             raise RecipeError(f"Allocation {allocation.method} does not apply to {structure}.", "Leave allocation out there.")
         allocation = allocation.model_copy(update={"params": fill(allocator, allocation.params)})
-    return prune.model_copy(update={"params": fill(card, prune.params), "allocation": allocation})
+    return prune.model_copy(update={"params": _named(card, fill(card, prune.params)), "allocation": allocation})
 
 
 def _resolved_select(recipe: Recipe, cards: tuple[MethodCard, ...]) -> Any:

@@ -10,9 +10,10 @@ import errno
 import json
 import math
 import os
+import shutil
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -26,8 +27,13 @@ RECIPE, ENVIRONMENT, EVENTS, LOG = "recipe.yaml", "environment.json", "events.js
 SCORES, MASK, SELECTION, LAYERS = "scores.safetensors", "mask.safetensors", "selection.parquet", "layers.parquet"
 OBSERVATIONS, POINTS, REPORT, MODEL = "observations.json", "points.parquet", "report.json", "model"
 CHANGED = ".changed"  # blocks of a model larger than memory, as they are after pruning; gone when the run has ended
-_LOCK, _STOP = "lock", "stop"
+_SAVING = f".{MODEL}.saving-*"  # a model half saved (core.model.export)
+_LOCK, _WATCH, _STOP = "lock", "watch", "stop"
 TERMINAL = ("done", "failed", "stopped", "interrupted")
+
+
+class Busy(ResourceError):
+    """Another process works in the run's folder."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +81,28 @@ def held(path: Path) -> Iterator[None]:
         with FileLock(path / _LOCK, timeout=1):  # whoever reads the state holds it for a moment: `is_held`
             yield
     except Timeout:
-        raise ResourceError(f"Another process is working in {path}.", "Wait for it, or choose another --out.") from None
+        raise Busy(f"Another process is working in {path}.", "Wait for it, or choose another --out.") from None
+
+
+@contextmanager
+def watched(path: Path) -> Iterator[None]:
+    """Hold the place of the one who starts and watches the run in this folder, from before the run itself can take its lock: of two started at once
+    for one folder, the second is refused. Ends with the process, however it ends."""
+    try:
+        with FileLock(path / _WATCH, timeout=0):
+            yield
+    except Timeout:
+        raise Busy(f"Another run has just been started in {path}.", "Wait for it, or choose another --out.") from None
+
+
+def clear_scratch(path: Path) -> None:
+    """Remove what a run that was killed left half written in its folder. Nothing happens where a living process holds the run."""
+    left = [*path.glob(_SAVING), *path.glob(CHANGED)]
+    if not left:
+        return
+    with suppress(Busy), held(path):
+        for scratch in left:
+            shutil.rmtree(scratch, ignore_errors=True)
 
 
 def is_held(path: Path) -> bool:

@@ -39,7 +39,9 @@ class Paper:
 class Param:
     """A bound for a person's parameter: `low` and `high` inclusive, the `choices`, or (free text) the `longest` it may be.
 
-    `grammar`: what free text is checked as before anything runs; "formula" is core.formula's.
+    `grammar`: what free text is checked as before anything runs; "formula" is core.formula's; "model" is the source of a second model, which the person
+    must give, with blocks of the same shapes. A parameter `base` of that grammar gives a transform base_model (core.model.loading.LoadedModel, left in its
+    file), a score of experts base_router.
     """
 
     label: str
@@ -106,7 +108,9 @@ def statistic(name: str, *, label: str, of: str, finish: Callable[..., Any], ver
     `of` "layer": function(state, inputs) -> state, inputs float32 (sequences, tokens, features). `of` "block": function(state, before, after)
     -> state, both (sequences, tokens, hidden). `of` "gradient": function(state, gradient) -> state, once a sequence, gradient float32 (out, in): how
     that sequence's mean loss changes with each weight. `of` "experts": function(state, routed) -> state, what a batch does at the experts of a block
-    (core.model.routing.Routed). The first state is None; `finish(state, sequences)` makes the tensor that scores ask for.
+    (core.model.routing.Routed). `of` "expert weights": function(state, inputs, gates) -> state, for each matrix of each expert: what it reads, float32
+    (tokens, features), of the tokens that visit the expert with these gates (tokens,); first called with no tokens. The first state is None;
+    `finish(state, sequences)` makes the tensor that scores ask for.
     """
     return _register("statistic", name, label, extra={"of": of, "finish": finish}, version=version)
 
@@ -128,11 +132,13 @@ def score(
     For neurons and heads: a function for single weights gives a unit the sum over its weights, in all the layers it runs through; any other
     scores units itself, -> (units,), and may name out_of (units, entries * out: the weights that read each entry of a unit, entry by entry),
     into (units, m: the weights that produce it), and statistics of the reading layer's input as (units, entries). For experts: the sum over
-    single weights where it names weight (and needs nothing else); any other -> (experts,), and may name statistics of experts.
+    single weights where it names weight (and needs nothing else); any other -> (experts,), and may name statistics of experts, and router (experts,
+    hidden: the rows that score them).
     May name weight, shape, generator (torch's, seeded by recipe and layer), its needs, and statistics (all of them, by name). Card: compare
     ("row" | "layer": what its scores are comparable within), structures, place, version, adds_bias (the name of a bool parameter; needs
     input_mean: units that go leave their mean in the reading layer's bias). needs_of(params): the needs, where parameters decide
-    them (`needs` is then what the defaults need). rehearse(what the function is given, params): called for each layer of the dense model before any
+    them (`needs` is then what the defaults need). inside ("experts": it scores the matrices of experts, one expert's at a time, and no layer; its needs
+    are statistics of "expert weights"). rehearse(what the function is given, params): called for each layer of the dense model before any
     weight changes; raises where the score would fail.
     """
     extra = {key: value for key, value in (("needs_of", needs_of), ("rehearse", rehearse)) if value is not None}
@@ -165,8 +171,8 @@ def transform(name: str, *, label: str, structures: tuple[str, ...], paper: Pape
     """A change of the whole model at once, for what no score of one part can say: function(loaded, share, ...) -> core.model.pruned.Pruned.
 
     May name loaded (all in memory; it is changed in place), share (of the structure's units to remove), units (names of the blocks that may go or
-    change, in order; empty for other structures), inputs (() -> calibration ids or pixels), generator (torch's), watcher. Raises before it changes
-    anything where the model or the step does not fit.
+    change, in order; empty for other structures), inputs (() -> calibration ids or pixels), generator (torch's), watcher, and second models (Param).
+    Raises before it changes anything where the model or the step does not fit.
     """
     return _register("transform", name, label, paper, structures=structures, **card)
 

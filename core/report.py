@@ -8,9 +8,11 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Metrics:
-    """A model at one moment. perplexity: exp of the mean negative log-likelihood a token; accuracy_interval: 95 % Wilson."""
+    """A model at one moment. perplexity: exp of the mean negative log-likelihood a token; bits_per_byte: the same loss in bits, spread over the bytes
+    of the text predicted, which does not depend on how the text is cut into tokens; accuracy_interval: 95 % Wilson."""
 
     perplexity: float | None = None
+    bits_per_byte: float | None = None
     accuracy: float | None = None
     accuracy_interval: tuple[float, float] | None = None
     parameters: int | None = None

@@ -43,6 +43,8 @@ def run(recipe: Recipe, path: Path, watcher: Watcher | None = None) -> Report:
     folder.create(path)
     watcher = watcher or folder.FolderWatcher(path)
     with folder.held(path), _cleared(path / folder.CHANGED):
+        for other in folder.runs(path.parent):
+            folder.clear_scratch(other)
         folder.append_event(path, Progress("start", kind="note", text=recipe.name))
         try:
             report = _work(recipe, path, watcher)
@@ -171,7 +173,7 @@ def main(arguments: list[str]) -> int:
         return 130
     except PrunariumError as error:
         print(error)
-        if out.is_dir() and not folder.status(out).ended:
+        if out.is_dir() and not isinstance(error, folder.Busy) and not folder.status(out).ended:
             folder.end(out, "failed", error.problem, error.remedy)
         return 1
     except Exception:

@@ -9,6 +9,7 @@ from typing import Any
 
 _FIGURES = {  # key in Metrics -> (label, how it is written)
     "perplexity": ("perplexity", lambda x: f"{x:,.2f}"),
+    "bits_per_byte": ("bits a byte", lambda x: f"{x:.3f}"),
     "accuracy": ("accuracy", lambda x: f"{x:.2%}"),
     "parameters": ("parameters", lambda x: f"{x:,}"),
     "nonzero": ("non-zero", lambda x: f"{x:,}"),
@@ -20,7 +21,7 @@ _FIGURES = {  # key in Metrics -> (label, how it is written)
 
 def text(report: dict[str, Any]) -> str:
     """The figures that were measured: a column for each moment of the model, then what the data half found, then seconds and memory."""
-    parts = [_moments(report), _data(report), _proof(report.get("prove") or ()), _cost(report)]
+    parts = [_moments(report), _tokens(report), _data(report), _proof(report.get("prove") or ()), _cost(report)]
     return "\n\n".join(part for part in parts if part)
 
 
@@ -34,6 +35,12 @@ def _moments(report: dict[str, Any]) -> str:
     for name, share in (report.get("sparsity") or {}).items():
         rows.append([f"zeros ({name.replace('_', ' ')})", *[""] * (len(moments) - 1), f"{share:.2%}"])
     return _columns([["", *moments], *rows]) if moments and rows else ""
+
+
+def _tokens(report: dict[str, Any]) -> str:
+    if ((report.get("protocol") or {}).get("perplexity") or {}).get("dense_has_other_tokens"):
+        return "The vocabulary is another one than the dense model's: do not compare their perplexities; compare bits a byte."
+    return ""
 
 
 def _data(report: dict[str, Any]) -> str:

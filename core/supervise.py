@@ -77,10 +77,12 @@ def run_recipe(recipe: Path, out: Path | None, runs: Path, minutes: float | None
     allowed = limits(minutes)
     out = folder.create(out or runs / f"{slug(asked.name)}-{time.strftime('%Y%m%d-%H%M%S')}")
     teller = Teller(sys.stderr.isatty())
-    with (out / folder.LOG).open("ab") as log:
-        child = spawn([*RUN, str(recipe), "--out", str(out)], log)
-    with _signals_mean_stop(child, out) as heard:
-        watch(child, out, allowed, teller.tell)
+    with folder.watched(out):
+        folder.create(out)  # once more: another may have begun since, and let go
+        with (out / folder.LOG).open("ab") as log:
+            child = spawn([*RUN, str(recipe), "--out", str(out)], log)
+        with _signals_mean_stop(child, out) as heard:
+            watch(child, out, allowed, teller.tell)
     teller.clear()
     if heard:
         print(f"Stopped. What was finished is in {out}", file=sys.stderr, flush=True)
@@ -102,6 +104,12 @@ def wait_for_order() -> int:
         return 0
     order = json.loads(line)
     out = folder.create(Path(order["out"]))
+    with folder.watched(out):
+        return _obey(child, line, order, folder.create(out))
+
+
+def _obey(child: subprocess.Popen[bytes], line: str, order: dict[str, Any], out: Path) -> int:
+    """Let the spare do what the order says, and watch over it."""
     try:
         allowed = limits(order.get("minutes"))
     except PrunariumError as error:

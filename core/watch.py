@@ -150,9 +150,15 @@ def close(child: subprocess.Popen[bytes], out: Path) -> None:
     if hasattr(os, "killpg"):
         with suppress(ProcessLookupError, PermissionError):  # nobody of its session is left
             os.killpg(child.pid, signal.SIGKILL)
+    folder.clear_scratch(out)
     if folder.status(out).state in ("done", "failed", "stopped"):
         return
-    code, log = child.returncode, out / folder.LOG
+    with suppress(folder.Busy), folder.held(out):  # where another process lives there, the end of that one is not ours to write
+        _say_how_it_ended(child.returncode, out)
+
+
+def _say_how_it_ended(code: int, out: Path) -> None:
+    log = out / folder.LOG
     if folder.stop_asked(out):
         folder.end(out, "stopped", "The run was stopped.", "What was finished before is kept.")
     elif code in (-9, -15):

@@ -15,6 +15,7 @@ _CODE = Path(__file__).with_name("cards.js").read_text(encoding="utf-8")
 # key in core.report.Metrics -> (label, is less better?); the order is the order on a card
 FIGURES = {
     "perplexity": ("Perplexity", True),
+    "bits_per_byte": ("Bits a byte", True),
     "accuracy": ("Accuracy", False),
     "nonzero": ("Non-zero weights", True),
     "parameters": ("Parameters", True),
@@ -65,6 +66,8 @@ def written(key: str, value: float | None) -> str:
         return "not measured"
     if key == "perplexity":
         return f"{value:,.2f}" if value < 1e5 else f"{value:.2e}"
+    if key == "bits_per_byte":
+        return f"{value:.3f}"
     if key == "accuracy":
         return f"{value:.1%}".replace("%", " %")
     if key == "size_bytes":
@@ -81,25 +84,32 @@ def written(key: str, value: float | None) -> str:
 def moments(report: dict[str, Any] | None, badge: str = "measured") -> list[dict[str, Any]]:
     """A card for each moment that the report has: its main figure large, the others below, each against the dense model."""
     assert badge in BADGES
-    dense = (report or {}).get("dense") or {}
+    dense, other = (report or {}).get("dense") or {}, other_tokens(report)
     return [
-        _card(key, title, report[key], dense, badge)
+        _card(key, title, report[key], dense, badge, other)
         for key, title in MOMENTS.items()
         if report and isinstance(report.get(key), dict)
     ]
 
 
-def main_figure(metrics: dict[str, Any]) -> str:
-    """The quality figure a card leads with: perplexity, else accuracy, else what is left of the weights."""
-    return next((key for key in ("perplexity", "accuracy") if metrics.get(key) is not None), "nonzero")
+def other_tokens(report: dict[str, Any] | None) -> bool:
+    """Was the vocabulary changed after the dense model was measured? Perplexities a token are then not comparable; bits a byte are."""
+    return bool((((report or {}).get("protocol") or {}).get("perplexity") or {}).get("dense_has_other_tokens"))
 
 
-def _card(key: str, title: str, metrics: dict[str, Any], dense: dict[str, Any], badge: str) -> dict[str, Any]:
-    lead = main_figure(metrics)
+def main_figure(metrics: dict[str, Any], other: bool = False) -> str:
+    """The quality figure a card leads with: perplexity (bits a byte where tokens are other ones), else accuracy, else what is left of the weights."""
+    order = ("bits_per_byte", "accuracy") if other else ("perplexity", "accuracy")
+    return next((key for key in order if metrics.get(key) is not None), "nonzero")
+
+
+def _card(key: str, title: str, metrics: dict[str, Any], dense: dict[str, Any], badge: str, other: bool) -> dict[str, Any]:
+    lead = main_figure(metrics, other)
     rows = []
     for name, (label, less) in FIGURES.items():
         if name != lead and metrics.get(name) is not None:
-            rows.append([label, written(name, metrics[name]), _tone(metrics[name], dense.get(name), less, NOISY.get(name, 0.0))])
+            against = None if other and name == "perplexity" else dense.get(name)
+            rows.append([label, written(name, metrics[name]), _tone(metrics[name], against, less, NOISY.get(name, 0.0))])
     interval = metrics.get("accuracy_interval")
     if interval:
         rows.insert(0, ["95 % interval", " to ".join(written("accuracy", edge) for edge in interval), ""])

@@ -60,11 +60,12 @@ class Order:
 def structures(card: catalogue.MethodCard) -> list[tuple[str, str]]:
     """(words, value) for each structure that a method can remove; N:M as its usual patterns."""
     out: list[tuple[str, str]] = []
+    inside = f" inside {card.inside}" if card.inside else ""
     for name in card.structures:
         out += (
-            [(f"{p[0]} of each {p[2]} inputs kept ({p})", p) for p in PATTERNS]
+            [(f"{p[0]} of each {p[2]} inputs kept ({p}){inside}", p) for p in PATTERNS]
             if name == "N:M"
-            else [(STRUCTURE_WORDS[name], name)]
+            else [(STRUCTURE_WORDS[name] + inside, name)]
         )
     return out
 
@@ -130,8 +131,10 @@ def sentence(recipe: Recipe, cards: tuple[catalogue.MethodCard, ...]) -> str:
     parts = []
     for step in recipe.steps:
         if step.prune:
-            label = catalogue.pruner(cards, step.prune.method).label
-            parts.append(f"{_amount(step.prune)} of {_short(recipe.model.source)} by {label}{_seen(recipe, step.prune, cards)}")
+            card = catalogue.pruner(cards, step.prune.method)
+            inside = f" inside the {card.inside}" if card.inside else ""
+            place = f"{_amount(step.prune)}{inside} of {_short(recipe.model.source)}"
+            parts.append(f"{place} by {card.label}{_against(step.prune, card)}{_seen(recipe, step.prune, cards)}")
         elif step.recover:
             label = labels.get(("recovery", step.recover.method), step.recover.method)
             parts.append(f"train {label} for {step.recover.steps} steps to win quality back")
@@ -169,6 +172,12 @@ def _amount(prune: Any) -> str:
     )
     what = "of the weights" if prune.structure == "unstructured" else f"of the {prune.structure}"
     return f"remove {share} {what} {spread}"
+
+
+def _against(prune: Prune, card: catalogue.MethodCard) -> str:
+    """The second model that a method compares with."""
+    named = [str(prune.params.get(param.name, "")) for param in card.params if param.grammar == "model"]
+    return "".join(f" against {_short(source)}" for source in named if source)
 
 
 def _seen(recipe: Recipe, prune: Prune, cards: tuple[catalogue.MethodCard, ...]) -> str:

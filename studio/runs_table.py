@@ -19,14 +19,25 @@ def row(at: Status) -> list[str]:
     report = jobs.report(at.path) or {}
     seconds = "" if at.ended_s is None else f"{at.ended_s - at.started_s:.1f}"
     when = time.strftime("%d %b %H:%M", time.localtime(at.started_s))
-    return [at.name, at.state, what(recipe_of(at)), *(_quality(report.get(moment)) for moment in cards.MOMENTS), seconds, when]
+    return [
+        at.name,
+        at.state,
+        what(recipe_of(at)),
+        *(_quality(report.get(moment), cards.other_tokens(report)) for moment in cards.MOMENTS),
+        seconds,
+        when,
+    ]
 
 
-def _quality(metrics: dict[str, Any] | None) -> str:
+def _quality(metrics: dict[str, Any] | None, other: bool) -> str:
     if not metrics:
         return ""
-    key = cards.main_figure(metrics)
-    return "" if key == "nonzero" else ("ppl " if key == "perplexity" else "") + cards.written(key, metrics.get(key))
+    key = cards.main_figure(metrics, other)
+    return (
+        ""
+        if key == "nonzero"
+        else {"perplexity": "ppl ", "bits_per_byte": "bits a byte "}.get(key, "") + cards.written(key, metrics.get(key))
+    )
 
 
 def recipe_of(at: Status) -> Recipe | None:

@@ -99,7 +99,7 @@ def _outcome(at: Status) -> list[list[str]]:
     """What a finished pruning run came to: its main figure, dense and at the end."""
     report = (jobs.report(at.path) if at.state == "done" else None) or {}
     dense, final = report.get("dense") or {}, report.get("recovered") or report.get("pruned") or {}
-    key = cards.main_figure(final)
+    key = cards.main_figure(final, cards.other_tokens(report))
     if dense.get(key) is None or final.get(key) is None:
         return []
     return [[cards.FIGURES[key][0].lower(), f"{cards.written(key, dense[key])} → {cards.written(key, final[key])}"]]

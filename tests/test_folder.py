@@ -129,3 +129,48 @@ def test_runs_are_listed_newest_first(tmp_path):
     (tmp_path / "not-a-run").mkdir()
     assert [path.name for path in folder.runs(tmp_path)] == ["c", "b", "a"]
     assert folder.runs(tmp_path / "missing") == []
+
+
+def test_what_a_killed_run_left_half_written_goes_and_a_living_ones_stays(holder, tmp_path):
+    living, process = holder
+    killed = folder.create(tmp_path / "killed")
+    for path in (living, killed):
+        for name in (".model.saving-123", folder.CHANGED):
+            (path / name).mkdir()
+            (path / name / "part-0.safetensors").write_bytes(b"x")
+        folder.clear_scratch(path)
+    assert sorted(path.name for path in living.iterdir() if path.is_dir()) == [folder.CHANGED, ".model.saving-123"]
+    assert [path.name for path in killed.iterdir()] == ["lock"]
+    process.kill()
+    process.wait()
+    folder.clear_scratch(living)
+    assert not [path for path in living.iterdir() if path.is_dir()]
+
+
+def test_of_two_started_at_once_in_one_folder_the_second_is_refused_and_the_first_ends_as_it_would(tmp_path):
+    """Both are started before either has written anything: only the first one's end is in the folder."""
+    recipe = tmp_path / "r.yaml"
+    recipe.write_text(
+        "{recipe: 1, name: a, model: {source: 'builtin:tiny-llama'}, steps: [{prune: {method: magnitude, sparsity: 0.5}}]}"
+    )
+    command = [sys.executable, "-m", "core.supervise", str(recipe), "--out", str(tmp_path / "run")]
+    both = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    said = [process.communicate(timeout=120) for process in both]
+    codes = [process.returncode for process in both]
+    assert sorted(codes) == [0, 1], said
+    refused = said[codes.index(1)][1]
+    assert refused.count("\n") == 1 and ("has just been started in" in refused or "already holds a run" in refused)
+    assert "choose another --out" in refused.lower()
+    assert folder.status(tmp_path / "run").state == "done"
+    assert [event["stage"] for event in folder.read_events(tmp_path / "run")[0] if event["kind"] == "state"] == ["done"]
+
+
+def test_a_run_that_finds_another_in_its_folder_writes_no_end_there(holder, tmp_path):
+    path, _ = holder
+    (path / folder.EVENTS).unlink()  # the first has not written anything yet
+    (tmp_path / "r.yaml").write_text(
+        "{recipe: 1, name: a, model: {source: 'builtin:tiny-llama'}, steps: [{prune: {method: magnitude, sparsity: 0.5}}]}"
+    )
+    done = subprocess.run([sys.executable, "-m", "core.run", str(tmp_path / "r.yaml"), "--out", str(path)], check=False)
+    assert done.returncode == 1 and "Another process is working in" in (path / folder.LOG).read_text()
+    assert not (path / folder.EVENTS).exists() and not (path / folder.RECIPE).exists()

@@ -7,6 +7,7 @@ from math import exp
 
 import pytest
 import torch
+from tokenizers import Tokenizer, decoders, models
 from torch import nn
 from transformers import (
     Gemma2Config,
@@ -15,6 +16,7 @@ from transformers import (
     MixtralForCausalLM,
     OPTConfig,
     OPTForCausalLM,
+    PreTrainedTokenizerFast,
     ViTConfig,
     ViTForImageClassification,
 )
@@ -26,6 +28,7 @@ from core.model.latency import _peak_memory_bytes, latency, resident_rise_bytes
 from core.model.likelihood import HEAD_TOKENS
 from core.model.loading import from_module, load
 from core.model.measure import accuracy, generate, metrics, perplexity, prepare, wilson
+from core.model.text import predicted_bytes
 from core.recipe import Accuracy, Latency, Measure, Perplexity
 from tests.tiny_models import VOCABULARY, bert, gpt2, llama, resnet, tokenizer
 
@@ -295,3 +298,41 @@ def test_a_model_left_in_its_file_is_counted_but_not_timed(tmp_path):
 def test_accuracy_on_images_is_refused_for_a_language_model():
     with pytest.raises(ModelError, match="does not classify images"):
         prepare(from_module(llama(), "tiny"), Measure(accuracy=Accuracy()))
+
+
+def evenly(tokens: int, tokenizer):
+    """A model that guesses evenly among so many tokens."""
+    loaded = from_module(llama(vocab_size=tokens), "tiny")
+    loaded.model.model.norm.weight.data.zero_()
+    loaded.tokenizer = tokenizer
+    return loaded
+
+
+def test_bits_a_byte_do_not_depend_on_how_the_text_is_cut(tmp_path):
+    """Hand values: 512 tokens guessed evenly are 9 bits each, a byte a token: 9 bits a byte; two bytes a token: 4.5."""
+    text = "abcdefgh" * 40
+    (tmp_path / "t.txt").write_text(text)
+    bytes_, pairs = tokenizer(), pair_tokenizer()
+    asked = Measure(perplexity=Perplexity(source=str(tmp_path / "t.txt"), samples=4, tokens=16))
+    for cut, bits in ((bytes_, 9.0), (pairs, 4.5)):
+        loaded = evenly(512, cut)
+        prepared = prepare(loaded, asked)
+        found = metrics(loaded, prepared, Silent())
+        assert found.perplexity == pytest.approx(512) and found.bits_per_byte == pytest.approx(bits)
+        windows = [prepared.sequences[row] for row in range(4)]
+        plain = sum(len(cut.decode([int(token)]).encode()) for window in windows for token in window[1:])
+        assert prepared.protocol["perplexity"]["bytes"] == plain == 4 * 15 * (1 if cut is bytes_ else 2)
+
+
+def pair_tokenizer():
+    """ab, cd, ef and gh are a token each."""
+    letters = {letter: place for place, letter in enumerate("abcdefgh")}
+    pairs = [("a", "b"), ("c", "d"), ("e", "f"), ("g", "h")]
+    raw = Tokenizer(models.BPE(vocab={**letters, **{"".join(pair): 8 + place for place, pair in enumerate(pairs)}}, merges=pairs))
+    raw.decoder = decoders.BPEDecoder()
+    return PreTrainedTokenizerFast(tokenizer_object=raw)
+
+
+def test_characters_of_several_bytes_count_as_their_bytes():
+    ids = torch.tensor([tokenizer()("a\u00e9\u6771x")["input_ids"]])
+    assert ids.shape == (1, 7) and predicted_bytes(tokenizer(), ids) == 6  # all but the first

@@ -5,8 +5,9 @@ from dataclasses import replace
 import pytest
 
 from core import catalogue
-from core.errors import RecipeError
+from core.errors import RecipeError, ResourceError
 from core.recipe import parse
+from studio.jobs import admit
 from studio.plans import BY_HAND, Order, sentence, structures, suggested_name, to_recipe
 
 pytestmark = pytest.mark.quick
@@ -26,7 +27,36 @@ def said(**changes):
 def test_every_structure_that_a_method_offers_makes_a_recipe_that_runs():
     for card in catalogue.of_kind("score"):
         for _, structure in structures(card):
-            assert made(method=card.name, structure=structure).steps[0].prune.structure == structure
+            seconds = {param.name: "builtin:tiny-llama" for param in card.params if param.grammar == "model"}
+            assert made(method=card.name, structure=structure, params=seconds).steps[0].prune.structure == structure
+
+
+def test_the_plan_says_what_is_inside_experts_and_which_second_model_is_compared():
+    inside = said(method="moe_pruner")
+    assert inside.startswith(
+        "Remove 50 % of the weights in every layer inside the experts of tiny-llama by MoE-Pruner, looking at 128"
+    )
+    assert ("single weights, anywhere inside experts", "unstructured") in [
+        (words.lower(), value) for words, value in structures(catalogue.pruner(catalogue.load(), "moe_pruner"))
+    ]
+    against = said(method="router_norm_change", structure="experts", params={"base": "builtin:tiny-moe"})
+    assert "by Router norm change against tiny-moe, which looks at the weights alone" in against
+
+
+def test_a_second_model_typed_on_the_page_must_lie_in_an_opened_folder(tmp_path):
+    from studio.rooms.prune import _admitted
+
+    class Page:
+        def admit(self, source: str) -> str:
+            return admit(source, (tmp_path / "opened",))
+
+    for name in ("opened", "closed"):
+        (tmp_path / name).mkdir()
+    kept = _admitted(Page(), "router_norm_change", {"base": str(tmp_path / "opened")})
+    assert kept == {"base": str((tmp_path / "opened").resolve())}
+    assert _admitted(Page(), "router_norm_change", {"base": ""}) == {"base": ""}  # the recipe's own check says what is missing
+    with pytest.raises(ResourceError, match="outside the folders"):
+        _admitted(Page(), "router_norm_change", {"base": str(tmp_path / "closed")})
 
 
 def test_the_budget_by_hand_goes_in_as_shares_and_leaves_out_what_is_whole():

@@ -14,6 +14,8 @@ import pytest
 
 from core import builtins
 from core.errors import ResourceError
+from core.recipe import Model, read
+from core.run import run
 
 MEGABYTE = 1_000_000
 
@@ -85,6 +87,10 @@ def test_a_few_steps_of_the_mixture_lower_its_loss_and_its_kinds_of_text_visit_o
 
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "tiny-moe")
     assert type(model).__name__ == "MixtralForCausalLM" and model.num_parameters() == card["parameters"]
+    for example, reached in (("experts-quarter", {"experts": 0.25}), ("moe-half", {"pruned_layers": 0.5})):
+        recipe = read(checkout / f"assets/recipes/{example}.yaml")
+        report = run(recipe.model_copy(update={"model": Model(source=str(tmp_path / "tiny-moe"))}), tmp_path / example)
+        assert {name: report.sparsity[name] for name in reached} == reached and report.pruned.nonzero < report.dense.nonzero
 
 
 def test_a_few_steps_of_the_classifier_lower_its_loss_and_it_beats_chance(checkout, tmp_path):
@@ -97,7 +103,7 @@ def test_a_few_steps_of_the_classifier_lower_its_loss_and_it_beats_chance(checko
 
 
 @pytest.mark.quick
-@pytest.mark.parametrize("name", ["tiny-llama", "tiny-cnn"])
+@pytest.mark.parametrize("name", ["tiny-llama", "tiny-moe", "tiny-cnn"])
 def test_a_committed_model_is_small_whole_and_has_a_card_of_the_full_training(name):
     folder = builtins.location(name)
     assert sum(file.stat().st_size for file in folder.iterdir()) <= 8 * MEGABYTE
@@ -166,3 +172,18 @@ def test_every_block_of_tiny_llama_matters_and_not_all_alike():
     rises = [cost - whole for cost in costs]
     assert min(rises) > 0.02
     assert max(rises) > 2 * min(rises)
+
+
+def test_tiny_moe_predicts_held_out_text_as_well_as_its_card_says_and_its_kinds_of_text_visit_other_experts(checkout):
+    for name in ("wikitext2", "trec", "disaster-tweets", "rotten-tomatoes"):
+        needs(name)
+    sys.path.insert(0, str(checkout / "assets"))
+    import demo_moe
+
+    folder = builtins.model_path("tiny-moe")
+    card, found = card_of(folder), demo_moe.measure(folder, 16)
+    for name in ("perplexity", "perplexity_questions", "perplexity_reviews"):
+        assert found[name] == pytest.approx(card[name], rel=0.2)  # 16 windows of each kind for all of them
+        assert found[name] < 200  # of 4,096 ids
+    use = np.array(list(card["expert_use"].values()))
+    assert card["apart"] > 0.1 and use.min() > 0 and found["apart"] == pytest.approx(card["apart"], abs=0.05)

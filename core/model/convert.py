@@ -11,7 +11,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-from core.errors import ModelError, PrunariumError, ResourceError
+from core.command import answer
+from core.errors import ModelError, ResourceError
 
 _CARD = """# {name}
 
@@ -75,15 +76,11 @@ def _forget_quantisation(model: object) -> None:
 
 def main(arguments: list[str]) -> int:
     """Convert `FILE.gguf FOLDER`. Returns 0; 1 when it cannot be read; 2 when called wrongly."""
-    if len(arguments) != 2:
-        print("usage: python -m core.model.convert FILE.gguf FOLDER", file=sys.stderr)
-        return 2
-    try:
-        convert_gguf(Path(arguments[0]), Path(arguments[1]))
-    except PrunariumError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+    return answer(
+        lambda: convert_gguf(Path(arguments[0]), Path(arguments[1])),
+        "python -m core.model.convert FILE.gguf FOLDER",
+        understood=len(arguments) == 2,
+    )
 
 
 if __name__ == "__main__":

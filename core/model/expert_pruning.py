@@ -12,17 +12,17 @@ from torch import Tensor
 from core.errors import ModelError, RecipeError
 from core.events import Watcher, follow
 from core.method import Method, get
-from core.model import blocks
 from core.model.anatomy import read_anatomy
 from core.model.choosing import chosen_groups, units_by_hand
 from core.model.counts import check_in_memory
 from core.model.expert_check import check
 from core.model.expert_search import Visit, observed, searched
-from core.model.experts import ExpertLayer, cut_experts, expert_layers, tell, tell_one
+from core.model.experts import ExpertLayer, cut_experts, expert_layers, rows, tell, tell_one
 from core.model.loading import LoadedModel
 from core.model.masks import generator, nearest
-from core.model.observe import have, of_kind, stream
+from core.model.observe import each_changed, have, of_kind
 from core.model.pruned import Pruned, UnitCut
+from core.model.second import second_models
 from core.model.widths import settle
 from core.recipe import Prune
 from core.report import LayerRow
@@ -31,11 +31,12 @@ from kernels.masks import keep_highest
 
 @dataclass
 class _Work:
-    """A step under way. goes: how many experts each layer gives, by its name."""
+    """A step under way. goes: how many experts each layer gives, by its name. seconds: other models that the method names, by its parameters."""
 
     loaded: LoadedModel
     step: Prune
     method: Method
+    seconds: Mapping[str, LoadedModel]
     shares: Mapping[str, float]
     goes: Mapping[str, int]
     seed: int
@@ -58,7 +59,8 @@ def prune_experts(
     chosen = chosen_groups(layers, loaded.anatomy, step)
     shares, goes = _shares(loaded, step, layers, chosen)
     check(loaded, layers, layers[0].count - goes[layers[0].name])
-    work = _Work(loaded, step, method, shares, goes, seed, watcher)
+    seconds = second_models(loaded, method, step.params)
+    work = _Work(loaded, step, method, seconds, shares, goes, seed, watcher)
     if method.card.kind == "search" or _statistics(method):
         _prune_streaming(work, chosen, inputs())
     else:
@@ -103,15 +105,10 @@ def _statistics(method: Method) -> tuple[str, ...]:
 def _prune_streaming(work: _Work, layers: Sequence[ExpertLayer], inputs: Tensor) -> None:
     """Each block: observe its experts, cut them, run it again cut to feed the next one."""
     by_block = {layer.block: layer for layer in layers}
-    last = max(by_block)
-    for block, module, hidden, extra in stream(work.loaded, inputs, work.watcher, f"prune: {work.step.method}"):
-        if block.index > last:
-            continue
-        if block.index in by_block:
-            layer = by_block[block.index]
-            _prune_layer(work, layer, Visit(work.loaded.model, layer, module, hidden, extra, work.watcher))
-        if block.index < last:
-            blocks.advance(module, hidden, extra, work.watcher)
+    stage = f"prune: {work.step.method}"
+    for block, module, hidden, extra in each_changed(work.loaded, inputs, work.watcher, stage, by_block):
+        layer = by_block[block.index]
+        _prune_layer(work, layer, Visit(work.loaded.model, layer, module, hidden, extra, work.watcher))
 
 
 def _prune_layer(work: _Work, layer: ExpertLayer, visit: Visit | None) -> None:
@@ -143,10 +140,20 @@ def _scores(work: _Work, layer: ExpertLayer, statistics: Mapping[str, Tensor]) -
             for e in range(layer.count)
         ]).float()  # fmt: skip
     else:
-        given = have(None, (layer.count,), generator(work.seed, layer.name), statistics)
+        given = have(None, (layer.count,), generator(work.seed, layer.name), statistics) | _routers(work, layer)
         scores = method(given, params).float()
     if torch.isnan(scores).any():
         raise ModelError(
             f"The scores of {layer.name} are not all numbers.", "Check the model's weights and the calibration text for NaN."
         )
     return scores
+
+
+def _routers(work: _Work, layer: ExpertLayer) -> dict[str, Tensor]:
+    """The router's rows, (experts, hidden) float32, of this model and of each second one."""
+    found = {}
+    for name, model in {"": work.loaded, **work.seconds}.items():
+        with model.block(layer.block):
+            module, weight, axis = rows(model.model, layer)[0]
+            found[f"{name}_router".lstrip("_")] = getattr(module, weight).detach().movedim(axis, 0).float()
+    return found

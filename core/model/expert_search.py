@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,12 +40,13 @@ def observed(visit: Visit, names: Sequence[str]) -> dict[str, Tensor]:
         for method in methods:
             states[method.card.name] = method.function(states.get(method.card.name), routed)
 
-    _pass(visit, fold)
+    passing(visit, fold)
     sequences = sum(len(batch) for batch in visit.hidden)
     return {method.card.name: method.extra["finish"](states[method.card.name], sequences) for method in methods}
 
 
-def _pass(visit: Visit, fold: Any) -> None:
+def passing(visit: Visit, fold: Callable[[Routed], None]) -> None:
+    """Run all batches through the block, and hand what reaches its experts to `fold`. The hidden states stay as they are."""
     with torch.no_grad(), listening(visit.model, visit.layer, fold):
         for _ in blocks.through(visit.block, visit.hidden, visit.extra, visit.watcher):
             pass
@@ -100,7 +101,7 @@ def _errors(visit: Visit, kept: Sequence[Tensor]) -> list[float]:
 
     handle = visit.model.get_submodule(layer.parent).register_forward_pre_hook(note, with_kwargs=True)
     try:
-        _pass(visit, fold)
+        passing(visit, fold)
     finally:
         handle.remove()
     return (lost / whole).tolist() if whole > 0 else [0.0] * len(kept)

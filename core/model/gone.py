@@ -48,6 +48,7 @@ class Gone(nn.Module):
         if self.kind == "zeros":
             return zeros
         cache = next((value for value in (*args, *kwargs.values()) if isinstance(value, Cache)), None)
+        cache = getattr(cache, "self_attention_cache", cache)  # where another model's keys are cached beside the block's own
         if cache is not None and self.layer_idx is not None:
             seen = given.new_zeros(len(given), 1, given.shape[1], 1)  # positions are counted by the first block's keys
             cache.update(seen, seen, self.layer_idx)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from core.errors import ModelError, RecipeError
 from core.folder import write_chunks
@@ -39,6 +39,17 @@ class PackedMask:
 def narrowed(mask: PackedMask, stored_axis: int, kept: Tensor) -> PackedMask:
     """The mask of a layer of which only these rows or columns are left."""
     return PackedMask.of(mask.unpack().index_select(stored_axis, kept))
+
+
+def weight_under(model: nn.Module, path: str) -> tuple[str, nn.Parameter] | None:
+    """The weight that a mask lies on, and its name: a mask goes by its layer, or by a parameter that holds the matrices of all experts. None where
+    it is not there any more."""
+    for name in (f"{path}.weight", path):
+        try:
+            return name, model.get_parameter(name.lstrip("."))
+        except AttributeError:
+            continue
+    return None
 
 
 def decide(scores: Tensor, structure: str, share: float, compare: str, name: str) -> Tensor:

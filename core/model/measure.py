@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from math import exp, isfinite, sqrt
+from math import exp, isfinite, log2, sqrt
 from typing import Any
 
 import torch
@@ -18,6 +18,7 @@ from core.model.latency import WARM_UPS, latency
 from core.model.lean import counts_of, summed_losses
 from core.model.likelihood import check_causal, token_losses
 from core.model.loading import LoadedModel
+from core.model.text import predicted_bytes, sequences
 from core.recipe import Accuracy, Measure, Perplexity
 from core.report import Metrics
 
@@ -30,12 +31,13 @@ _Z_95 = 1.959963984540054  # two-sided 95 % of a normal distribution
 class Prepared:
     """What a model is measured on, read once and used for the dense, the pruned and the recovered model alike.
 
-    sequences: int64 (samples, tokens); images: float32 (n, channels, height, width) with labels int64 (n,). `protocol`: how each figure is
-    taken.
+    sequences: int64 (samples, tokens), and text_bytes, the bytes of text that they predict; images: float32 (n, channels, height, width) with labels
+    int64 (n,). `protocol`: how each figure is taken.
     """
 
     measure: Measure
     sequences: Tensor | None = None
+    text_bytes: int = 0
     images: Tensor | None = None
     labels: Tensor | None = None
     protocol: dict[str, Any] = field(default_factory=dict)
@@ -47,9 +49,14 @@ def prepare(loaded: LoadedModel, measure: Measure) -> Prepared:
         check_in_memory(loaded)
     sequences = images = labels = None
     protocol: dict[str, Any] = {}
+    text_bytes = 0
     if measure.perplexity:
         sequences = _sequences(loaded, measure.perplexity)
-        protocol["perplexity"] = perplexity_protocol(measure.perplexity, sequences) | {"dtype": _dtype(loaded)}
+        text_bytes = predicted_bytes(loaded.tokenizer, sequences)
+        protocol["perplexity"] = perplexity_protocol(measure.perplexity, sequences) | {
+            "dtype": _dtype(loaded),
+            "bytes": text_bytes,
+        }
     if measure.accuracy:
         images, labels = _labelled_images(loaded, measure.accuracy)
         protocol["accuracy"] = {"source": measure.accuracy.source, "samples": len(labels), "interval": "95 % Wilson"}
@@ -62,7 +69,7 @@ def prepare(loaded: LoadedModel, measure: Measure) -> Prepared:
         check_writes(loaded)
         protocol["generate"] = {"prompts": list(measure.generate), "tokens": NEW_TOKENS, "decoding": "greedy"}
     protocol["flops_per_token"] = {"context": _context(measure), "counts": "every weight, zero or not"}
-    return Prepared(measure, sequences, images, labels, protocol)
+    return Prepared(measure, sequences, text_bytes, images, labels, protocol)
 
 
 def metrics(loaded: LoadedModel, prepared: Prepared, watcher: Watcher, stage: str = "measure") -> Metrics:
@@ -71,6 +78,7 @@ def metrics(loaded: LoadedModel, prepared: Prepared, watcher: Watcher, stage: st
     taken: dict[str, Any] = {}
     if prepared.sequences is not None:
         taken["perplexity"] = perplexity(loaded, prepared.sequences, watcher, f"{stage}: perplexity")
+        taken["bits_per_byte"] = _bits_per_byte(taken["perplexity"], prepared)
     if prepared.images is not None:
         share, interval = accuracy(loaded, prepared.images, prepared.labels, watcher, f"{stage}: accuracy")
         taken |= {"accuracy": share, "accuracy_interval": interval}
@@ -90,6 +98,14 @@ def metrics(loaded: LoadedModel, prepared: Prepared, watcher: Watcher, stage: st
         flops_per_token=flops_per_token(loaded, context=_context(measure)),
         **taken,
     )
+
+
+def _bits_per_byte(perplexity: float | None, prepared: Prepared) -> float | None:
+    """The loss of all predictions in bits, over the bytes that they predict: comparable where the tokens are others."""
+    if not perplexity or not prepared.text_bytes:
+        return None
+    rows, tokens = prepared.sequences.shape
+    return log2(perplexity) * rows * (tokens - 1) / prepared.text_bytes
 
 
 def _dtype(loaded: LoadedModel) -> str:
@@ -187,8 +203,6 @@ def check_writes(loaded: LoadedModel) -> None:
 
 
 def _sequences(loaded: LoadedModel, asked: Perplexity) -> Tensor:
-    from core.model.text import sequences
-
     check_causal(loaded.model)
     if loaded.tokenizer is None:
         raise ModelError(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -57,10 +57,14 @@ def observe_block(
 def _finished(
     loaded: LoadedModel, collected: Mapping[str, dict[str, Any]], methods: Sequence[Method], sequences: int
 ) -> dict[str, Statistics]:
-    if unseen := next((name for name, state in collected.items() if methods and not state), None):
+    if unseen := [name for name, state in collected.items() if methods and not state]:
+        place, _, last = unseen[0].rpartition(".")
+        whole = all(
+            name in unseen for name in collected if name.startswith(f"{place}.")
+        )  # an attention to another model's output, say
         raise ModelError(
-            f"{type(loaded.model).__name__} reads the weight of {unseen} without running that layer, so what it is given is not seen.",
-            f"Protect it (*.{unseen.rpartition('.')[2]}), or use magnitude or random.",
+            f"{type(loaded.model).__name__} does not run {unseen[0]}, or reads its weight without running it, so what it is given is not seen.",
+            f"Protect it (*.{place.rpartition('.')[2] + '.*' if whole else last}), or use magnitude or random.",
         )
     return {
         name: {m.card.name: m.extra["finish"](state[m.card.name], sequences) for m in methods}
@@ -122,6 +126,19 @@ def stream(
         give_back()
         watcher.say(Progress(stage, block.index + 1, len(loaded.anatomy.blocks)))
         watcher.check()
+
+
+def each_changed(
+    loaded: LoadedModel, inputs: Tensor, watcher: Watcher, stage: str, places: Collection[int]
+) -> Iterator[tuple[Block, nn.Module, blocks.Hidden, blocks.Arguments]]:
+    """Visit these blocks, by index, in order, for a visitor that changes them and leaves the hidden states: each block, as it then is, feeds the next.
+    What comes after the last of them is not run."""
+    last = max(places)
+    for block, module, hidden, extra in stream(loaded, inputs, watcher, stage):
+        if block.index in places:
+            yield block, module, hidden, extra
+        if block.index < last:
+            blocks.advance(module, hidden, extra, watcher)
 
 
 @contextmanager

@@ -30,9 +30,10 @@ class UnitCut:
 
 @dataclass(frozen=True)
 class Pruned:
-    """What a prune step did. masks: {module path: kept}; removed: indices of blocks taken out; scores: small summaries for the run folder;
-    said: more for the report's entry about the step; parts: (block, "attention" | "mlp") of sub-layers taken out; cuts: neurons, heads
-    and experts; rewritten: indices (before `removed` went) of blocks whose weights are all new, so that masks made earlier hold no longer.
+    """What a prune step did. masks: {module path, or that of a parameter that holds all experts: kept}; removed: indices of blocks taken out; scores:
+    small summaries for the run folder; said: more for the report's entry about the step; parts: (block, "attention" | "mlp") of sub-layers taken out;
+    cuts: neurons, heads and experts; rewritten: indices (before `removed` went) of blocks whose weights are all new, so that masks made earlier hold no
+    longer.
     """
 
     loaded: LoadedModel

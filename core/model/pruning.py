@@ -15,10 +15,12 @@ from core.model.choosing import chosen_units
 from core.model.counts import check_in_memory
 from core.model.depth_pruning import prune_depth
 from core.model.expert_pruning import prune_experts
+from core.model.expert_weights import INSIDE, prune_expert_weights
 from core.model.groups import STRUCTURES as UNITS
 from core.model.loading import LoadedModel
 from core.model.masks import generator
 from core.model.pruned import Pruned
+from core.model.second import second_models
 from core.model.unit_pruning import prune_units
 from core.model.weight_pruning import prune_weights
 from core.recipe import Prune
@@ -39,6 +41,8 @@ def prune(loaded: LoadedModel, step: Prune, inputs: Callable[[], Tensor], seed: 
     method = pruner(step.method)
     if method.card.kind == "transform":
         return method(_given_to_transform(loaded, step, inputs, seed, watcher), step.params)
+    if method.card.inside == INSIDE:
+        return prune_expert_weights(loaded, step, method, inputs, seed, watcher)
     ways = {"blocks": prune_depth, "sublayers": prune_depth, "experts": prune_experts, **dict.fromkeys(UNITS, prune_units)}
     return ways.get(step.structure, prune_weights)(loaded, step, method, inputs, seed, watcher)
 
@@ -58,8 +62,9 @@ def _given_to_transform(
         )
     paths = {block.name: block.path for block in loaded.anatomy.blocks}
     units = tuple(chosen_units(paths, "block", step.only, step.protect)) if step.structure == "blocks" else ()
+    seconds = second_models(loaded, pruner(step.method), step.params)
     return {
-        "loaded": loaded, "share": step.sparsity, "units": units, "inputs": inputs,
+        **{f"{name}_model": second for name, second in seconds.items()}, "loaded": loaded, "share": step.sparsity, "units": units, "inputs": inputs,
         "generator": generator(seed, step.method), "watcher": watcher,
     }  # fmt: skip
 

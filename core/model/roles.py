@@ -72,31 +72,49 @@ def find_attention(
     """The attention of a block and the roles of its layers, {layer path: role}.
 
     It is the smallest module of the block that holds an output layer (heads * head_dim -> hidden) and either three layers out of `hidden`
-    that fit as query, key and value, or one that fits all three. Modules that know of heads themselves come first.
+    that fit as query, key and value, or one that fits all three. Modules that know of heads themselves come first; of equals the first, for the
+    attention to the text itself stands before that to another model's output. What else in the block knows of heads is no MLP: its layers are "other".
     """
     heads = _count(config, "num_attention_heads")
     head_dim = _count(config, "head_dim") or (hidden // heads if heads else 0)
     linear = [layer for layer in layers if len(layer.shape) == 2]
     if not (heads and head_dim and hidden):
         return None, {}
-    candidates = []
+    candidates: dict[tuple[Layer, ...], tuple[bool, int, str, list[Layer]]] = {}
     for inner, module in block.named_modules():
         inside = [layer for layer in linear if layer.path.startswith(f"{path}.{inner}." if inner else f"{path}.")]
         if len(inside) >= 2:
             knows = bool(inner) and any(hasattr(part, mark) for part in module.modules() for mark in _HEAD_MARKS)
-            candidates.append((not knows, len(inside), -len(candidates), f"{path}.{inner}".rstrip("."), inside))
-    ordered = sorted(candidates, key=lambda found: found[:3])
+            candidates[tuple(inside)] = (
+                not knows,
+                len(inside),
+                f"{path}.{inner}".rstrip("."),
+                inside,
+            )  # the innermost that holds these
+    ordered = sorted(candidates.values(), key=lambda found: found[:2])
     for unaware, exact in (
         (False, True),
         (False, False),
         (True, True),
     ):  # fewer heads, where they know of heads, before any guess
-        for place, inside in [(item[3], item[4]) for item in ordered if item[0] is unaware]:
+        for place, inside in [(item[2], item[3]) for item in ordered if item[0] is unaware]:
             found = _fit(inside, place, hidden, head_dim, heads if exact else 0)
             if found is not None:
                 width, kv_width, roles = found
+                roles = {**_of_other_attention(block, path, linear, place), **roles}
                 return Attention(place, width // head_dim, kv_width // head_dim, head_dim), roles
     return None, {}
+
+
+def _of_other_attention(block: nn.Module, path: str, linear: list[Layer], chosen: str) -> dict[str, str]:
+    """{path: "other"} of the layers in modules of the block that know of heads and are neither the attention chosen nor around it nor inside it."""
+    found = {}
+    for inner, module in block.named_modules():
+        place = f"{path}.{inner}."
+        apart = inner and not place.startswith(f"{chosen}.") and not f"{chosen}.".startswith(place)
+        if apart and any(hasattr(part, mark) for part in module.modules() for mark in _HEAD_MARKS):
+            found |= {layer.path: "other" for layer in linear if layer.path.startswith(place)}
+    return found
 
 
 def _count(config: Any, name: str) -> int:

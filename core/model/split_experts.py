@@ -12,7 +12,8 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from core.errors import ModelError, PrunariumError, ResourceError
+from core.command import answer
+from core.errors import ModelError, ResourceError
 
 if TYPE_CHECKING:
     from transformers import LlamaConfig, LlamaForCausalLM, MixtralConfig, MixtralForCausalLM
@@ -101,15 +102,11 @@ def split_folder(source: Path, folder: Path, count: int, name: str) -> Path:
 
 def main(arguments: list[str]) -> int:
     """Split `FOLDER NEW_FOLDER COUNT NAME`. Returns 0; 1 when it cannot be done, said in a sentence; 2 when called wrongly."""
-    if len(arguments) != 4:
-        print("usage: python -m core.model.split_experts FOLDER NEW_FOLDER COUNT NAME", file=sys.stderr)
-        return 2
-    try:
-        split_folder(Path(arguments[0]), Path(arguments[1]), int(arguments[2]), arguments[3])
-    except PrunariumError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+    return answer(
+        lambda: split_folder(Path(arguments[0]), Path(arguments[1]), int(arguments[2]), arguments[3]),
+        "python -m core.model.split_experts FOLDER NEW_FOLDER COUNT NAME",
+        understood=len(arguments) == 4,
+    )
 
 
 if __name__ == "__main__":

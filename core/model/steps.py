@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 import torch
 from safetensors.torch import save
-from torch import Tensor, nn
+from torch import Tensor
 
 from core import folder
 from core.errors import ModelError, ResourceError
@@ -23,15 +23,17 @@ from core.model.allocating import needs_of_allocation
 from core.model.blocks import known_ids
 from core.model.counts import check_in_memory, size_when_saved_bytes
 from core.model.depth_pruning import needs_loss
+from core.model.experts import ExpertLayer
 from core.model.groups import STRUCTURES as UNITS
 from core.model.lean import counts_of
 from core.model.likelihood import check_causal
 from core.model.loading import LoadedModel
-from core.model.masks import PackedMask, narrowed, sparsity_of, write_masks
+from core.model.masks import PackedMask, narrowed, sparsity_of, weight_under, write_masks
 from core.model.narrow import entries, stored_axis
 from core.model.observe import of_kind
 from core.model.pruned import UnitCut
 from core.model.pruning import Pruned, prune, pruner
+from core.model.second import second_models
 from core.model.sublayers import sublayer_units
 from core.model.trials import NO_LOSS
 from core.model.xray import observe_model
@@ -92,6 +94,7 @@ class _State:
         self.steps: list[dict[str, Any]] = []
         self.said: dict[str, Any] = {}
         self.protocol: dict[str, Any] = {}
+        self.other_tokens = False
 
     @cached_property
     def _calibration(self) -> Tensor:
@@ -109,6 +112,8 @@ class _State:
         with self.clock.stage("measure"):
             figures = measure.metrics(self.loaded, self._prepared, self.watcher, name)
         self.protocol |= self._prepared.protocol
+        if self.other_tokens and "perplexity" in self.protocol:
+            self.protocol["perplexity"]["dense_has_other_tokens"] = True
         return figures
 
     def nonzero(self) -> int:
@@ -126,6 +131,7 @@ class _State:
 
     def _took(self, done: Pruned) -> None:
         if done.loaded.tokenizer is not self.loaded.tokenizer:  # ids read so far mean other tokens now
+            self.other_tokens = True
             for name in ("_calibration", "_prepared"):
                 vars(self).pop(name, None)
         self.loaded = done.loaded
@@ -139,7 +145,7 @@ class _State:
             self.kept_blocks = [index for place, index in enumerate(self.kept_blocks) if place not in done.removed]
             self.said = {"removed_blocks": [row.name for row in done.rows if row.sparsity == 1.0]}
         if done.parts:
-            self.masks = {path: mask for path, mask in self.masks.items() if _is_there(self.loaded.model, path)}
+            self.masks = {path: mask for path, mask in self.masks.items() if weight_under(self.loaded.model, path) is not None}
             self.parts += [(self.kept_blocks[place], part) for place, part in done.parts]
         for name, mask in done.masks.items():
             self.masks[name] = PackedMask(mask.bits & self.masks[name].bits, mask.shape) if name in self.masks else mask
@@ -158,12 +164,21 @@ class _State:
             name = f"blocks.{self.kept_blocks[int(block)]}.{rest}"
             left = self.units.setdefault(name, torch.ones(len(done.keep), dtype=torch.bool))
             left[left.clone()] = done.keep
+            if isinstance(done.group, ExpertLayer):
+                self._cut_inside(done.group, done.keep)
             for part in done.group.everything:
                 if part.path in self.masks:
                     axis = stored_axis(self.loaded.module(part.path), part.axis)
                     self.masks[part.path] = narrowed(self.masks[part.path], axis, entries(part, done.keep))
         total, kept = sum(len(done.keep) for done in cuts), sum(int(done.keep.sum()) for done in cuts)
         self.said = {"sparsity": 1 - kept / total, "removed_units": total - kept}
+
+    def _cut_inside(self, layer: ExpertLayer, keep: Tensor) -> None:
+        """Leave masks inside experts to those that are left; where a merge has put weights in the place of zeros, a mask holds no longer."""
+        for path in [path for path in self.masks if path.startswith(f"{layer.path}.")]:
+            mask, (_, weight) = narrowed(self.masks.pop(path), 0, keep.nonzero().flatten()), weight_under(self.loaded.model, path)
+            if not torch.count_nonzero(weight.detach().cpu()[~mask.unpack()]):
+                self.masks[path] = mask
 
     def _recover(self, part: Recover) -> None:
         source = part.data or self.recipe.calibration
@@ -180,7 +195,9 @@ class _State:
 
     def keep(self) -> None:
         """Leave mask, scores and layers in the run folder."""
-        mask: dict[str, PackedMask | Tensor] = {f"{name}.weight": packed for name, packed in self.masks.items()}
+        mask: dict[str, PackedMask | Tensor] = {
+            weight_under(self.loaded.model, path)[0]: packed for path, packed in self.masks.items()
+        }
         mask |= self.units
         if len(self.kept_blocks) < self.blocks:
             mask["blocks"] = torch.tensor([index in self.kept_blocks for index in range(self.blocks)])
@@ -234,6 +251,8 @@ def check_steps(recipe: Recipe, loaded: LoadedModel) -> None:
             raise ModelError("Recovery trains on text, and this model has no tokenizer.", "Leave the recover step out for it.")
         if step.prune and step.prune.structure in loaded.anatomy.refused:
             raise ModelError(loaded.anatomy.refused[step.prune.structure], "Choose a structure that this model has.")
+        if step.prune:
+            second_models(loaded, pruner(step.prune.method), step.prune.params)
         if step.prune and needs_loss(pruner(step.prune.method)):
             check_causal(loaded.model, NO_LOSS)
         if step.prune and step.prune.structure == "sublayers":
@@ -284,18 +303,10 @@ def _renumbered(masks: Mapping[str, PackedMask], removed: tuple[int, ...], loade
     return out
 
 
-def _is_there(model: nn.Module, path: str) -> bool:
-    """Whether the layer of a mask still has its weight: it may have gone with its sub-layer since."""
-    try:
-        return isinstance(getattr(model.get_submodule(path), "weight", None), nn.Parameter)
-    except AttributeError:
-        return False
-
-
 def _assert_zeros(loaded: LoadedModel, masks: Mapping[str, Tensor]) -> None:
     """Recovery must not bring back a pruned weight: not one."""
     for name, keep in masks.items():
-        back = int(torch.count_nonzero(loaded.module(name).weight.detach()[~keep]))
+        back = int(torch.count_nonzero(weight_under(loaded.model, name)[1].detach()[~keep]))
         if back:
             raise ModelError(
                 f"Recovery brought back {back} pruned weights of {name}.", "This is a fault of the recovery method; use another."

@@ -75,6 +75,19 @@ def stream(
         yield _windows(ids, random.integers(0, len(ids) - tokens + 1, size=batch), tokens)
 
 
+def predicted_bytes(tokenizer: PreTrainedTokenizerBase, sequences: LongTensor) -> int:
+    """Bytes of text, as UTF-8, in all tokens of these sequences (samples, tokens) but each one's first, which nothing predicts.
+
+    By the tokenizer's own decoding, special tokens left out; where a window's edge cuts a character in two, that is one or two bytes off.
+    """
+    said = [
+        tokenizer.batch_decode(part, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        for part in (sequences, sequences[:, :1])
+    ]
+    whole, first = (sum(len(text.encode("utf-8", "replace")) for text in texts) for texts in said)
+    return whole - first
+
+
 def _windows(ids: np.ndarray, starts: np.ndarray, tokens: int) -> LongTensor:
     return torch.from_numpy(np.stack([ids[start : start + tokens] for start in starts]).astype(np.int64))
 

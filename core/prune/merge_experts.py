@@ -7,7 +7,6 @@ from torch import Tensor, nn
 
 from core.events import Watcher
 from core.method import Paper, transform
-from core.model import blocks
 from core.model.counts import check_in_memory
 from core.model.expert_check import check
 from core.model.expert_pruning import told
@@ -15,7 +14,7 @@ from core.model.expert_search import Visit, observed
 from core.model.experts import ExpertLayer, cut_experts, expert_layers, rows
 from core.model.loading import LoadedModel
 from core.model.masks import nearest
-from core.model.observe import stream
+from core.model.observe import each_changed
 from core.model.pruned import Pruned, UnitCut
 from core.report import LayerRow
 
@@ -53,18 +52,15 @@ def merge_experts(loaded: LoadedModel, share: float, inputs: Callable[[], Tensor
     layers = expert_layers(loaded.model, loaded.anatomy.blocks)
     goes = min(nearest(share * layers[0].count), layers[0].count - 1)
     check(loaded, layers, layers[0].count - goes)
-    by_block, last = {layer.block: layer for layer in layers}, layers[-1].block
+    by_block = {layer.block: layer for layer in layers}
     cuts, made, merges = [], [], {}
-    for block, module, hidden, extra in stream(loaded, inputs(), watcher, "prune: merge_experts"):
-        layer = by_block.get(block.index)
-        if layer is not None:
-            busy = observed(Visit(loaded.model, layer, module, hidden, extra, watcher), ("routed_gates",))["routed_gates"]
-            keep, merges[layer.name] = _merge(loaded.model, layer, busy.cpu(), goes)
-            cut_experts(loaded.model, layer, keep)
-            cuts.append(UnitCut(layer, keep))
-            made.append(LayerRow(layer.name, layer.block, (layer.count,), layer.parameters, share, goes / layer.count))
-        if block.index < last:
-            blocks.advance(module, hidden, extra, watcher)
+    for block, module, hidden, extra in each_changed(loaded, inputs(), watcher, "prune: merge_experts", by_block):
+        layer = by_block[block.index]
+        busy = observed(Visit(loaded.model, layer, module, hidden, extra, watcher), ("routed_gates",))["routed_gates"]
+        keep, merges[layer.name] = _merge(loaded.model, layer, busy.cpu(), goes)
+        cut_experts(loaded.model, layer, keep)
+        cuts.append(UnitCut(layer, keep))
+        made.append(LayerRow(layer.name, layer.block, (layer.count,), layer.parameters, share, goes / layer.count))
     done, said = told(loaded, layers[0], layers[0].count - goes)
     return Pruned(done, rows=tuple(made), cuts=tuple(cuts), said={**said, "merges": merges})
 

@@ -14,7 +14,11 @@ from studio.charts.compare import sparsity_figure
 from studio.plotview import PlotlyView, table_twin
 
 _QUIET: dict[str, Any] = {"show_progress": "hidden", "queue": False, "api_visibility": "private"}
-_MEASURED_BY = {"latency_ms": "latency", "peak_memory_mb": "latency"}  # a figure -> the protocol that took it
+_MEASURED_BY = {
+    "latency_ms": "latency",
+    "peak_memory_mb": "latency",
+    "bits_per_byte": "perplexity",
+}  # a figure -> the protocol that took it
 _FEW = "Two finished runs are needed here. Prune twice, with another method or another share, and come back."
 
 
@@ -97,11 +101,19 @@ def difference_rows(first: dict[str, Any], second: dict[str, Any]) -> list[list[
         whole = cards.written(key, dense.get(key))
         if dense.get(key) != other.get(key) and key in ("perplexity", "accuracy", "parameters"):
             whole += f" / {cards.written(key, other.get(key))}"
-        protocols = [(report.get("protocol") or {}).get(_MEASURED_BY.get(key, key)) for report in (first, second)]
+        protocols = [_protocol(report, key) for report in (first, second)]
         both = a.get(key) is not None and b.get(key) is not None
         change = "not comparable" if both and protocols[0] != protocols[1] else difference(key, a.get(key), b.get(key))
         rows.append([label, whole, cards.written(key, a.get(key)), cards.written(key, b.get(key)), change])
     return rows
+
+
+def _protocol(report: dict[str, Any], key: str) -> dict[str, Any] | None:
+    """How a figure was taken. Bits a byte are taken as perplexity is, and may be compared whatever the tokens are."""
+    found = (report.get("protocol") or {}).get(_MEASURED_BY.get(key, key))
+    if key == "bits_per_byte" and found:
+        return {name: value for name, value in found.items() if name not in ("bytes", "dense_has_other_tokens")}
+    return found
 
 
 def apart(first: dict[str, Any], second: dict[str, Any]) -> str:

@@ -157,11 +157,18 @@ def _order(bench: Bench, params: dict[str, Any], values: tuple[Any, ...]) -> Ord
     opened = bench.workspace.read()
     described = known.description(opened.model, bench.workspace.folder) or {}
     return Order(
-        model=opened.model, kind=str(described.get("kind") or "decoder"), name=name.strip(), seed=int(seed or 0), method=method, params=params,
+        model=opened.model, kind=str(described.get("kind") or "decoder"), name=name.strip(), seed=int(seed or 0), method=method,
+        params=_admitted(bench, method, params),
         structure=structure, sparsity=round(sparsity / 100, 4), allocation=allocation, shares=dict(opened.budget.shares),
         source=source if source == "auto" else bench.admit(source or ""), samples=int(samples or 0), tokens=int(tokens or 0),
         recovery=recovery, steps=int(steps), measures=tuple(measures), prompt=prompt, save=save,
     )  # fmt: skip
+
+
+def _admitted(bench: Bench, method: str, params: dict[str, Any]) -> dict[str, Any]:
+    """The parameters, those that name a second model looked at as the model itself is: a path must lie in an opened folder."""
+    models = {param.name for param in _card(method).params if param.grammar == "model"}
+    return {name: bench.admit(value) if name in models and value.strip() else value for name, value in params.items()}
 
 
 def _recipe(bench: Bench, params: dict[str, Any], values: tuple[Any, ...]) -> Recipe:

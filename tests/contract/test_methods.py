@@ -31,6 +31,7 @@ def statistics(method, features: int) -> dict[str, torch.Tensor]:
     """What the method's needs look like for a layer of that many inputs, made by the statistics themselves from one random batch."""
     inputs = torch.randn(3, 5, features, generator=torch.Generator().manual_seed(1))
     seen = {"layer": (inputs,), "block": (inputs, inputs + 0.1), "gradient": (inputs[0, :4],), "experts": (_routed(inputs),)}
+    seen["expert weights"] = (inputs[0], torch.rand(5, generator=torch.Generator().manual_seed(6)))
     out = {}
     for name in method.needs - NO_STATISTIC:
         statistic = METHODS["statistic", name]
@@ -101,12 +102,23 @@ def test_a_score_is_finite_has_the_weights_shape_and_repeats(method):
             assert first.shape == (4,) and torch.isfinite(first).all()
             assert torch.equal(first, again)
     if "experts" in method.card.structures and "unstructured" not in method.card.structures:
-        given = have(None, (4,), torch.Generator().manual_seed(2), statistics(method, 6))
+        given = have(None, (4,), torch.Generator().manual_seed(2), statistics(method, 6)) | _routers(method)
         first, again = (method(given, catalogue.fill(method.card, {})) for _ in range(2))
         assert first.shape == (4,) and torch.isfinite(first).all()
-        assert torch.equal(first, again) and first.argmin() == 3  # what no token visits
+        assert torch.equal(first, again) and first.argmin() == 3  # what no token visits, or no second model has otherwise
     if "blocks" in method.card.structures:
         assert np.isfinite(float(method(have(None, (), torch.Generator().manual_seed(2), statistics(method, 6)))))
+
+
+def _seconds(method) -> list[str]:
+    return [param.name for param in method.card.params if param.grammar == "model"]
+
+
+def _routers(method) -> dict[str, torch.Tensor]:
+    """Rows of a router of four experts; those of second models are others, but for the last expert."""
+    rows = torch.randn(4, 6, generator=torch.Generator().manual_seed(4))
+    others = torch.cat((2 * rows[:3], rows[3:]))
+    return {"router": rows} | {f"{name}_router": others for name in _seconds(method)}
 
 
 @pytest.mark.parametrize("method", of("score"))
@@ -237,7 +249,7 @@ def cubed(weight, *, power: Annotated[float, Param("Power", 1.0, 5.0)] = 3.0):
 
 def test_every_method_function_takes_only_what_its_kind_can_give():
     offered = {
-        "score": {"weight", "shape", "generator", "statistics", "out_of", "into"}
+        "score": {"weight", "shape", "generator", "statistics", "out_of", "into", "router"}
         | {n for kind, n in METHODS if kind == "statistic"},
         "allocator": {"sizes", "sparsity", "scores", "shapes", "blocks", "weights", "statistics", "influence", "curves"},
         "search": {
@@ -260,5 +272,6 @@ def test_every_method_function_takes_only_what_its_kind_can_give():
     }
     for (kind, name), method in METHODS.items():
         if kind in offered:
+            more = {f"{second}_{what}" for second in _seconds(method) for what in ("router", "model")}
             asked = {p.name for p in inspect.signature(method.function).parameters.values() if p.kind is p.POSITIONAL_OR_KEYWORD}
-            assert asked <= offered[kind], f"{kind} {name} asks for {asked - offered[kind]}"
+            assert asked <= offered[kind] | more, f"{kind} {name} asks for {asked - offered[kind]}"

@@ -268,6 +268,16 @@ def test_a_dense_model_has_no_experts():
 
 
 @pytest.mark.quick
+@pytest.mark.parametrize("method", ["reap", "routing_frequency", "magnitude", "random", "expert_subsets", "merge_experts"])
+def test_a_mixture_with_one_expert_has_none_to_give(method):
+    model = built(num_local_experts=1, num_experts_per_tok=1)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with pytest.raises(ModelError, match="Each block of MixtralForCausalLM has one expert") as caught:
+        run(model, method=method, sparsity=0.5)
+    assert caught.value.remedy and all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+@pytest.mark.quick
 def test_a_stop_is_obeyed():
     with pytest.raises(Stopped):
         run(built(), watcher=Silent(stop=True), method="reap", sparsity=0.5)

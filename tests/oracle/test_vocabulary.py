@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 
 import pytest
@@ -12,13 +13,18 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import AutoTokenizer, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from core import folder, summary
 from core.errors import ModelError, RecipeError
 from core.events import Silent
 from core.model import export
 from core.model.loading import from_module, load
 from core.model.pruning import prune
+from core.model.steps import run_model
 from core.model.vocabulary import order_of_going, shortened, tokenizer_json
-from core.recipe import Prune
+from core.recipe import Prune, parse
+from core.report import Report
+from core.run import Clock
+from studio import cards
 from tests import tiny_models
 from tests.model_folders import tiny
 
@@ -233,3 +239,28 @@ def test_ids_in_the_saved_tokenizer_file_have_no_gap(tmp_path):
     said = json.loads((tmp_path / "tokenizer.json").read_text())
     ids = {*said["model"]["vocab"].values(), *(token["id"] for token in said["added_tokens"])}
     assert ids == set(range(len(done.loaded.tokenizer)))
+
+
+def test_a_run_that_shortens_the_vocabulary_compares_bits_a_byte_and_says_why(tmp_path):
+    (tmp_path / "t.txt").write_text(TEXT * 4)
+    place = str(tmp_path / "t.txt")
+    asked = parse({
+        "recipe": 1, "name": "x", "model": {"source": "x"}, "calibration": {"source": place, "samples": 2, "tokens": 16},
+        "steps": [{"prune": {"method": "unused_tokens", "structure": "vocabulary", "sparsity": 0.1}}],
+        "measure": {"perplexity": {"source": place, "samples": 4, "tokens": 16}},
+    })  # fmt: skip
+    loaded = loaded_llama()
+    fields = run_model(asked, folder.create(tmp_path / "run"), Silent(), loaded, Clock())
+    dense, pruned = fields["dense"], fields["pruned"]
+    assert fields["protocol"]["perplexity"]["dense_has_other_tokens"]
+    assert pruned.bits_per_byte == pytest.approx(
+        math.log2(pruned.perplexity) * 4 * 15 / fields["protocol"]["perplexity"]["bytes"]
+    )
+    report = Report("x", 0, **fields).to_dict()
+    said = summary.text(report)
+    assert "do not compare their perplexities; compare bits a byte" in said and f"{dense.bits_per_byte:.3f}" in said
+    for card, metrics in zip(cards.moments(report), (dense, pruned), strict=True):
+        assert card["big"] == f"{metrics.bits_per_byte:.3f}" and card["unit"].startswith("bits a byte")
+        assert next(row for row in card["rows"] if row[0] == "Perplexity")[2] == ""
+    plain = {**report, "protocol": {}}
+    assert "do not compare" not in summary.text(plain) and cards.moments(plain)[0]["unit"] == "perplexity"
