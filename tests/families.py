@@ -74,6 +74,7 @@ STRUCTURES: dict[str, tuple[str, str, float]] = {
     "tiles": ("wanda", "tiles:8", 0.3),
     "neurons": ("wanda", "neurons", 0.25),
     "heads": ("wanda", "heads", 0.5),
+    "channels": ("wanda", "channels", 0.25),
     "experts": ("reap", "experts", 0.5),
     "blocks": ("random", "blocks", 0.34),
     "sub-layers": ("random", "sublayers", 0.25),

@@ -59,6 +59,12 @@ class Anatomy:
         """All layers that can be pruned, in order: those of the blocks; of a module without blocks, all."""
         return tuple(layer for block in self.blocks for layer in block.layers) if self.blocks else self.outside
 
+    @property
+    def by_path(self) -> dict[str, Layer]:
+        """Every layer by its module's path, those outside the blocks too."""
+        inside = {layer.path: layer for block in self.blocks for layer in block.layers}
+        return inside | {layer.path: layer for layer in self.outside}
+
     def layer(self, name: str) -> Layer:
         """A layer by its name. Raises ModelError with the nearest one."""
         layers = self.layers
@@ -235,7 +241,9 @@ def _refused(model: nn.Module, family: str, kind: str, blocks: tuple[Block, ...]
     if kind != "decoder":
         said["vocabulary"] = f"{what} is not a decoder, and only a decoder's embedding and head can lose rows together."
     prunable = [layer for block in blocks for layer in block.layers] or outside
-    if not any(layer.kind == "conv" for layer in prunable):
+    if kind != "image_classifier":
+        said["channels"] = f"{what} takes no image, and channels are followed through the model by showing it one."
+    elif not any(layer.kind == "conv" for layer in prunable):
         said["channels"] = f"{what} has no convolutions to prune, so it has no channels to remove."
     if why := experts.why_not(model, blocks):
         said["experts"] = why
