@@ -74,7 +74,7 @@ def find_attention(
     It is the smallest module of the block that holds an output layer (heads * head_dim -> hidden) and either three layers out of `hidden`
     that fit as query, key and value, or one that fits all three. Modules that know of heads themselves come first.
     """
-    heads = _count(config, "num_attention_heads")
+    heads = _count(config, "num_attention_heads") or _own_heads(block)
     head_dim = _count(config, "head_dim") or (hidden // heads if heads else 0)
     linear = [layer for layer in layers if len(layer.shape) == 2]
     if not (heads and head_dim and hidden):
@@ -97,6 +97,11 @@ def find_attention(
                 width, kv_width, roles = found
                 return Attention(place, width // head_dim, kv_width // head_dim, head_dim), roles
     return None, {}
+
+
+def _own_heads(block: nn.Module) -> int:
+    """How many heads the modules of a block say there are, where the config has a number a stage (Swin)."""
+    return next((count for part in block.modules() if (count := _count(part, "num_attention_heads"))), 0)
 
 
 def _count(config: Any, name: str) -> int:

@@ -35,15 +35,16 @@ def prune_units(
     loaded: LoadedModel, step: Prune, method: Method, inputs: Callable[[], Tensor], seed: int, watcher: Watcher
 ) -> Pruned:
     """Carry out a step for neurons, heads or channels on the model in memory: what goes is really gone, and the config says so."""
-    together = step.structure == CHANNELS
     groups = chosen_groups(_all_groups(loaded, step), loaded.anatomy, step)
     work = _Work(loaded, step, method, groups, inputs, seed, watcher, Found(step, method))
-    if together:
+    if step.structure == CHANNELS:
         check_in_memory(loaded)
         rehearse_together(loaded, groups)
-        _prune_together(work)
     else:
         _rehearse_each_kind(loaded, groups)
+    if step.structure == CHANNELS or (loaded.anatomy.kind == "image_classifier" and not loaded.anatomy.hidden):
+        _prune_together(work)
+    else:
         _prune_by_block(work, _shares(work, lambda: _dense_scores(work)))
     settle(loaded.model)
     return work.found.pruned(replace(loaded, anatomy=read_anatomy(loaded.model)))
