@@ -81,6 +81,8 @@ def _traced(model: nn.Module) -> Iterator[None]:
 
 
 def _logits(output: Any) -> Tensor:
+    if isinstance(output, Tensor):
+        return output
     return output.logits if hasattr(output, "logits") else output[0]
 
 
