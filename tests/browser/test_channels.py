@@ -24,8 +24,10 @@ def test_a_language_model_has_no_channels_and_the_plan_says_so(studio, visit, sh
 
 def test_channels_of_the_built_in_classifier_go_and_the_strip_says_done(studio, visit, shots):
     page = visit(studio.address, "model")
+    page.wait_for_selector("#anatomy [data-rev]")
     page.locator("#model-source input").fill("builtin:tiny-cnn")
     page.locator("#model-source input").press("Enter")
+    expect(page.locator("#model-told")).to_contain_text("Memory to open it")
     page.locator("#model-open").click()
     expect(page.locator("#brand .open b").first).to_contain_text("tiny-cnn")
     page.get_by_role("tab", name="Prune & recover", exact=True).click()
