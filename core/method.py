@@ -129,9 +129,10 @@ def score(
 
     For unstructured, N:M and tiles (each by the mean of its weights): function(weight (out, in), ...) -> (out, in); a convolution comes as
     (out, in * kernel). For blocks: one number.
-    For neurons and heads: a function for single weights gives a unit the sum over its weights, in all the layers it runs through; any other
+    For neurons, heads and channels: a function for single weights gives a unit the sum over its weights, in all the layers it runs through; any other
     scores units itself, -> (units,), and may name out_of (units, entries * out: the weights that read each entry of a unit, entry by entry),
-    into (units, m: the weights that produce it), and statistics of the reading layer's input as (units, entries). For experts: the sum over
+    into (units, m: the weights that produce it), and statistics of the reading layer's input as (units, entries). A channel has an entry for each
+    place of the kernel of each layer that reads it; where these make unequal numbers of outputs, out_of has zeros to fill up. For experts: the sum over
     single weights where it names weight (and needs nothing else); any other -> (experts,), and may name statistics of experts, and router (experts,
     hidden: the rows that score them).
     May name weight, shape, generator (torch's, seeded by recipe and layer), its needs, and statistics (all of them, by name). Card: compare

@@ -21,7 +21,7 @@ STRUCTURE_WORDS = {
     "slices": "slices of the hidden width",
     "vocabulary": "rows of the vocabulary",
 }
-UNITS = ("neurons", "heads")
+UNITS = ("neurons", "heads", "channels")
 # structures that go whole: a budget by hand has no meaning there
 WHOLE = {
     "blocks": "blocks",
@@ -164,7 +164,7 @@ def _amount(prune: Any) -> str:
     share = f"{100 * (prune.sparsity or 0):.3g} %"
     if prune.structure in WHOLE:
         return f"remove {share} of the {WHOLE[prune.structure]}"
-    place = "block" if prune.structure in (*UNITS, "experts") else "layer"
+    place = "block" if prune.structure in ("neurons", "heads", "experts") else "layer"
     spread = (
         f"in every {place}"
         if prune.allocation.method == "uniform"

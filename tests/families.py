@@ -74,6 +74,7 @@ STRUCTURES: dict[str, tuple[str, str, float]] = {
     "tiles": ("wanda", "tiles:8", 0.3),
     "neurons": ("wanda", "neurons", 0.25),
     "heads": ("wanda", "heads", 0.5),
+    "channels": ("wanda", "channels", 0.25),
     "experts": ("reap", "experts", 0.5),
     "blocks": ("random", "blocks", 0.34),
     "sub-layers": ("random", "sublayers", 0.25),
@@ -214,7 +215,9 @@ _HEAD = """# Families and structures
 Made by `python -m tests.families`; do not edit. Each "yes" was tried: a tiny random model of the family's real class in the installed transformers was
 pruned a little, saved, loaded again, and said the same. "own loader": what is left has no config in transformers, so Prunarium loads the saved folder
 and plain `from_pretrained` refuses it. "but": with those layers protected. "no" is a refusal in a sentence, given below, before any weight changes.
-Families not listed may work too: what can be pruned is found from modules and shapes, except slices.
+Families not listed may work too: what can be pruned is found from modules and shapes, except slices. Neurons and heads, those of vision transformers
+too, are found and cut by Prunarium itself; which channels of a convolutional network belong together, torch-pruning tells, and the cut is the same.
+Channels that a norm over all of them reads (ConvNeXt's streams) stay: without one, its mean would be another.
 """
 
 

@@ -217,7 +217,10 @@ def test_a_source_is_located_by_what_it_is(tmp_path: Path):
 
 
 @pytest.mark.quick
-@pytest.mark.parametrize(("name", "kind"), [("tiny-llama", "decoder"), ("tiny-moe", "decoder"), ("tiny-cnn", "image_classifier")])
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [("tiny-llama", "decoder"), ("tiny-moe", "decoder"), ("tiny-cnn", "image_classifier"), ("tiny-vit", "image_classifier")],
+)
 def test_the_demo_models_load(name: str, kind: str):
     loaded = load(f"builtin:{name}")
     assert loaded.anatomy.kind == kind and loaded.source_dtype == torch.bfloat16

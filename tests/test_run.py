@@ -111,7 +111,7 @@ def test_each_example_recipe_runs(file, tmp_path):
         seen = folder.read_json(tmp_path / "run" / folder.OBSERVATIONS)
         assert len(seen["blocks"]) == len(seen["similarity"]["values"]) - 1
         assert all(values[0] == seen["curves"]["dense"] for values in seen["curves"]["quality"].values())
-    if any(step.prune and step.prune.structure in ("blocks", "neurons", "heads", "experts") for step in recipe.steps):
+    if any(step.prune and step.prune.structure in ("blocks", "neurons", "heads", "channels", "experts") for step in recipe.steps):
         assert report["pruned"]["parameters"] < report["dense"]["parameters"]
         assert report["pruned"]["size_bytes"] < report["dense"]["size_bytes"]
 

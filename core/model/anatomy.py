@@ -59,6 +59,12 @@ class Anatomy:
         """All layers that can be pruned, in order: those of the blocks; of a module without blocks, all."""
         return tuple(layer for block in self.blocks for layer in block.layers) if self.blocks else self.outside
 
+    @property
+    def by_path(self) -> dict[str, Layer]:
+        """Every layer by its module's path, those outside the blocks too."""
+        inside = {layer.path: layer for block in self.blocks for layer in block.layers}
+        return inside | {layer.path: layer for layer in self.outside}
+
     def layer(self, name: str) -> Layer:
         """A layer by its name. Raises ModelError with the nearest one."""
         layers = self.layers
@@ -76,7 +82,9 @@ def read_anatomy(model: nn.Module) -> Anatomy:
     config = config.get_text_config() if config is not None else None
     hidden = sliced.stream_width(model) or _number(config, "hidden_size")
     paths = block_paths(model) if config is not None else []
-    blocks = tuple(_block(model, path, index, config, hidden) for index, path in enumerate(paths))
+    widths = [_width(model, path, hidden) for path in paths]
+    blocks = tuple(_block(model, path, index, config, widths[index]) for index, path in enumerate(paths))
+    hidden = hidden if len(set(widths)) <= 1 else 0
     inside = tuple(f"{path}." for path in paths)
     rest = [(path, module) for path, module in model.named_modules() if not f"{path}.".startswith(inside)]
     outside = tuple(
@@ -99,7 +107,7 @@ def read_anatomy(model: nn.Module) -> Anatomy:
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         hidden=hidden,
         context=_number(config, "max_position_embeddings"),
-        refused=_refused(model, family, kind, blocks, outside),
+        refused=_refused(model, family, kind, blocks, outside, len(set(widths)) <= 1),
     )
 
 
@@ -165,6 +173,13 @@ def _block(model: nn.Module, path: str, index: int, config: Any, hidden: int) ->
     )
 
 
+def _width(model: nn.Module, path: str, hidden: int) -> int:
+    """How wide the stream is at a block: of an image model, which may widen from stage to stage, what the block's first norm says."""
+    if getattr(model, "main_input_name", "") != "pixel_values":
+        return hidden
+    return next((len(part.weight) for part in model.get_submodule(path).modules() if _is_norm(part)), hidden)
+
+
 def _is_norm(module: nn.Module) -> bool:
     """A leaf whose weight is one number a feature: LayerNorm, RMSNorm, BatchNorm, GroupNorm, whatever its class is called."""
     weight = getattr(module, "weight", None)
@@ -210,7 +225,9 @@ def _number(config: Any, name: str) -> int:
     return value if isinstance(value, int) and not isinstance(value, bool) else 0
 
 
-def _refused(model: nn.Module, family: str, kind: str, blocks: tuple[Block, ...], outside: tuple[Layer, ...]) -> dict[str, str]:
+def _refused(
+    model: nn.Module, family: str, kind: str, blocks: tuple[Block, ...], outside: tuple[Layer, ...], even: bool
+) -> dict[str, str]:
     """Structures that this model does not have, each with the reason."""
     said: dict[str, str] = {}
     what = type(model).__name__
@@ -219,7 +236,7 @@ def _refused(model: nn.Module, family: str, kind: str, blocks: tuple[Block, ...]
         said = dict.fromkeys(("blocks", "sublayers", "heads", "neurons", "slices"), chain)
     else:
         attentive = all(block.attention or gone_from(model.get_submodule(block.path)) for block in blocks)
-        if kind == "image_classifier" and not attentive:
+        if kind == "image_classifier" and not (attentive and even):
             said["blocks"] = said["sublayers"] = (
                 f"The blocks of {what} may change width and resolution, so one cannot be left out."
             )
@@ -235,7 +252,9 @@ def _refused(model: nn.Module, family: str, kind: str, blocks: tuple[Block, ...]
     if kind != "decoder":
         said["vocabulary"] = f"{what} is not a decoder, and only a decoder's embedding and head can lose rows together."
     prunable = [layer for block in blocks for layer in block.layers] or outside
-    if not any(layer.kind == "conv" for layer in prunable):
+    if kind != "image_classifier":
+        said["channels"] = f"{what} takes no image, and channels are followed through the model by showing it one."
+    elif not any(layer.kind == "conv" for layer in prunable):
         said["channels"] = f"{what} has no convolutions to prune, so it has no channels to remove."
     if why := experts.why_not(model, blocks):
         said["experts"] = why

@@ -81,13 +81,17 @@ def chosen_groups(groups: Sequence[Units], anatomy: Anatomy, step: Prune) -> lis
     def fits(group: Units, patterns: Sequence[str]) -> bool:
         return any(fnmatchcase(name, p) or name.startswith(p + ".") for name in names[group.name] for p in patterns)
 
+    def chosen(group: Units) -> bool:  # what several blocks share is not one block's to give
+        own = (group.name,) if group.block is None else names[group.name]
+        return any(fnmatchcase(name, p) or name.startswith(p + ".") for name in own for p in step.only)
+
     for pattern in (*step.only, *step.protect):
         if not any(fits(group, (pattern,)) for group in groups):
             shown = ", ".join(group.name for group in groups[:3])
             raise RecipeError(
                 f"No {step.structure} of this model fit {pattern!r}.", f"They are called {shown}, ... or by their block."
             )
-    allowed = [group for group in groups if (not step.only or fits(group, step.only)) and not fits(group, step.protect)]
+    allowed = [group for group in groups if (not step.only or chosen(group)) and not fits(group, step.protect)]
     if not allowed:
         raise RecipeError(
             f"The step leaves no {step.structure} to remove: all are protected.", "Shorten `protect`, or widen `only`."
@@ -96,9 +100,11 @@ def chosen_groups(groups: Sequence[Units], anatomy: Anatomy, step: Prune) -> lis
 
 
 def _names(group: Group | ExpertLayer, anatomy: Anatomy) -> tuple[str, ...]:
-    block, paths = anatomy.blocks[group.block], {part.path for part in group.everything}
-    layers = [name for layer in block.layers if layer.path in paths for name in (layer.name, layer.path)]
-    return (group.name, block.name, block.path, *layers)
+    """All that a group is called by: its own name, its layers', and those of the blocks they lie in."""
+    layers = [anatomy.by_path[part.path] for part in group.everything if part.path in anatomy.by_path]
+    lies_in = dict.fromkeys(layer.block for layer in layers) | ({} if group.block is None else {group.block: None})
+    blocks = [name for index in lies_in if index is not None for name in (anatomy.blocks[index].name, anatomy.blocks[index].path)]
+    return (group.name, *blocks, *(name for layer in layers for name in (layer.name, layer.path)))
 
 
 def units_by_hand(shares: Mapping[str, float], anatomy: Anatomy, groups: Sequence[Group | ExpertLayer]) -> dict[str, float]:

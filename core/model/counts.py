@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from core.errors import ModelError
 from core.model.anatomy import PRUNABLE
 from core.model.loading import LoadedModel
+from core.model.pixels import pixel_shape
 
 _SAFETENSORS_NAMES = {
     torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16",
@@ -164,8 +165,5 @@ def blank_image(loaded: LoadedModel, batch: int = 1) -> Tensor | None:
     """Zeros (batch, channels, height, width) of the size that the model's config names (224 where it names none); None for other models."""
     if loaded.anatomy.kind != "image_classifier":
         return None
-    config, first = loaded.model.config, next(loaded.model.parameters())
-    own = getattr(config, "prunarium_input", None)
-    size = (own["height"], own["width"]) if own else getattr(config, "image_size", None) or 224
-    height, width = size if isinstance(size, (list, tuple)) else (size, size)
-    return torch.zeros(batch, getattr(config, "num_channels", 3), height, width, device=first.device, dtype=first.dtype)
+    first = next(loaded.model.parameters())
+    return torch.zeros(batch, *pixel_shape(loaded.model.config), device=first.device, dtype=first.dtype)

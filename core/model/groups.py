@@ -20,7 +20,9 @@ from core.model.roles import Layer
 if TYPE_CHECKING:
     from core.model.anatomy import Block
 
-STRUCTURES = ("neurons", "heads")
+STRUCTURES = ("neurons", "heads")  # found here, from what the layers of a block do
+CHANNELS = "channels"  # found from how an image goes through the model: core.model.channels
+UNITS = (*STRUCTURES, CHANNELS)
 _ANOTHER = "Choose another structure for this model."
 # How one layer that makes query, key and value is laid out: whole parts one after another, or a group's heads side by side.
 _STACKED, _BY_GROUP = ("gpt2", "phi3", "modernbert"), ("gpt_neox", "falcon")
@@ -28,8 +30,8 @@ _STACKED, _BY_GROUP = ("gpt2", "phi3", "modernbert"), ("gpt_neox", "falcon")
 
 @dataclass(frozen=True)
 class Part:
-    """A layer's share in a group. `axis` of its weight as (out, in); `index` int64 (units, entries): which rows or columns are each unit's.
-    Together the units own the whole axis."""
+    """A layer's share in a group. `axis` of its weight as (out, in) or (out, in, kernel...); `index` int64 (units, entries): which rows or
+    columns are each unit's. Together the units own the whole axis."""
 
     path: str
     axis: int
@@ -38,14 +40,20 @@ class Part:
 
 @dataclass(frozen=True)
 class Group:
-    """Units of one block that can go one by one. `name`: blocks.I.mlp or blocks.I.attention. `reader`: the layer whose columns read the units."""
+    """Units that can go one by one. `name`: blocks.I.mlp or blocks.I.attention; of channels the name of the layer that makes them, or stream.I.
+
+    `block`: the one that makes them, None where several do. `parts`: the layers whose rows make the units. `reader`: the layer whose columns read
+    them, the first of `readers`. `beside`: norms that have numbers for each unit, and no part in its score.
+    """
 
     name: str
-    block: int
+    block: int | None
     structure: str
     units: int
     parts: tuple[Part, ...]
     reader: Part
+    more_readers: tuple[Part, ...] = ()
+    beside: tuple[Part, ...] = ()
 
     @property
     def key(self) -> str:
@@ -53,8 +61,13 @@ class Group:
         return f"{self.name}.{self.structure}"
 
     @property
+    def readers(self) -> tuple[Part, ...]:
+        return (self.reader, *self.more_readers)
+
+    @property
     def everything(self) -> tuple[Part, ...]:
-        return (*self.parts, self.reader)
+        """The layers whose weights have rows or columns for the units."""
+        return (*self.parts, *self.readers)
 
 
 def unit_groups(model: nn.Module, blocks: Sequence[Block], family: str, structure: str) -> tuple[Group, ...]:

@@ -14,14 +14,17 @@ from core.model.groups import Group, Part
 
 _QUERY_COUNTS = ("num_heads", "num_attention_heads", "n_heads", "n_head")
 _KEY_COUNTS = ("num_key_value_heads", "num_kv_heads")
+_NORM_BUFFERS = ("running_mean", "running_var")
+NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)  # norms that see each channel by itself
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _WIDTHS = ("all_head_size", "embed_dim", "split_size", "inner_dim")
 
 
-def cut(model: nn.Module, block: Block, group: Group, keep: Tensor) -> None:
-    """Leave only the units that `keep` (bool, one a unit) names: smaller weights, and the counts of the attention's modules."""
-    for part in group.everything:
+def cut(model: nn.Module, block: Block | None, group: Group, keep: Tensor) -> None:
+    """Leave only the units that `keep` (bool, one a unit) names: smaller weights, and the counts of the attention's modules (heads: of `block`)."""
+    for part in (*group.everything, *group.beside):
         cut_layer(model.get_submodule(part.path), part.axis, entries(part, keep))
-    if group.structure == "heads":
+    if group.structure == "heads" and block is not None:
         heads = block.attention
         kept = int(keep.sum())
         _set_heads(model, block, heads.query_heads // heads.kv_heads * kept, kept)
@@ -35,15 +38,41 @@ def entries(part: Part, keep: Tensor) -> Tensor:
 
 
 def cut_layer(layer: nn.Module, axis: int, kept: Tensor) -> None:
-    """A layer with only these rows (axis 0) or columns (axis 1) of its weight as (out, in). The bias goes with the rows."""
+    """A layer with only these rows (axis 0) or columns (axis 1) of its weight as (out, in). The bias goes with the rows, as do a norm's means.
+
+    A depthwise convolution reads and makes the same channels: its rows are both.
+    """
     stored = stored_axis(layer, axis)
     layer.weight = _selected(layer.weight, stored, kept)
     if axis == 0 and layer.bias is not None:
         layer.bias = _selected(layer.bias, 0, kept)
+    for name in _NORM_BUFFERS if axis == 0 else ():
+        if isinstance(buffer := layer._buffers.get(name), Tensor):
+            layer._buffers[name] = buffer.index_select(0, kept.to(buffer.device))
+    for name in _counts(layer, axis):
+        setattr(layer, name, len(kept))
+
+
+def _counts(layer: nn.Module, axis: int) -> tuple[str, ...]:
+    """Under which names a layer keeps how many rows or columns it has."""
     if isinstance(layer, nn.Linear):
-        setattr(layer, "out_features" if axis == 0 else "in_features", len(kept))
-    elif isinstance(layer, Conv1D):
-        setattr(layer, "nf" if axis == 0 else "nx", len(kept))
+        return ("out_features",) if axis == 0 else ("in_features",)
+    if isinstance(layer, Conv1D):
+        return ("nf",) if axis == 0 else ("nx",)
+    if isinstance(layer, CONVOLUTIONS):
+        return (
+            ("out_channels", "in_channels", "groups")
+            if depthwise(layer)
+            else ("out_channels",)
+            if axis == 0
+            else ("in_channels",)
+        )
+    return ("num_features",) if hasattr(layer, "num_features") else ()
+
+
+def depthwise(layer: nn.Module) -> bool:
+    """Whether a layer is a convolution that makes each channel of one channel."""
+    return isinstance(layer, CONVOLUTIONS) and layer.groups > 1 and layer.groups == layer.in_channels == layer.out_channels
 
 
 def stored_axis(layer: nn.Module, axis: int) -> int:

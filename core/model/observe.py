@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from core.errors import ModelError
-from core.events import Progress, Watcher
+from core.events import Progress, Watcher, follow
 from core.method import Method, get
 from core.model import blocks
 from core.model.anatomy import Block, Layer
@@ -70,6 +70,21 @@ def _finished(
         name: {m.card.name: m.extra["finish"](state[m.card.name], sequences) for m in methods}
         for name, state in collected.items()
     }
+
+
+def observe_whole(
+    loaded: LoadedModel, layers: Sequence[Layer], inputs: Tensor, names: Sequence[str], watcher: Watcher, stage: str
+) -> dict[str, Statistics]:
+    """{layer name: {statistic: tensor}} of any layers, while all inputs go through the whole model, a batch of images at a time.
+
+    A grouped convolution's inputs are those of all its groups.
+    """
+    methods = [get("statistic", name) for name in names]
+    batches = inputs.split(blocks.BATCH_IMAGES)
+    with _collecting(loaded, layers, methods, grouped=True) as collected, torch.no_grad():
+        for part in follow(batches, stage, watcher, len(batches)):
+            blocks.call(loaded, part)
+    return _finished(loaded, collected, methods, len(inputs))
 
 
 class _Enough(Exception):
@@ -142,7 +157,9 @@ def each_changed(
 
 
 @contextmanager
-def _collecting(loaded: LoadedModel, layers: Sequence[Layer], methods: Sequence[Method]) -> Iterator[dict[str, dict[str, Any]]]:
+def _collecting(
+    loaded: LoadedModel, layers: Sequence[Layer], methods: Sequence[Method], grouped: bool = False
+) -> Iterator[dict[str, dict[str, Any]]]:
     """Hook the layers and fold their inputs into states. Layers that read the same tensor (query, key, value) share one computation."""
     collected: dict[str, dict[str, Any]] = {layer.name: {} for layer in layers}
     latest: dict[str, Any] = {}
@@ -157,7 +174,7 @@ def _collecting(loaded: LoadedModel, layers: Sequence[Layer], methods: Sequence[
             if twin_of[layer.name]:
                 return
             latest.update(input=args[0], name=layer.name)
-            inputs = layer_inputs(layer, module, args[0]).float()
+            inputs = layer_inputs(layer, module, args[0], grouped).float()
             state = collected[layer.name]
             for method in methods:
                 state[method.card.name] = method.function(state.get(method.card.name), inputs)
@@ -172,8 +189,11 @@ def _collecting(loaded: LoadedModel, layers: Sequence[Layer], methods: Sequence[
             handle.remove()
 
 
-def layer_inputs(layer: Layer, module: nn.Module, inputs: Tensor) -> Tensor:
-    """A layer's input as (sequences, positions, features); a convolution's as the patches that its kernel sees."""
+def layer_inputs(layer: Layer, module: nn.Module, inputs: Tensor, grouped: bool = False) -> Tensor:
+    """A layer's input as (sequences, positions, features); a convolution's as the patches that its kernel sees.
+
+    Raises ModelError for a convolution whose patches are not to be had: a grouped one (unless `grouped`: then those of all groups).
+    """
     if layer.kind != "conv":
         return (
             inputs
@@ -182,14 +202,14 @@ def layer_inputs(layer: Layer, module: nn.Module, inputs: Tensor) -> Tensor:
             if inputs.dim() == 2
             else inputs.flatten(1, -2)
         )
-    check_collectable(layer, module)
+    check_collectable(layer, module, grouped)
     patches = torch.nn.functional.unfold(inputs, module.kernel_size, module.dilation, module.padding, module.stride)
     return patches.transpose(1, 2)
 
 
-def check_collectable(layer: Layer, module: nn.Module) -> None:
+def check_collectable(layer: Layer, module: nn.Module, grouped: bool = False) -> None:
     """Raise ModelError for a layer whose inputs `layer_inputs` cannot give."""
-    if layer.kind == "conv" and (module.groups != 1 or isinstance(module.padding, str)):
+    if layer.kind == "conv" and ((module.groups != 1 and not grouped) or isinstance(module.padding, str)):
         raise ModelError(
             f"{layer.name} is a grouped convolution, whose inputs are not collected yet.", "Use magnitude there, or protect it."
         )

@@ -16,7 +16,7 @@ from core.model.counts import check_in_memory
 from core.model.depth_pruning import prune_depth
 from core.model.expert_pruning import prune_experts
 from core.model.expert_weights import INSIDE, prune_expert_weights
-from core.model.groups import STRUCTURES as UNITS
+from core.model.groups import UNITS
 from core.model.loading import LoadedModel
 from core.model.masks import generator
 from core.model.pruned import Pruned

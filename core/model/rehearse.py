@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -47,6 +48,38 @@ def rehearse(loaded: LoadedModel, group: Group) -> None:
         raise _cannot(loaded, group, "what it says changes")
 
 
+def rehearse_together(loaded: LoadedModel, groups: Sequence[Group]) -> None:
+    """Cut one unit of every group out of a copy of the whole model, and see that it then says what it says with zeros in the units' places.
+
+    Raises ModelError that names the first group that cannot do without; the model is as it was. Costs two forwards of an image and the model's memory.
+    """
+    groups = [group for group in groups if group.units > 1]
+    if _together_fails(loaded, groups):
+        for group in groups:
+            if why := _together_fails(loaded, [group]):
+                raise _cannot(loaded, group, why)
+        raise _cannot(loaded, groups[0], "it is only together with others that what it says changes")
+
+
+def _together_fails(loaded: LoadedModel, groups: Sequence[Group]) -> str:
+    """Why one unit of each of these groups cannot go; empty where they can."""
+    copied = replace(loaded, model=copy.deepcopy(loaded.model))
+    keeps = [torch.arange(group.units) != group.units // 2 for group in groups]
+    image = _image(loaded)
+    with torch.no_grad():
+        for group, keep in zip(groups, keeps, strict=True):
+            for part in group.readers:
+                copied.module(part.path).weight[:, part.index[~keep].flatten().to(loaded.device)] = 0
+        try:
+            expected = first_output(blocks.call(copied, image).to_tuple())
+            for group, keep in zip(groups, keeps, strict=True):
+                cut(copied.model, None, group, keep)
+            found = first_output(blocks.call(copied, image).to_tuple())
+        except Exception as error:  # a family's own code may fail in any way once a number is not what it was built for
+            return f"it fails with {type(error).__name__}"
+    return "what it says changes" if differ(expected, found) else ""
+
+
 def differ(expected: Tensor, found: Tensor) -> bool:
     """Do two outputs differ by more than rounding?"""
     largest = float(expected.nan_to_num(0, 0, 0).abs().max())  # damaged weights are for the scores to find
@@ -56,12 +89,8 @@ def differ(expected: Tensor, found: Tensor) -> bool:
 
 def block_arguments(loaded: LoadedModel, module: nn.Module) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """What the model hands this block on a short fixed input."""
-    image = blank_image(loaded)
-    inputs = (
-        fixed_ids(loaded, 1, _TOKENS)
-        if image is None
-        else torch.rand(image.shape, generator=torch.Generator().manual_seed(0)).to(image)
-    )
+    image = _image(loaded)
+    inputs = fixed_ids(loaded, 1, _TOKENS) if image is None else image
     found: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
     handle = module.register_forward_pre_hook(lambda _, args, kwargs: found.append((args, kwargs)), with_kwargs=True)
     try:
@@ -73,6 +102,12 @@ def block_arguments(loaded: LoadedModel, module: nn.Module) -> tuple[tuple[Any, 
     return args, {
         name: None if "past" in name else value for name, value in kwargs.items()
     }  # a cache would remember the first run
+
+
+def _image(loaded: LoadedModel) -> Tensor | None:
+    """One fixed image of noise; None for a model that takes none."""
+    blank = blank_image(loaded)
+    return None if blank is None else torch.rand(blank.shape, generator=torch.Generator().manual_seed(0)).to(blank)
 
 
 @contextmanager
@@ -92,7 +127,9 @@ def first_output(output: Any) -> Tensor:
 
 
 def _cannot(loaded: LoadedModel, group: Group, why: str) -> ModelError:
-    what = {"neurons": "one of its neurons", "heads": "one group of its heads"}[group.structure]
+    what = {"neurons": "one of its neurons", "heads": "one group of its heads", "channels": "one of its channels"}[
+        group.structure
+    ]
     return ModelError(
         f"{group.name} of {type(loaded.model).__name__} cannot do without {what}: tried on a copy, {why}.",
         "Choose another structure for this model; how its parts belong together is not known here.",

@@ -75,7 +75,7 @@ def find_attention(
     that fit as query, key and value, or one that fits all three. Modules that know of heads themselves come first; of equals the first, for the
     attention to the text itself stands before that to another model's output. What else in the block knows of heads is no MLP: its layers are "other".
     """
-    heads = _count(config, "num_attention_heads")
+    heads = _count(config, "num_attention_heads") or _own_heads(block)
     head_dim = _count(config, "head_dim") or (hidden // heads if heads else 0)
     linear = [layer for layer in layers if len(layer.shape) == 2]
     if not (heads and head_dim and hidden):
@@ -115,6 +115,11 @@ def _of_other_attention(block: nn.Module, path: str, linear: list[Layer], chosen
         if apart and any(hasattr(part, mark) for part in module.modules() for mark in _HEAD_MARKS):
             found |= {layer.path: "other" for layer in linear if layer.path.startswith(place)}
     return found
+
+
+def _own_heads(block: nn.Module) -> int:
+    """How many heads the modules of a block say there are, where the config has a number a stage (Swin)."""
+    return next((count for part in block.modules() if (count := _count(part, "num_attention_heads"))), 0)
 
 
 def _count(config: Any, name: str) -> int:

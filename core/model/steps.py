@@ -24,7 +24,7 @@ from core.model.blocks import known_ids
 from core.model.counts import check_in_memory, size_when_saved_bytes
 from core.model.depth_pruning import needs_loss
 from core.model.experts import ExpertLayer
-from core.model.groups import STRUCTURES as UNITS
+from core.model.groups import UNITS
 from core.model.lean import counts_of
 from core.model.likelihood import check_causal
 from core.model.loading import LoadedModel
@@ -160,8 +160,10 @@ class _State:
     def _cut(self, cuts: tuple[UnitCut, ...]) -> None:
         """Note which units of the source are left, and narrow the masks of the layers that lost rows or columns."""
         for done in cuts:
-            block, _, rest = done.key.removeprefix("blocks.").partition(".")
-            name = f"blocks.{self.kept_blocks[int(block)]}.{rest}"
+            name = done.key
+            if name.startswith("blocks."):
+                block, _, rest = name.removeprefix("blocks.").partition(".")
+                name = f"blocks.{self.kept_blocks[int(block)]}.{rest}"
             left = self.units.setdefault(name, torch.ones(len(done.keep), dtype=torch.bool))
             left[left.clone()] = done.keep
             if isinstance(done.group, ExpertLayer):

@@ -16,7 +16,7 @@ from core.method import Paper, score
     ),
     needs={"input_norm"},
     compare="layer",
-    structures=("neurons", "heads"),
+    structures=("neurons", "heads", "channels"),
     place="criterion/activations only",
 )
 def activation(input_norm: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from core.method import Paper, Param, score
     ),
     needs={"input_variance", "input_mean"},
     compare="model",
-    structures=("neurons", "heads"),
+    structures=("neurons", "heads", "channels"),
     adds_bias="compensate",
     place="criterion/weights and activations",
 )

@@ -8,7 +8,7 @@ from typing import Any
 import gradio as gr
 
 from core import catalogue
-from core.errors import PrunariumError
+from core.errors import ModelError, PrunariumError
 from core.recipe import Recipe, n_of_m, parse
 from studio import cards, known, views
 from studio.bench import Bench, plainly
@@ -172,8 +172,12 @@ def _admitted(bench: Bench, method: str, params: dict[str, Any]) -> dict[str, An
 
 
 def _recipe(bench: Bench, params: dict[str, Any], values: tuple[Any, ...]) -> Recipe:
-    recipe = parse(to_recipe(_order(bench, params, values)))
+    order = _order(bench, params, values)
+    recipe = parse(to_recipe(order))
     catalogue.resolve(recipe)
+    described = known.description(order.model, bench.workspace.folder) or {}
+    if why := described.get("refused", {}).get(order.structure):
+        raise ModelError(why, "Choose something else to go; the Model room lists what this model lacks.")
     return recipe
 
 

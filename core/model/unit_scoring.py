@@ -1,0 +1,88 @@
+"""Scores of whole units (neurons, heads, channels), from scores of single weights or of units."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from math import prod
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import pad
+
+from core.errors import ModelError
+from core.method import Method
+from core.model.anatomy import Layer
+from core.model.groups import Group, Part
+from core.model.loading import LoadedModel
+from core.model.masks import generator
+from core.model.narrow import depthwise
+from core.model.observe import have, matrix
+from core.recipe import Prune
+
+Statistics = Mapping[str, Mapping[str, Tensor]]  # {layer name: {statistic: tensor}}
+
+
+def by_weight(method: Method) -> bool:
+    """Does the method score single weights, so that a unit's score is the sum over its weights? Else it scores units itself."""
+    return "unstructured" in method.card.structures
+
+
+def observed(loaded: LoadedModel, method: Method, groups: Sequence[Group]) -> tuple[Layer, ...]:
+    """The layers whose inputs the method asks about: all of the groups' where it scores weights, else those that read the units."""
+    parts = [part for group in groups for part in (group.everything if by_weight(method) else group.readers)]
+    layers = loaded.anatomy.by_path
+    return tuple(layers[path] for path in dict.fromkeys(part.path for part in parts))
+
+
+def unit_scores(loaded: LoadedModel, group: Group, step: Prune, method: Method, statistics: Statistics, seed: int) -> Tensor:
+    """A score for each unit, float32. Raises ModelError where one is not a number."""
+    way = _sum_over_weights if by_weight(method) else _of_units
+    scores = way(loaded, group, step, method, statistics, seed).float()
+    if torch.isnan(scores).any():
+        raise ModelError(
+            f"The scores of {group.name} are not all numbers.", "Check the model's weights and the calibration data for NaN."
+        )
+    return scores
+
+
+def columns(layer: Layer, part: Part) -> Tensor:
+    """(units, entries): the columns of a reading layer's weight as a matrix that are each unit's; a convolution has some for each place of its kernel."""
+    kernel = prod(layer.shape[2:]) if layer.kind == "conv" else 1
+    return (part.index[:, :, None] * kernel + torch.arange(kernel)).flatten(1)
+
+
+def _sum_over_weights(
+    loaded: LoadedModel, group: Group, step: Prune, method: Method, statistics: Statistics, seed: int
+) -> Tensor:
+    layers, total = loaded.anatomy.by_path, torch.zeros(group.units, dtype=torch.float64)
+    for part in group.everything:
+        layer, known = layers[part.path], statistics.get(layers[part.path].name, {})
+        weight = _whole(loaded.module(part.path), layer) if known else _matrix(loaded, layer)
+        given = have(weight, tuple(weight.shape), generator(seed, layer.name), known)
+        summed = method(given, step.params).sum(1 - part.axis).cpu().double()
+        total += summed[columns(layer, part) if part.axis else part.index].sum(1)
+    return total
+
+
+def _matrix(loaded: LoadedModel, layer: Layer) -> Tensor:
+    return matrix(layer, loaded.module(layer.path).weight.detach()).float()
+
+
+def _whole(module: nn.Module, layer: Layer) -> Tensor:
+    """A layer's weight as (out, in); a depthwise convolution's as the one over all channels that it stands for, with zeros where it does not look."""
+    weight = matrix(layer, module.weight.detach()).float()
+    return torch.block_diag(*weight) if depthwise(module) else weight
+
+
+def _of_units(loaded: LoadedModel, group: Group, step: Prune, method: Method, statistics: Statistics, seed: int) -> Tensor:
+    """Where several layers read a unit, it has entries in each of them; what they make of an entry is filled up with zeros to one length."""
+    layers = loaded.anatomy.by_path
+    read = [(layers[part.path], columns(layers[part.path], part)) for part in group.readers]
+    most = max(layer.shape[0] for layer, _ in read)
+    out_of = [pad(_matrix(loaded, layer).T[index], (0, most - layer.shape[0])) for layer, index in read]
+    into = [_matrix(loaded, layers[part.path])[part.index].flatten(1) for part in group.parts]
+    seen = [{name: value.cpu()[index] for name, value in statistics.get(layer.name, {}).items()} for layer, index in read]
+    given = have(None, (group.units,), generator(seed, group.name), {})
+    given |= {name: torch.cat([found[name] for found in seen], 1) for name in seen[0]}
+    given |= {"out_of": torch.cat(out_of, 1).flatten(1), "into": torch.cat(into, 1)}
+    return method(given, step.params)
