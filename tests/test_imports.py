@@ -25,6 +25,7 @@ LIGHT = (  # the torch-free part of core: all that studio may import of it
     "core.model.memory",
     "core.model.source",
     "core.recipe",
+    "core.recipe_steps",
     "core.report",
     "core.summary",
     "core.supervise",
