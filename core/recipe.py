@@ -19,6 +19,7 @@ from core.errors import RecipeError
 from core.recipe_steps import (
     STRUCTURES,
     Allocation,
+    Budget,
     Count,
     Model,
     Prune,
@@ -33,8 +34,8 @@ from core.recipe_steps import (
 )
 
 __all__ = [
-    "STRUCTURES", "VERSION", "Accuracy", "Allocation", "Clusters", "Curves", "Data", "Embedding", "Latency", "Measure", "Model", "Observe", "Perplexity",
-    "Projection", "Prove", "Prune", "Recipe", "Reconstruct", "Recover", "Save", "Section", "Select", "Step", "Text",
+    "STRUCTURES", "VERSION", "Accuracy", "Allocation", "Budget", "Clusters", "Curves", "Data", "Embedding", "Latency", "Measure", "Model", "Observe",
+    "Perplexity", "Projection", "Prove", "Prune", "Recipe", "Reconstruct", "Recover", "Save", "Section", "Select", "Step", "Text",
     "from_yaml", "n_of_m", "parse", "read", "tile_size", "to_dict", "to_yaml",
 ]  # fmt: skip
 VERSION = 1

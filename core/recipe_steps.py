@@ -58,10 +58,35 @@ class Allocation(Section):
     shares: dict[str, Share] = {}
 
 
+class Budget(Section):
+    """What the step shall bring the model down by, in the place of a sparsity: a share (`remove`) of what the whole model costs before it, or a figure
+    (`at_most`, in parameters, bytes, operations, or milliseconds) that it may cost afterwards.
+
+    `tokens`: in the key-value cache, seen by attention (flops), or read (latency); left out, 512 (latency: 128). `batch`: sequences at once, of
+    kv_bytes and latency. `repeats`: timed passes of latency.
+    """
+
+    cost: Literal["parameters", "bytes", "flops", "kv_bytes", "latency"]
+    remove: Annotated[float, Field(gt=0.0, lt=1.0)] | None = None
+    at_most: Annotated[float, Field(gt=0.0, allow_inf_nan=False)] | None = None
+    tokens: Count | None = None
+    batch: Count = 1
+    repeats: Annotated[int, Field(ge=3, le=1000)] = 10
+
+    @model_validator(mode="after")
+    def _one(self) -> Budget:
+        if (self.remove is None) == (self.at_most is None):
+            raise ValueError(
+                "a budget needs either remove, a share of the whole model's cost such as 0.2, or at_most, what may be left"
+            )
+        return self
+
+
 class Prune(Section):
     method: str
     structure: str = "unstructured"
     sparsity: Share | None = None
+    budget: Budget | None = None
     allocation: Allocation = Allocation()
     params: dict[str, Any] = {}
     only: tuple[str, ...] = ()
@@ -77,6 +102,9 @@ class Prune(Section):
     @model_validator(mode="after")
     def _agree(self) -> Prune:
         pattern = n_of_m(self.structure)
+        if self.budget is not None and (self.sparsity is not None or self.allocation.method == "by_hand"):
+            other = "sparsity" if self.sparsity is not None else "an allocation by hand"
+            raise ValueError(f"budget and {other} both say how much goes: leave one of them out")
         known = pattern is not None or tile_size(self.structure) is not None or self.structure in STRUCTURES
         if not known or self.structure == "N:M":
             raise ValueError(
@@ -85,13 +113,13 @@ class Prune(Section):
             )
         if pattern is not None:
             implied = 1 - pattern[0] / pattern[1]
-            if self.sparsity is None:
+            if self.sparsity is None and self.budget is None:
                 object.__setattr__(self, "sparsity", implied)
-            elif abs(self.sparsity - implied) > 1e-9:
+            elif self.budget is None and abs(self.sparsity - implied) > 1e-9:
                 raise ValueError(
                     f"structure {self.structure} means a sparsity of {implied:g}, not {self.sparsity:g}; leave sparsity out"
                 )
-        elif self.sparsity is None and self.allocation.method != "by_hand":
+        elif self.sparsity is None and self.budget is None and self.allocation.method != "by_hand":
             raise ValueError("sparsity is missing: say what share to remove, such as 0.5")
         if self.allocation.method == "by_hand" and not self.allocation.shares:
             raise ValueError("allocation by_hand needs shares: a layer or block name with the share to remove")

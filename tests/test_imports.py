@@ -16,6 +16,7 @@ LIGHT = (  # the torch-free part of core: all that studio may import of it
     "core.budget",
     "core.builtins",
     "core.catalogue",
+    "core.cost",
     "core.errors",
     "core.events",
     "core.folder",

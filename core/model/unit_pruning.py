@@ -8,12 +8,16 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
+from core.cost import Owed, Price
 from core.errors import ModelError
 from core.events import Watcher, follow
 from core.method import Method, get
 from core.model import blocks
 from core.model.anatomy import Block, Layer, read_anatomy
+from core.model.asked import Asked
 from core.model.choosing import chosen_groups, units_by_hand
+from core.model.costing import group_prices
+from core.model.fitness import trying, unit_masks
 from core.model.groups import Group, unit_groups
 from core.model.loading import LoadedModel
 from core.model.masks import generator, nearest
@@ -30,13 +34,19 @@ Statistics = Mapping[str, Mapping[str, Tensor]]  # {layer name: {statistic: tens
 
 
 def prune_units(
-    loaded: LoadedModel, step: Prune, method: Method, inputs: Callable[[], Tensor], seed: int, watcher: Watcher
+    loaded: LoadedModel,
+    step: Prune,
+    method: Method,
+    inputs: Callable[[], Tensor],
+    seed: int,
+    watcher: Watcher,
+    owed: Owed | None = None,
 ) -> Pruned:
-    """Carry out a step for neurons or heads on the model in memory: what goes is really gone, and the config says so."""
+    """Carry out a step for neurons or heads on the model in memory: what goes is really gone, and the config says so. owed: the step's budget."""
     anatomy = loaded.anatomy
     groups = chosen_groups(unit_groups(loaded.model, anatomy.blocks, anatomy.family, step.structure), anatomy, step)
     _rehearse_each_kind(loaded, groups)
-    shares = _shares(loaded, step, method, groups, inputs, seed, watcher)
+    shares = _shares(loaded, step, method, groups, inputs, seed, watcher, owed)
     found = _Found(step)
     if statistics_of([method]):
         _prune_streaming(loaded, step, method, groups, shares, inputs(), seed, found, watcher)
@@ -55,15 +65,23 @@ def _rehearse_each_kind(loaded: LoadedModel, groups: Sequence[Group]) -> None:
 
 
 def _shares(loaded: LoadedModel, step: Prune, method: Method, groups: Sequence[Group], inputs: Callable[[], Tensor], seed: int,
-            watcher: Watcher) -> dict[str, float]:  # fmt: skip
+            watcher: Watcher, owed: Owed | None) -> dict[str, float]:  # fmt: skip
     """Allocate: the share of its units that each group gives."""
     if step.allocation.method == "by_hand":
         return units_by_hand(step.allocation.shares, loaded.anatomy, groups)
     allocator = get("allocator", step.allocation.method)
-    given: dict[str, object] = {"sizes": {group.name: group.units for group in groups}, "sparsity": step.sparsity}
+    sizes, scores = {group.name: group.units for group in groups}, {}
+    asked = Asked(step, owed, sizes)
+    asked.priced(
+        group_prices(loaded, groups, owed, watcher) if owed else {name: Price.linear(n, 1.0, n - 1) for name, n in sizes.items()}
+    )
     if "scores" in allocator.needs:
-        given["scores"] = _dense_scores(loaded, step, method, groups, inputs, seed, watcher).__getitem__
-    return allocator(given, step.allocation.params)
+        scores = _dense_scores(loaded, step, method, groups, inputs, seed, watcher)
+    given = {"sizes": sizes, "scores": scores.__getitem__, "watcher": watcher, "generator": generator(seed, "allocate")}
+    if "fitness" not in allocator.needs:
+        return asked.spread(allocator, given)
+    with trying(loaded, unit_masks(loaded, groups, scores), inputs(), watcher) as fitness:
+        return asked.spread(allocator, given | {"fitness": fitness, "sequences": fitness.sequences})
 
 
 def _dense_scores(loaded: LoadedModel, step: Prune, method: Method, groups: Sequence[Group], inputs: Callable[[], Tensor], seed: int,
