@@ -34,8 +34,7 @@ from core.model.loading import LoadedModel
 from core.model.pruned import Pruned
 from core.recipe import Prune, tile_size
 
-_TOKENS = {"latency": 128}  # of a step that says none; else 512, as the report's flops
-_CHECKED_FORWARD = "Choose another cost, such as parameters."
+_ANOTHER = "Choose another cost, such as parameters."
 
 
 def owed(loaded: LoadedModel, step: Prune, watcher: Watcher) -> Owed | None:
@@ -44,7 +43,7 @@ def owed(loaded: LoadedModel, step: Prune, watcher: Watcher) -> Owed | None:
     if budget is None:
         return None
     structure = "tiles" if tile_size(step.structure) else step.structure
-    tokens = budget.tokens or min(_TOKENS.get(budget.cost, 512), loaded.anatomy.context or 512)
+    tokens = budget.tokens or (min(128, loaded.anatomy.context or 128) if budget.cost == "latency" else 512)
     protocol: dict[str, Any] = {}
     if budget.cost in ("flops", "kv_bytes", "latency") and loaded.anatomy.kind != "image_classifier":
         protocol["tokens"] = tokens
@@ -83,7 +82,7 @@ def figure(loaded: LoadedModel, asked: Owed, watcher: Watcher, stage: str) -> fl
     else:
         found, why = flops_per_token(loaded, nonzero=masked, context=at.get("tokens", 512)), "has no known number of operations"
     if not found:
-        raise ModelError(f"{loaded.name} {why}, so no budget in {COSTS[asked.cost][0]} can be set.", _CHECKED_FORWARD)
+        raise ModelError(f"{loaded.name} {why}, so no budget in {COSTS[asked.cost][0]} can be set.", _ANOTHER)
     return float(found)
 
 
