@@ -6,7 +6,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from core import catalogue
+from core.cost import MASKS
 from core.recipe import Prune, Recipe, n_of_m
+from studio import target
 
 BY_HAND = "by_hand"
 STRUCTURE_WORDS = {
@@ -35,7 +37,8 @@ PROMPT = "The city was founded in"
 
 @dataclass(frozen=True)
 class Order:
-    """What the controls say. `shares`: the budget made by hand; `recovery`: a method or "none"; `kind`: of the model, decides how quality is measured."""
+    """What the controls say. `cost`: what `sparsity` is a share of, or `limit` (in people's unit) the most that may be left of; `spread`: the allocator's
+    parameters; `shares`: the budget made by hand; `recovery`: a method or "none"; `kind`: of the model, decides how quality is measured."""
 
     model: str
     kind: str = "decoder"
@@ -44,8 +47,11 @@ class Order:
     method: str = "wanda"
     params: dict[str, Any] = field(default_factory=dict)
     structure: str = "unstructured"
+    cost: str = target.SHARE
     sparsity: float = 0.5
+    limit: float | None = None
     allocation: str = "uniform"
+    spread: dict[str, Any] = field(default_factory=dict)
     shares: dict[str, float] = field(default_factory=dict)
     source: str = "auto"
     samples: int = 128
@@ -96,6 +102,8 @@ def suggested_name(order: Order) -> str:
         amount = "by-hand"
     else:
         amount = f"{pattern[0]}of{pattern[1]}" if pattern else f"{100 * order.sparsity:.0f}"
+        if order.cost != target.SHARE and not pattern:
+            amount = f"{order.cost}-" + (f"to-{order.limit:g}" if order.limit else amount)
     healed = "" if order.recovery == "none" else f"-{order.recovery}"
     kept = "".join(c if c.isalnum() or c in "._-" else "-" for c in model)
     return f"{kept.strip('._-') or 'model'}-{order.method}-{amount}{healed}"[:80]
@@ -106,10 +114,13 @@ def _prune(order: Order) -> dict[str, Any]:
     if order.allocation == BY_HAND and order.structure not in WHOLE:
         out["allocation"] = {"method": BY_HAND, "shares": {name: share for name, share in order.shares.items() if share > 0}}
     else:
-        if n_of_m(order.structure) is None:
+        free = n_of_m(order.structure) is None
+        if free and order.cost != target.SHARE:
+            out["budget"] = target.budget(order.cost, order.sparsity, order.limit)
+        elif free:
             out["sparsity"] = order.sparsity
-        if order.allocation not in ("uniform", BY_HAND) and n_of_m(order.structure) is None:
-            out["allocation"] = {"method": order.allocation}
+        if order.allocation not in ("uniform", BY_HAND) and free and order.structure not in WHOLE:
+            out["allocation"] = {"method": order.allocation, **({"params": order.spread} if order.spread else {})}
     return {**out, "params": order.params} if order.params else out
 
 
@@ -131,7 +142,11 @@ def sentence(recipe: Recipe, cards: tuple[catalogue.MethodCard, ...]) -> str:
     for step in recipe.steps:
         if step.prune:
             label = catalogue.pruner(cards, step.prune.method).label
-            parts.append(f"{_amount(step.prune)} of {_short(recipe.model.source)} by {label}{_seen(recipe, step.prune, cards)}")
+            model, seen = _short(recipe.model.source), _seen(recipe, step.prune, cards)
+            if step.prune.budget:
+                parts.append(f"{_what(step.prune, model)} by {label}{_spread(step.prune)}, {_until(step.prune)}{seen}")
+            else:
+                parts.append(f"{_amount(step.prune)} of {model} by {label}{seen}")
         elif step.recover:
             label = labels.get(("recovery", step.recover.method), step.recover.method)
             parts.append(f"train {label} for {step.recover.steps} steps to win quality back")
@@ -169,6 +184,23 @@ def _amount(prune: Any) -> str:
     )
     what = "of the weights" if prune.structure == "unstructured" else f"of the {prune.structure}"
     return f"remove {share} {what} {spread}"
+
+
+def _what(prune: Prune, model: str) -> str:
+    """remove neurons of tiny-llama"""
+    if prune.structure == "unstructured":
+        return f"set weights of {model} to zero"
+    return f"remove {WHOLE.get(prune.structure, prune.structure)} of {model}"
+
+
+def _spread(prune: Prune) -> str:
+    return "" if prune.structure in WHOLE else f", spread by {prune.allocation.method}"
+
+
+def _until(prune: Prune) -> str:
+    masked = prune.structure in MASKS
+    words = target.words(prune.budget.cost, prune.budget.remove, prune.budget.at_most)
+    return words + (", counting what is not zero" if masked else "")
 
 
 def _seen(recipe: Recipe, prune: Prune, cards: tuple[catalogue.MethodCard, ...]) -> str:
