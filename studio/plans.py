@@ -7,7 +7,7 @@ from typing import Any
 
 from core import catalogue
 from core.cost import MASKS
-from core.recipe import Prune, Recipe, n_of_m
+from core.recipe import Prune, Recipe, n_of_m, tile_size
 from studio import target
 
 BY_HAND = "by_hand"
@@ -73,6 +73,20 @@ def structures(card: catalogue.MethodCard) -> list[tuple[str, str]]:
             else [(STRUCTURE_WORDS[name], name)]
         )
     return out
+
+
+def spreads(structure: str) -> list[tuple[str, str]]:
+    """(words, value) for each way to spread the share over the parts of this structure, uniform first, by hand last."""
+    kind = "N:M" if n_of_m(structure) else "tiles" if tile_size(structure) else structure
+    cards = [
+        card
+        for card in catalogue.of_kind("allocator")
+        if not card.problem and (kind in card.structures or card.name == "uniform")
+    ]
+    return [
+        *sorted(((card.label, card.name) for card in cards), key=lambda way: way[1] != "uniform"),
+        ("The budget by hand", BY_HAND),
+    ]
 
 
 def to_recipe(order: Order) -> dict[str, Any]:
@@ -144,7 +158,7 @@ def sentence(recipe: Recipe, cards: tuple[catalogue.MethodCard, ...]) -> str:
             label = catalogue.pruner(cards, step.prune.method).label
             model, seen = _short(recipe.model.source), _seen(recipe, step.prune, cards)
             if step.prune.budget:
-                parts.append(f"{_what(step.prune, model)} by {label}{_spread(step.prune)}, {_until(step.prune)}{seen}")
+                parts.append(f"{_what(step.prune, model)} by {label}{seen}{_spread(step.prune)}, {_until(step.prune)}")
             else:
                 parts.append(f"{_amount(step.prune)} of {model} by {label}{seen}")
         elif step.recover:

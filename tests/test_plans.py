@@ -8,7 +8,7 @@ from core import catalogue
 from core.errors import RecipeError
 from core.recipe import parse
 from studio import target
-from studio.plans import BY_HAND, Order, sentence, structures, suggested_name, to_recipe
+from studio.plans import BY_HAND, Order, sentence, spreads, structures, suggested_name, to_recipe
 from studio.results import budgets
 from studio.runs_table import what
 
@@ -107,7 +107,8 @@ def test_a_target_cost_goes_in_as_a_budget_and_is_read_back_in_words(cost):
     prune = made(structure="neurons", method="flap", cost=cost, sparsity=0.2).steps[0].prune
     assert (prune.budget.cost, prune.budget.remove, prune.sparsity) == (cost, 0.2, None)
     words = said(structure="neurons", method="flap", cost=cost, sparsity=0.2)
-    assert words.startswith("Remove neurons of tiny-llama by FLAP, spread by uniform, until the ") and "20 %" in words
+    assert words.startswith("Remove neurons of tiny-llama by FLAP, looking at 128 sequences")
+    assert ", spread by uniform, until the " in words and "20 %" in words
 
 
 def test_a_limit_is_said_in_peoples_unit_and_wins_over_the_share():
@@ -148,3 +149,17 @@ def test_a_run_with_a_budget_is_told_apart_in_the_table_and_says_what_it_reached
     assert what(made(structure="heads", method="magnitude", cost="kv_bytes", limit=1.5)) == "magnitude kv_bytes ≤ 1.5 MB heads"
     report = {"steps": [{"budget": {"cost": "bytes", "before": 4e6, "target": 3e6, "reached": 2.9e6}}, {}]}
     assert budgets(report) == ("Budget: at most 3 MB on disk asked for, 2.9 MB on disk reached; there were 4 MB on disk. ")
+
+
+def test_only_ways_to_spread_that_fit_the_structure_are_offered():
+    assert [value for _, value in spreads("experts")] == [value for _, value in spreads("2:4")] == ["uniform", BY_HAND]
+    neurons = [value for _, value in spreads("neurons")]
+    assert (
+        neurons[0] == "uniform"
+        and neurons[-1] == BY_HAND
+        and {"global", "knapsack", "darwinlm"} < set(neurons)
+        and "owl" not in neurons
+    )
+    for structure in ("unstructured", "neurons", "heads", "tiles"):
+        for _, way in spreads(structure)[:-1]:
+            assert made(structure=structure, method="magnitude", allocation=way).steps[0].prune.allocation.method == way

@@ -13,7 +13,7 @@ from core.recipe import Recipe, n_of_m, parse
 from studio import cards, known, target, views
 from studio.bench import Bench, plainly
 from studio.params import details
-from studio.plans import BY_HAND, PROMPT, WHOLE, Order, sentence, structures, to_recipe
+from studio.plans import BY_HAND, PROMPT, WHOLE, Order, sentence, spreads, structures, to_recipe
 from studio.results import results
 
 _QUIET: dict[str, Any] = {"show_progress": "hidden", "queue": False, "api_visibility": "private"}
@@ -76,7 +76,6 @@ def build(bench: Bench) -> None:
 
 def _controls(bench: Bench, params: Params) -> Controls:
     methods = [(card.label, card.name) for card in catalogue.pruners() if not card.problem]
-    spread = [(card.label, card.name) for card in catalogue.of_kind("allocator") if not card.problem]
     healers = [("None", "none"), *((card.label, card.name) for card in catalogue.of_kind("recovery") if not card.problem)]
     start = "wanda" if ("Wanda", "wanda") in methods else methods[0][1]
     method = gr.Dropdown(methods, value=start, label="Method", elem_id="method", info=_card(start).summary)
@@ -88,9 +87,9 @@ def _controls(bench: Bench, params: Params) -> Controls:
     goal = gr.Dropdown(target.choices("unstructured"), value=target.SHARE, label="Share of", elem_id="target",
                        info="Of what goes, or of what the whole model costs; only what falls with the choice above is offered")  # fmt: skip
     sparsity = gr.Slider(0, 95, 50, step=1, label=target.slider_label(target.SHARE), elem_id="sparsity")
-    limit = gr.Number(None, label=target.limit_label(target.SHARE), visible=False, minimum=0, elem_id="limit")
+    limit = gr.Number(None, label=target.limit_label(target.SHARE), visible=False, elem_id="limit")
     allocation = gr.Radio(
-        [*sorted(spread, key=lambda choice: choice[1] != "uniform"), ("The budget by hand", BY_HAND)],
+        spreads("unstructured"),
         value="uniform",
         label="How the share is spread over the layers",
         elem_id="allocation",
@@ -204,12 +203,14 @@ def _wire_controls(bench: Bench, controls: Controls, params: Params) -> None:
         """Only controls that mean something for this structure are shown, and only costs that fall with it are offered."""
         by_hand, choices = allocation == BY_HAND and structure not in WHOLE, target.choices(structure)
         goal = goal if goal in [value for _, value in choices] else target.SHARE
+        ways = spreads(structure)
+        allocation = allocation if allocation in [value for _, value in ways] else "uniform"
         free, costs = n_of_m(structure) is None and not by_hand, len(choices) > 1
         return (
             gr.Dropdown(choices=choices, value=goal, visible=free and costs),
             gr.Slider(visible=free, label=target.slider_label(goal)),
             gr.Number(visible=free and goal != target.SHARE, label=target.limit_label(goal)),
-            gr.Radio(visible=structure not in WHOLE),
+            gr.Radio(choices=ways, value=allocation, visible=structure not in WHOLE),
         )
 
     def by_hand(name: str, structure: str) -> Any:

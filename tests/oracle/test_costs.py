@@ -15,12 +15,16 @@ from core.cost import COSTS, FALLS, Owed, Price, check, meet, removed, units_nee
 from core.errors import PrunariumError, RecipeError
 from core.events import Silent
 from core.model.block_latency import TimedBlocks
+from core.model.bypass import block_units
+from core.model.costing import depth_costs
 from core.model.counts import counts, flops_per_token, kv_bytes
 from core.model.groups import unit_groups
 from core.model.loading import from_module
 from core.model.pruning import prune
+from core.model.sublayers import sublayer_units
 from core.recipe import from_yaml, parse, to_yaml
 from tests import tiny_models
+from tests.oracle.test_experts import built
 
 IDS = torch.randint(0, 300, (6, 16), generator=torch.Generator().manual_seed(3))
 pytestmark = pytest.mark.quick
@@ -273,3 +277,31 @@ def test_a_latency_budget_says_what_was_measured_and_the_shares_that_repeat_it()
                 allocation={"method": "by_hand", "shares": said["shares"]})  # fmt: skip
     pairs = zip(done.cuts, again.cuts, strict=True)
     assert all(torch.equal(a.keep, b.keep) for a, b in pairs)
+
+
+@pytest.mark.parametrize("cost", ["parameters", "bytes"])
+@pytest.mark.parametrize("name", ["mixtral", "qwen3_moe"])
+def test_as_many_experts_go_from_every_block_as_the_budget_takes(name, cost):
+    """What one expert fewer in every block takes off is found by taking one and counting again."""
+    one = run(built(name), method="magnitude", structure="experts", sparsity=1 / 6)
+    before = real(from_module(built(name), "tiny"), cost, False)
+    each = before - real(one.loaded, cost, False)
+    budget = {"cost": cost, "at_most": before - 2.2 * each}
+    done = run(built(name), method="magnitude", structure="experts", budget=budget)
+    gone = {int((~cut.keep).sum()) for cut in done.cuts}
+    assert gone == {3} and done.said["budget"]["reached"] == real(done.loaded, cost, False) <= before - 2.2 * each
+    with pytest.raises(RecipeError, match="nearest that can be reached"):
+        run(built(name), method="magnitude", structure="experts", budget={"cost": cost, "remove": 0.99})
+
+
+@pytest.mark.parametrize("structure", ["blocks", "sublayers"])
+def test_the_latency_of_a_block_and_of_its_parts_is_measured_once_for_those_alike(structure):
+    loaded = from_module(tiny_models.llama(3, hidden_size=64, intermediate_size=6000), "tiny")
+    units = block_units(loaded) if structure == "blocks" else sublayer_units(loaded)
+    owed = Owed("latency", structure, 100.0, 90.0, {"batch": 1, "tokens": 32, "repeats": 5})
+    off = depth_costs(loaded, units.values(), owed, Silent())
+    kinds = {name.partition(".")[2].partition(".")[2]: ms for name, ms in off.items()}
+    assert off.keys() == units.keys() and len(set(off.values())) == len(kinds)
+    assert all(ms >= 0 for ms in off.values()) and (structure == "sublayers" or min(off.values()) > 0)
+    if structure == "sublayers":
+        assert off["blocks.0.mlp"] > 0  # 6,000 neurons take time
