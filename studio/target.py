@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from math import isfinite, nan
 from typing import Any
 
 from core.cost import COSTS, FALLS
+from core.errors import RecipeError
 
 SHARE = "share"
 LABELS = {
@@ -34,10 +36,23 @@ def limit_label(cost: str) -> str:
     return f"… or leave at most ({unit})"
 
 
-def budget(cost: str, sparsity: float, limit: float | None) -> dict[str, Any]:
-    """The recipe's budget. limit: in people's unit; where it is given, the share is not used."""
-    if limit:
-        return {"cost": cost, "at_most": limit * COSTS[cost][2]}
+def limit(text: str) -> float | None:
+    """The figure that a person typed, None where there is none. Raises RecipeError."""
+    if not text.strip():
+        return None
+    try:
+        value = float(text.replace(",", "").replace(" ", ""))
+    except ValueError:
+        value = nan
+    if not (isfinite(value) and value > 0):
+        raise RecipeError(f"What may be left must be a number above 0, not {text[:20]!r}.", "Correct it, or empty that box.")
+    return value
+
+
+def budget(cost: str, sparsity: float, at_most: float | None) -> dict[str, Any]:
+    """The recipe's budget. at_most: in people's unit; where it is given, the share is not used."""
+    if at_most is not None:
+        return {"cost": cost, "at_most": at_most * COSTS[cost][2]}
     return {"cost": cost, "remove": sparsity}
 
 

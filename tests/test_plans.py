@@ -163,3 +163,11 @@ def test_only_ways_to_spread_that_fit_the_structure_are_offered():
     for structure in ("unstructured", "neurons", "heads", "tiles"):
         for _, way in spreads(structure)[:-1]:
             assert made(structure=structure, method="magnitude", allocation=way).steps[0].prune.allocation.method == way
+
+
+def test_a_typed_limit_is_a_number_or_a_sentence():
+    assert (target.limit("  "), target.limit("1,500"), target.limit("2.5")) == (None, 1500.0, 2.5)
+    for wrong in ("many", "-3", "0", "nan", "inf"):
+        with pytest.raises(RecipeError, match="a number above 0") as caught:
+            target.limit(wrong)
+        assert caught.value.remedy.endswith(".")

@@ -37,7 +37,7 @@ class Controls:
     structure: gr.Dropdown
     target: gr.Dropdown
     sparsity: gr.Slider
-    limit: gr.Number
+    limit: gr.Textbox
     allocation: gr.Radio
     recovery: gr.Radio
     steps: gr.Slider
@@ -84,17 +84,7 @@ def _controls(bench: Bench, params: Params) -> Controls:
         cards.hint(" ".join(broken), elem_id="broken-methods")
     details("About this method", bench.page, method, params.method, _card, "method-details")
     structure = gr.Dropdown(structures(_card(start)), value="unstructured", label="What goes", elem_id="structure")
-    goal = gr.Dropdown(target.choices("unstructured"), value=target.SHARE, label="Share of", elem_id="target",
-                       info="Of what goes, or of what the whole model costs; only what falls with the choice above is offered")  # fmt: skip
-    sparsity = gr.Slider(0, 95, 50, step=1, label=target.slider_label(target.SHARE), elem_id="sparsity")
-    limit = gr.Number(None, label=target.limit_label(target.SHARE), visible=False, elem_id="limit")
-    allocation = gr.Radio(
-        spreads("unstructured"),
-        value="uniform",
-        label="How the share is spread over the layers",
-        elem_id="allocation",
-    )
-    details("About how it is spread", bench.page, allocation, params.spread, _spread_card, "spread-details")
+    goal, sparsity, limit, allocation = _amount(bench, params)
     recovery = gr.Radio(healers, value="none", label="Recovery: training after pruning", elem_id="recovery")
     steps = gr.Slider(10, 1000, 100, step=10, label="Training steps", visible=False, elem_id="recovery-steps")
     with gr.Accordion(
@@ -144,6 +134,29 @@ def _controls(bench: Bench, params: Params) -> Controls:
     )
 
 
+def _amount(bench: Bench, params: Params) -> tuple[gr.Dropdown, gr.Slider, gr.Number, gr.Radio]:
+    """How much goes, what that is a share of, and how it is spread."""
+    goal = gr.Dropdown(target.choices("unstructured"), value=target.SHARE, label="Share of", elem_id="target",
+                       info="Of what goes, or of what the whole model costs; only what falls with the choice above is offered")  # fmt: skip
+    sparsity = gr.Slider(0, 95, 50, step=1, label=target.slider_label(target.SHARE), elem_id="sparsity")
+    limit = gr.Textbox(
+        "",
+        label=target.limit_label(target.SHARE),
+        visible=False,
+        max_length=20,
+        elem_id="limit",
+        placeholder="a figure, in the share's place",
+    )
+    allocation = gr.Radio(
+        spreads("unstructured"),
+        value="uniform",
+        label="How the share is spread over the layers",
+        elem_id="allocation",
+    )
+    details("About how it is spread", bench.page, allocation, params.spread, _spread_card, "spread-details")
+    return goal, sparsity, limit, allocation
+
+
 def _card(name: str) -> catalogue.MethodCard:
     return catalogue.pruner(catalogue.load(), name)
 
@@ -159,7 +172,8 @@ def _order(bench: Bench, values: tuple[Any, ...]) -> Order:
     described = known.description(opened.model, bench.workspace.folder) or {}
     return Order(
         model=opened.model, kind=str(described.get("kind") or "decoder"), name=name.strip(), seed=int(seed or 0), method=method, params=params,
-        structure=structure, cost=goal, sparsity=round(sparsity / 100, 4), limit=limit, allocation=allocation, spread=spread, shares=dict(opened.budget.shares),
+        structure=structure, cost=goal, sparsity=round(sparsity / 100, 4), limit=target.limit(limit),
+        allocation=allocation, spread=spread, shares=dict(opened.budget.shares),
         source=source if source == "auto" else bench.admit(source or ""), samples=int(samples or 0), tokens=int(tokens or 0),
         recovery=recovery, steps=int(steps), measures=tuple(measures), prompt=prompt, save=save,
     )  # fmt: skip
@@ -209,7 +223,7 @@ def _wire_controls(bench: Bench, controls: Controls, params: Params) -> None:
         return (
             gr.Dropdown(choices=choices, value=goal, visible=free and costs),
             gr.Slider(visible=free, label=target.slider_label(goal)),
-            gr.Number(visible=free and goal != target.SHARE, label=target.limit_label(goal)),
+            gr.Textbox(visible=free and goal != target.SHARE, label=target.limit_label(goal)),
             gr.Radio(choices=ways, value=allocation, visible=structure not in WHOLE),
         )
 
