@@ -14,7 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from core import formula
+from core import cost, formula
 from core.errors import RecipeError
 from core.recipe import Prune, Recipe, Step, n_of_m, tile_size
 
@@ -209,6 +209,13 @@ def _resolved_prune(prune: Prune, cards: tuple[MethodCard, ...]) -> Prune:
             f"{prune.method} does not work on {structure}; it works on {', '.join(card.structures)}.",
             f"For {structure}: {others}.",
         )
+    if prune.budget:
+        cost.check(structure, prune.budget.cost)
+        if card.kind == "transform" or card.inside:
+            raise RecipeError(
+                f"{prune.method} decides {'inside ' + card.inside if card.inside else 'for the whole model'} by a share, so it takes no budget.",
+                "Say sparsity instead of budget.",
+            )
     allocation = prune.allocation
     if allocation.method != "by_hand":
         allocator = find(cards, "allocator", allocation.method)

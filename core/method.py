@@ -185,6 +185,9 @@ def allocator(name: str, *, label: str, paper: Paper | None = None, needs: set[s
     (out, in). Where needs names statistics of layers: statistics(layer) -> {statistic: tensor}; the block statistic "influence": influence ({block:
     value}); "scores": scores(layer) -> importances by the step's criterion; "curves": curves ({layer: {share removed: relative output error}}),
     measured on each layer alone with that criterion's masks. All of it from the dense model, in one pass. A solver has no scores: Wanda's stand in.
+    "fitness" (with "scores"): fitness(shares, n) -> mean loss in nats on the first n of `sequences` calibration sequences with these shares masked.
+    May name generator (torch's), watcher; and prices ({layer: core.cost.Price}: what its units take off) with owed (to be taken off in all): it then
+    meets a budget in any cost itself. For one that names neither, the engine finds the sparsity at which its shares meet the budget.
     """
     return _register("allocator", name, label, paper, needs, **{"structures": ("unstructured",), **card})
 

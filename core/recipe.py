@@ -8,137 +8,37 @@ from __future__ import annotations
 
 import difflib
 import io
-import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from core.errors import RecipeError
-
-VERSION = 1
-Share = Annotated[float, Field(ge=0.0, le=1.0)]
-Count = Annotated[int, Field(ge=1)]
-STRUCTURES = (
-    "unstructured",
-    "N:M",
-    "tiles",
-    "channels",
-    "neurons",
-    "heads",
-    "blocks",
-    "sublayers",
-    "experts",
-    "slices",
-    "vocabulary",
+from core.recipe_steps import (
+    STRUCTURES,
+    Allocation,
+    Budget,
+    Count,
+    Model,
+    Prune,
+    Reconstruct,
+    Recover,
+    Section,
+    Share,
+    Step,
+    Text,
+    n_of_m,
+    tile_size,
 )
-_TILES = re.compile(r"^tiles(?::([1-9]\d{0,4}))?$")
-_N_OF_M = re.compile(r"^([1-9]\d*):([1-9]\d*)$")
 
-
-class Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
-
-
-class Model(Section):
-    """What to prune: builtin:NAME, a folder, a .gguf file, or a hub id with @revision."""
-
-    source: str
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    device: str = "auto"
-
-
-class Text(Section):
-    """Sequences of exactly `tokens` tokens cut from a text source: builtin:wikitext2/train, a .txt, .csv, .jsonl or .parquet file.
-
-    `auto` is builtin:wikitext2/train for language models and builtin:mnist5k/train for image classifiers (where `tokens` means nothing).
-    """
-
-    source: str = "auto"
-    samples: Count = 128
-    tokens: Annotated[int, Field(ge=2)] = 512
-    column: str | None = None
-
-
-class Allocation(Section):
-    """How a total sparsity becomes one share for each layer. `shares` is for by_hand: layer or block name -> share to remove."""
-
-    method: str = "uniform"
-    params: dict[str, Any] = {}
-    shares: dict[str, Share] = {}
-
-
-class Prune(Section):
-    method: str
-    structure: str = "unstructured"
-    sparsity: Share | None = None
-    allocation: Allocation = Allocation()
-    params: dict[str, Any] = {}
-    only: tuple[str, ...] = ()
-    protect: tuple[str, ...] = ()
-
-    @model_validator(mode="before")
-    @classmethod
-    def _short_allocation(cls, value: Any) -> Any:
-        if isinstance(value, dict) and isinstance(value.get("allocation"), str):
-            return {**value, "allocation": {"method": value["allocation"]}}
-        return value
-
-    @model_validator(mode="after")
-    def _agree(self) -> Prune:
-        pattern = n_of_m(self.structure)
-        known = pattern is not None or tile_size(self.structure) is not None or self.structure in STRUCTURES
-        if not known or self.structure == "N:M":
-            raise ValueError(
-                f"structure must be one of {', '.join(STRUCTURES)} (N:M as numbers, such as 2:4; tiles of another size as tiles:16), "
-                f"not {self.structure!r}"
-            )
-        if pattern is not None:
-            implied = 1 - pattern[0] / pattern[1]
-            if self.sparsity is None:
-                object.__setattr__(self, "sparsity", implied)
-            elif abs(self.sparsity - implied) > 1e-9:
-                raise ValueError(
-                    f"structure {self.structure} means a sparsity of {implied:g}, not {self.sparsity:g}; leave sparsity out"
-                )
-        elif self.sparsity is None and self.allocation.method != "by_hand":
-            raise ValueError("sparsity is missing: say what share to remove, such as 0.5")
-        if self.allocation.method == "by_hand" and not self.allocation.shares:
-            raise ValueError("allocation by_hand needs shares: a layer or block name with the share to remove")
-        return self
-
-
-class Reconstruct(Section):
-    method: str
-    params: dict[str, Any] = {}
-
-
-class Recover(Section):
-    """Training after pruning. Draws `batch` sequences of `tokens` tokens a step from the whole calibration source, or from `data`."""
-
-    method: str
-    steps: Count = 100
-    learning_rate: Annotated[float, Field(gt=0.0, le=1.0)] | None = None
-    batch: Count = 4
-    tokens: Annotated[int, Field(ge=2)] = 256
-    data: Text | None = None
-    params: dict[str, Any] = {}
-
-
-class Step(Section):
-    """Exactly one of prune, reconstruct, recover."""
-
-    prune: Prune | None = None
-    reconstruct: Reconstruct | None = None
-    recover: Recover | None = None
-
-    @model_validator(mode="after")
-    def _one(self) -> Step:
-        if sum(part is not None for part in (self.prune, self.reconstruct, self.recover)) != 1:
-            raise ValueError("a step is exactly one of prune, reconstruct, recover")
-        return self
+__all__ = [
+    "STRUCTURES", "VERSION", "Accuracy", "Allocation", "Budget", "Clusters", "Curves", "Data", "Embedding", "Latency", "Measure", "Model", "Observe",
+    "Perplexity", "Projection", "Prove", "Prune", "Recipe", "Reconstruct", "Recover", "Save", "Section", "Select", "Step", "Text",
+    "from_yaml", "n_of_m", "parse", "read", "tile_size", "to_dict", "to_yaml",
+]  # fmt: skip
+VERSION = 1
 
 
 class Perplexity(Section):
@@ -204,7 +104,7 @@ class Embedding(Section):
     """pixels | tfidf | builtin:minilm | column:NAME | model@BLOCK (needs `model`)."""
 
     source: str = "pixels"
-    params: dict[str, Any] = {}
+    params: dict[str, Any] = Field({})  # a plain {} would be flagged: ruff does not see that Section is pydantic's
 
 
 class Clusters(Section):
@@ -228,7 +128,7 @@ class Select(Section):
     score: str | None = None
     selector: str | None = None
     keep: Share | None = None
-    params: dict[str, Any] = {}
+    params: dict[str, Any] = Field({})
 
     @model_validator(mode="after")
     def _named(self) -> Select:
@@ -276,21 +176,6 @@ class Recipe(Section):
         if self.embedding.source.startswith("model@") and self.model is None:
             raise ValueError(f"embedding {self.embedding.source} needs model")
         return self
-
-
-def tile_size(structure: str) -> int | None:
-    """Weights a side of the tiles that a structure names: `tiles` is 32, `tiles:16` is 16; None for other structures."""
-    match = _TILES.match(structure)
-    return int(match[1] or 32) if match else None
-
-
-def n_of_m(structure: str) -> tuple[int, int] | None:
-    """("2:4") -> (2, 4): keep N of each M consecutive inputs. None where the structure is not N:M."""
-    match = _N_OF_M.match(structure)
-    if match is None:
-        return None
-    n, m = int(match[1]), int(match[2])
-    return (n, m) if n < m else None
 
 
 def parse(value: Any) -> Recipe:

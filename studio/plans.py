@@ -6,7 +6,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from core import catalogue
-from core.recipe import Prune, Recipe, n_of_m
+from core.cost import MASKS
+from core.recipe import Prune, Recipe, n_of_m, tile_size
+from studio import target
 
 BY_HAND = "by_hand"
 STRUCTURE_WORDS = {
@@ -35,7 +37,8 @@ PROMPT = "The city was founded in"
 
 @dataclass(frozen=True)
 class Order:
-    """What the controls say. `shares`: the budget made by hand; `recovery`: a method or "none"; `kind`: of the model, decides how quality is measured."""
+    """What the controls say. `cost`: what `sparsity` is a share of, or `limit` (in people's unit) the most that may be left of; `spread`: the allocator's
+    parameters; `shares`: the budget made by hand; `recovery`: a method or "none"; `kind`: of the model, decides how quality is measured."""
 
     model: str
     kind: str = "decoder"
@@ -44,8 +47,11 @@ class Order:
     method: str = "wanda"
     params: dict[str, Any] = field(default_factory=dict)
     structure: str = "unstructured"
+    cost: str = target.SHARE
     sparsity: float = 0.5
+    limit: float | None = None
     allocation: str = "uniform"
+    spread: dict[str, Any] = field(default_factory=dict)
     shares: dict[str, float] = field(default_factory=dict)
     source: str = "auto"
     samples: int = 128
@@ -68,6 +74,20 @@ def structures(card: catalogue.MethodCard) -> list[tuple[str, str]]:
             else [(STRUCTURE_WORDS[name] + inside, name)]
         )
     return out
+
+
+def spreads(structure: str) -> list[tuple[str, str]]:
+    """(words, value) for each way to spread the share over the parts of this structure, uniform first, by hand last."""
+    kind = "N:M" if n_of_m(structure) else "tiles" if tile_size(structure) else structure
+    cards = [
+        card
+        for card in catalogue.of_kind("allocator")
+        if not card.problem and (kind in card.structures or card.name == "uniform")
+    ]
+    return [
+        *sorted(((card.label, card.name) for card in cards), key=lambda way: way[1] != "uniform"),
+        ("The budget by hand", BY_HAND),
+    ]
 
 
 def to_recipe(order: Order) -> dict[str, Any]:
@@ -97,6 +117,8 @@ def suggested_name(order: Order) -> str:
         amount = "by-hand"
     else:
         amount = f"{pattern[0]}of{pattern[1]}" if pattern else f"{100 * order.sparsity:.0f}"
+        if order.cost != target.SHARE and not pattern:
+            amount = f"{order.cost}-" + (f"to-{order.limit:g}" if order.limit else amount)
     healed = "" if order.recovery == "none" else f"-{order.recovery}"
     kept = "".join(c if c.isalnum() or c in "._-" else "-" for c in model)
     return f"{kept.strip('._-') or 'model'}-{order.method}-{amount}{healed}"[:80]
@@ -107,10 +129,13 @@ def _prune(order: Order) -> dict[str, Any]:
     if order.allocation == BY_HAND and order.structure not in WHOLE:
         out["allocation"] = {"method": BY_HAND, "shares": {name: share for name, share in order.shares.items() if share > 0}}
     else:
-        if n_of_m(order.structure) is None:
+        free = n_of_m(order.structure) is None
+        if free and order.cost != target.SHARE:
+            out["budget"] = target.budget(order.cost, order.sparsity, order.limit)
+        elif free:
             out["sparsity"] = order.sparsity
-        if order.allocation not in ("uniform", BY_HAND) and n_of_m(order.structure) is None:
-            out["allocation"] = {"method": order.allocation}
+        if order.allocation not in ("uniform", BY_HAND) and free and order.structure not in WHOLE:
+            out["allocation"] = {"method": order.allocation, **({"params": order.spread} if order.spread else {})}
     return {**out, "params": order.params} if order.params else out
 
 
@@ -132,9 +157,12 @@ def sentence(recipe: Recipe, cards: tuple[catalogue.MethodCard, ...]) -> str:
     for step in recipe.steps:
         if step.prune:
             card = catalogue.pruner(cards, step.prune.method)
-            inside = f" inside the {card.inside}" if card.inside else ""
-            place = f"{_amount(step.prune)}{inside} of {_short(recipe.model.source)}"
-            parts.append(f"{place} by {card.label}{_against(step.prune, card)}{_seen(recipe, step.prune, cards)}")
+            model, inside = _short(recipe.model.source), f" inside the {card.inside}" if card.inside else ""
+            how = f"by {card.label}{_against(step.prune, card)}{_seen(recipe, step.prune, cards)}"
+            if step.prune.budget:
+                parts.append(f"{_what(step.prune, model)} {how}{_spread(step.prune)}, {_until(step.prune)}")
+            else:
+                parts.append(f"{_amount(step.prune)}{inside} of {model} {how}")
         elif step.recover:
             label = labels.get(("recovery", step.recover.method), step.recover.method)
             parts.append(f"train {label} for {step.recover.steps} steps to win quality back")
@@ -178,6 +206,23 @@ def _against(prune: Prune, card: catalogue.MethodCard) -> str:
     """The second model that a method compares with."""
     named = [str(prune.params.get(param.name, "")) for param in card.params if param.grammar == "model"]
     return "".join(f" against {_short(source)}" for source in named if source)
+
+
+def _what(prune: Prune, model: str) -> str:
+    """remove neurons of tiny-llama"""
+    if prune.structure == "unstructured":
+        return f"set weights of {model} to zero"
+    return f"remove {WHOLE.get(prune.structure, prune.structure)} of {model}"
+
+
+def _spread(prune: Prune) -> str:
+    return "" if prune.structure in WHOLE else f", spread by {prune.allocation.method}"
+
+
+def _until(prune: Prune) -> str:
+    masked = prune.structure in MASKS
+    words = target.words(prune.budget.cost, prune.budget.remove, prune.budget.at_most)
+    return words + (", counting what is not zero" if masked else "")
 
 
 def _seen(recipe: Recipe, prune: Prune, cards: tuple[catalogue.MethodCard, ...]) -> str:

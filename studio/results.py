@@ -7,6 +7,7 @@ from typing import Any
 import gradio as gr
 
 from core import folder
+from core.cost import said
 from studio import cards, jobs, runs_table
 from studio.bench import Bench
 from studio.charts.run import layers_figure, live_figure
@@ -67,8 +68,22 @@ def _hidden() -> tuple[Any, ...]:
     return gr.Column(visible=False), None, gr.Column(visible=False), [], "", [], None, [], []
 
 
+def budgets(report: dict[str, Any]) -> str:
+    """A sentence for each step with a budget in a cost: what was asked, and what was reached."""
+    asked = [step["budget"] for step in report.get("steps") or [] if step.get("budget")]
+    return "".join(
+        f"Budget: at most {said(at['cost'], at['target'])} asked for, {said(at['cost'], at['reached'])} "
+        f"{'measured' if at['cost'] == 'latency' else 'reached'}; there were {said(at['cost'], at['before'])}. "
+        for at in asked
+    )
+
+
 def _where(at: folder.Status, report: dict[str, Any]) -> str:
-    """Where the saved model lies and how to load it; how to save one where none was."""
+    """What became of the budget; where the saved model lies and how to load it, or how to save one where none was."""
+    return budgets(report) + _saved(at, report)
+
+
+def _saved(at: folder.Status, report: dict[str, Any]) -> str:
     saved = (report.get("protocol") or {}).get("saved")
     if not saved:
         return "The model was not saved: tick Save the pruned model and prune again; the mask and the recipe are in the run's folder."

@@ -9,7 +9,7 @@ from core import folder
 from core.errors import PrunariumError
 from core.folder import Status
 from core.recipe import Recipe, n_of_m, read
-from studio import cards, jobs
+from studio import cards, jobs, target
 
 HEADERS = ["Run", "State", "What", "Dense", "Pruned", "Recovered", "Seconds", "When"]
 
@@ -70,6 +70,8 @@ def _step(step: Any) -> str:
         at = step.prune
         by_hand = at.allocation.method == "by_hand"
         amount = at.structure if n_of_m(at.structure) else "by hand" if by_hand else f"{100 * (at.sparsity or 0):.0f} %"
+        if at.budget:
+            amount = target.short(at.budget.cost, at.budget.remove, at.budget.at_most)
         return f"{at.method} {amount}" + ("" if at.structure == "unstructured" or n_of_m(at.structure) else f" {at.structure}")
     return f"{step.recover.method} {step.recover.steps}" if step.recover else step.reconstruct.method
 

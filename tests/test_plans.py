@@ -7,8 +7,11 @@ import pytest
 from core import catalogue
 from core.errors import RecipeError, ResourceError
 from core.recipe import parse
+from studio import target
 from studio.jobs import admit
-from studio.plans import BY_HAND, Order, sentence, structures, suggested_name, to_recipe
+from studio.plans import BY_HAND, Order, sentence, spreads, structures, suggested_name, to_recipe
+from studio.results import budgets
+from studio.runs_table import what
 
 pytestmark = pytest.mark.quick
 ORDER = Order(model="builtin:tiny-llama")
@@ -127,3 +130,74 @@ def test_neurons_and_heads_are_said_by_block_and_take_a_budget_by_hand():
 def test_a_plan_promises_transformers_only_what_transformers_can_load():
     assert "transformers loads" in said(save=True)
     assert "transformers loads" not in said(save=True, method="flap", structure="neurons")
+
+
+@pytest.mark.parametrize("cost", ["parameters", "bytes", "flops", "latency"])
+def test_a_target_cost_goes_in_as_a_budget_and_is_read_back_in_words(cost):
+    prune = made(structure="neurons", method="flap", cost=cost, sparsity=0.2).steps[0].prune
+    assert (prune.budget.cost, prune.budget.remove, prune.sparsity) == (cost, 0.2, None)
+    words = said(structure="neurons", method="flap", cost=cost, sparsity=0.2)
+    assert words.startswith("Remove neurons of tiny-llama by FLAP, looking at 128 sequences")
+    assert ", spread by uniform, until the " in words and "20 %" in words
+
+
+def test_a_limit_is_said_in_peoples_unit_and_wins_over_the_share():
+    prune = made(structure="heads", method="magnitude", cost="kv_bytes", limit=1.5).steps[0].prune
+    assert (prune.budget.at_most, prune.budget.remove) == (1.5e6, None)
+    assert "until the bytes of the key-value cache are at most 1.5 MB" in said(
+        structure="heads", method="magnitude", cost="kv_bytes", limit=1.5
+    )
+    order = replace(ORDER, structure="heads", cost="kv_bytes", limit=1.5)
+    assert suggested_name(order) == "tiny-llama-wanda-kv_bytes-to-1.5"
+    assert suggested_name(replace(order, cost="flops", limit=None)) == "tiny-llama-wanda-flops-50"
+
+
+def test_a_mask_says_what_its_budget_counts():
+    assert "Set weights of tiny-llama to zero" in said(cost="flops") and "counting what is not zero" in said(cost="flops")
+
+
+def test_only_costs_that_fall_with_a_structure_are_offered():
+    assert [value for _, value in target.choices("neurons")] == ["share", "parameters", "bytes", "flops", "latency"]
+    assert [value for _, value in target.choices("2:4")] == [value for _, value in target.choices("slices")] == ["share"]
+
+
+def test_a_cost_that_cannot_fall_is_a_sentence_all_the_same():
+    with pytest.raises(RecipeError, match="cannot fall with structure unstructured"):
+        made(cost="latency")
+
+
+def test_an_allocators_parameters_go_into_the_recipe_and_their_bounds_hold():
+    prune = made(allocation="owl", spread={"spread": 0.2}).steps[0].prune
+    assert (prune.allocation.method, prune.allocation.params) == ("owl", {"spread": 0.2})
+    with pytest.raises(RecipeError, match=r"between 0 and 0\.3"):
+        made(allocation="owl", spread={"spread": 0.5})
+    assert made(allocation="uniform", spread={"spread": 0.2}).steps[0].prune.allocation.params == {}
+
+
+def test_a_run_with_a_budget_is_told_apart_in_the_table_and_says_what_it_reached():
+    assert what(made(structure="neurons", method="flap", cost="flops", sparsity=0.2)) == "flap flops −20 % neurons"
+    assert what(made(structure="heads", method="magnitude", cost="kv_bytes", limit=1.5)) == "magnitude kv_bytes ≤ 1.5 MB heads"
+    report = {"steps": [{"budget": {"cost": "bytes", "before": 4e6, "target": 3e6, "reached": 2.9e6}}, {}]}
+    assert budgets(report) == ("Budget: at most 3 MB on disk asked for, 2.9 MB on disk reached; there were 4 MB on disk. ")
+
+
+def test_only_ways_to_spread_that_fit_the_structure_are_offered():
+    assert [value for _, value in spreads("experts")] == [value for _, value in spreads("2:4")] == ["uniform", BY_HAND]
+    neurons = [value for _, value in spreads("neurons")]
+    assert (
+        neurons[0] == "uniform"
+        and neurons[-1] == BY_HAND
+        and {"global", "knapsack", "darwinlm"} < set(neurons)
+        and "owl" not in neurons
+    )
+    for structure in ("unstructured", "neurons", "heads", "tiles"):
+        for _, way in spreads(structure)[:-1]:
+            assert made(structure=structure, method="magnitude", allocation=way).steps[0].prune.allocation.method == way
+
+
+def test_a_typed_limit_is_a_number_or_a_sentence():
+    assert (target.limit("  "), target.limit("1,500"), target.limit("2.5")) == (None, 1500.0, 2.5)
+    for wrong in ("many", "-3", "0", "nan", "inf"):
+        with pytest.raises(RecipeError, match="a number above 0") as caught:
+            target.limit(wrong)
+        assert caught.value.remedy.endswith(".")

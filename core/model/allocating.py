@@ -9,13 +9,17 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
+from core.cost import Owed, Price
 from core.errors import ModelError, RecipeError
 from core.events import Progress, Watcher
 from core.method import Method, get
 from core.model.anatomy import Layer
+from core.model.asked import Asked
 from core.model.choosing import by_hand
+from core.model.costing import layer_prices
+from core.model.fitness import trying, weight_masks
 from core.model.loading import LoadedModel
-from core.model.masks import decide
+from core.model.masks import decide, generator
 from core.model.observe import Statistics, observe_block, of_kind, stream
 from core.model.scoring import criterion, layer_scores, layer_weight, output_error
 from core.recipe import Prune, n_of_m
@@ -82,10 +86,20 @@ def _curve(
     return curve | {1.0: 1.0}
 
 
-def allocate(
-    loaded: LoadedModel, step: Prune, method: Method, layers: Sequence[Layer], known: Evidence, seed: int, watcher: Watcher
-) -> dict[str, float]:
+def asked_of_layers(loaded: LoadedModel, step: Prune, method: Method, layers: Sequence[Layer], owed: Owed | None) -> Asked:
+    """How much the step asks of these layers in all. Raises RecipeError where they cannot give as much. owed: the step's budget."""
+    sizes = {layer.name: weights(layer) for layer in layers}
+    asked = Asked(step, owed, sizes)
+    by_row = method.card.kind == "score" and method.card.compare == "row" and step.structure == "unstructured"
+    return asked.priced(
+        layer_prices(loaded, layers, by_row, owed) if owed else {name: Price.linear(size, 1.0) for name, size in sizes.items()}
+    )
+
+
+def allocate(loaded: LoadedModel, asked: Asked, method: Method, layers: Sequence[Layer], known: Evidence, inputs: Callable[[], Tensor],
+             seed: int, watcher: Watcher) -> dict[str, float]:  # fmt: skip
     """The share that each layer gives. `known`: what `gather` found for `needs_of_allocation`."""
+    step = asked.step
     if step.allocation.method == "by_hand":
         return by_hand(step.allocation.shares, loaded.anatomy, layers)
     allocator, by_name = get("allocator", step.allocation.method), {layer.name: layer for layer in layers}
@@ -99,17 +113,22 @@ def allocate(
         return layer_scores(loaded, by_name[name], score, params, known.layers[name], seed).flatten().cpu()
 
     given = {
-        "sizes": {layer.name: weights(layer) for layer in layers},
+        "sizes": asked.sizes,
         "shapes": {layer.name: layer.shape for layer in layers},
         "blocks": {layer.name: block_names.get(layer.block, "") for layer in layers},
-        "sparsity": step.sparsity,
         "weights": lambda name: layer_weight(loaded, by_name[name]),
         "statistics": known.layers.__getitem__,
         "scores": scores,
         "influence": known.influence,
         "curves": known.curves,
+        "watcher": watcher,
+        "generator": generator(seed, "allocate"),
     }
-    return allocator(given, step.allocation.params)
+    if "fitness" not in allocator.needs:
+        return asked.spread(allocator, given)
+    masks = weight_masks(loaded, layers, {name: scores(name) for name in by_name}, score.card.compare)
+    with trying(loaded, masks, inputs(), watcher) as fitness:
+        return asked.spread(allocator, given | {"fitness": fitness, "sequences": fitness.sequences})
 
 
 def weights(layer: Layer) -> int:

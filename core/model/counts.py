@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from core.errors import ModelError
-from core.model.anatomy import PRUNABLE
+from core.model.anatomy import PRUNABLE, Attention, Block
 from core.model.loading import LoadedModel
 from core.model.pixels import pixel_shape
 
@@ -98,30 +98,27 @@ def flops_per_token(loaded: LoadedModel, *, nonzero: bool = False, context: int 
         return _flops_of_image(loaded, nonzero)
     if kind not in ("decoder", "encoder"):
         return None
-    keys = (context + 1) / 2 if kind == "decoder" else context
-    attention = sum(
-        4 * block.attention.query_heads * block.attention.head_dim * keys
-        for block in loaded.anatomy.blocks
-        if block.attention is not None
-    )
-    return 2.0 * _weights_a_token(loaded.model, nonzero) + attention
+    keys = keys_seen(kind, context)
+    attention = sum(attention_flops(block.attention, 1, keys) for block in loaded.anatomy.blocks if block.attention is not None)
+    return 2.0 * weights_a_token(loaded.model, nonzero) + attention
 
 
 def _size(weight: Tensor, nonzero: bool) -> int:
     return int(torch.count_nonzero(weight)) if nonzero else weight.numel()
 
 
-def _weights_a_token(model: nn.Module, nonzero: bool) -> float:
-    """Weights that a token is multiplied by: of linear layers, of routers (a leaf that holds its matrix itself), of visited experts."""
-    total = 0.0
+def weights_a_token(model: nn.Module, nonzero: bool = False, whole: nn.Module | None = None) -> float:
+    """Weights that a token is multiplied by: of linear layers, of routers (a leaf that holds its matrix itself), of visited experts.
+
+    whole: the model that a part (`model`) belongs to; its config says how many experts a token visits.
+    """
+    total, visited = 0.0, _share_of_experts(whole or model)
     for module in model.modules():
         if isinstance(module, PRUNABLE):
             total += _size(module.weight, nonzero)
         elif not isinstance(module, nn.Embedding):
             own = module.named_parameters(recurse=False)
-            total += sum(
-                _size(p, nonzero) * (_share_of_experts(model) if p.ndim == 3 else 1) for name, p in own if _multiplies(name, p)
-            )
+            total += sum(_size(p, nonzero) * (visited if p.ndim == 3 else 1) for name, p in own if _multiplies(name, p))
     return total
 
 
@@ -138,8 +135,23 @@ def _share_of_experts(model: nn.Module) -> float:
     return getattr(config, "num_experts_per_tok", there_are) / there_are
 
 
-def _flops_of_image(loaded: LoadedModel, nonzero: bool) -> float | None:
-    """Count one forward of a blank image: the weights of a layer are applied once for each position of its output; attention as for text."""
+def _flops_of_image(loaded: LoadedModel, nonzero: bool) -> float:
+    """The weights of a layer are applied once for each position of its output; attention as for text."""
+    places = positions(loaded)
+    total = sum(2.0 * _size(module.weight, nonzero) * count for module, count in places.items())
+    for block in loaded.anatomy.blocks:
+        if block.attention is not None:
+            total += attention_flops(block.attention, patches(loaded, block, places), patches(loaded, block, places))
+    return total
+
+
+def attention_flops(attention: Attention, queries: float, keys: float) -> float:
+    """Operations of an attention's scores and sums: each query token looks at `keys` of them, with each head."""
+    return 4.0 * attention.query_heads * attention.head_dim * queries * keys
+
+
+def positions(loaded: LoadedModel) -> dict[nn.Module, int]:
+    """{layer: how often its weights are applied to one blank image}, counted in one forward."""
     places: dict[nn.Module, int] = {}
 
     def see(module: nn.Module, _: object, output: Tensor) -> None:
@@ -153,12 +165,26 @@ def _flops_of_image(loaded: LoadedModel, nonzero: bool) -> float | None:
     finally:
         for hook in hooks:
             hook.remove()
-    total = sum(2.0 * _size(module.weight, nonzero) * count for module, count in places.items())
-    for block in loaded.anatomy.blocks:
-        if block.attention is not None:
-            patches = max(places.get(loaded.module(layer.path), 0) for layer in block.layers)
-            total += 4.0 * block.attention.query_heads * block.attention.head_dim * patches**2
-    return total
+    return places
+
+
+def patches(loaded: LoadedModel, block: Block, places: dict[nn.Module, int]) -> int:
+    """How many tokens a block of an image classifier sees."""
+    return max(places.get(loaded.module(layer.path), 0) for layer in block.layers)
+
+
+def keys_seen(kind: str, context: int) -> float:
+    """Keys that a token looks at: a causal model's (context + 1) / 2 on average, an encoder's all."""
+    return (context + 1) / 2 if kind == "decoder" else float(context)
+
+
+def kv_bytes(loaded: LoadedModel, tokens: int = 1, batch: int = 1) -> int:
+    """Bytes of keys and values that a decoder keeps for so many tokens, in the dtype that it is saved in: 2 x key-value heads x head_dim a block and token.
+    0 where nothing is cached; a sliding window's limit is left out."""
+    if loaded.anatomy.kind != "decoder":
+        return 0
+    heads = sum(block.attention.kv_heads * block.attention.head_dim for block in loaded.anatomy.blocks if block.attention)
+    return 2 * heads * loaded.source_dtype.itemsize * tokens * batch
 
 
 def blank_image(loaded: LoadedModel, batch: int = 1) -> Tensor | None:

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from inspect import signature
+from itertools import accumulate
 from math import isfinite
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from core.cost import Owed, units_needed
 from core.errors import ModelError, RecipeError
 from core.events import Watcher
 from core.method import Method
 from core.model.bypass import Unit, block_units
 from core.model.choosing import chosen_units, removed_by_hand
+from core.model.costing import depth_costs
 from core.model.loading import LoadedModel
 from core.model.masks import generator, nearest
 from core.model.observe import have, observe_block, statistics_of, stream
@@ -29,23 +33,30 @@ _TRIED = ("evaluate", "evaluate_each")
 
 
 def prune_depth(
-    loaded: LoadedModel, step: Prune, method: Method, inputs: Callable[[], Tensor], seed: int, watcher: Watcher
+    loaded: LoadedModel,
+    step: Prune,
+    method: Method,
+    inputs: Callable[[], Tensor],
+    seed: int,
+    watcher: Watcher,
+    owed: Owed | None = None,
 ) -> Pruned:
-    """Take out the blocks or sub-layers that score lowest in the dense model, that a search found, or that were named by hand."""
+    """Take out the blocks or sub-layers that score lowest in the dense model, that a search found, or that were named by hand. owed: the step's budget."""
     whole = step.structure == "blocks"
     units = block_units(loaded) if whole else sublayer_units(loaded)
     paths = {name: next(iter(unit.gone), unit.path) for name, unit in units.items()}
     allowed = chosen_units(paths, "block" if whole else "sub-layer", step.only, step.protect)
+    amount = _amount(loaded, step, units, allowed, owed, watcher)
     scores: dict[str, float] = {}
     said: dict[str, Any] = {}
     if step.allocation.method == "by_hand":
         named = removed_by_hand(step.allocation.shares, {name: unit.block for name, unit in units.items()})
         order = [name for name in named if name in allowed]
     elif method.card.kind == "search":
-        order, scores, said = _searched(loaded, step, method, units, allowed, inputs, seed, watcher)
+        order, scores, said = _searched(loaded, step, method, units, allowed, amount, inputs, seed, watcher)
     else:
         scores = _block_scores(loaded, step, method, inputs, seed, watcher) if whole else _lots(units, step, method, seed)
-        order = sorted(allowed, key=lambda name: (scores[name], list(units).index(name)))[: _count(step, units, allowed)]
+        order = amount.first(sorted(allowed, key=lambda name: (scores[name], list(units).index(name))))
     return _removed(loaded, step, units, order, scores, said)
 
 
@@ -80,18 +91,44 @@ def needs_loss(method: Method) -> bool:
     return method.card.kind == "search" and any(name in signature(method.function).parameters for name in _TRIED)
 
 
-def _count(step: Prune, units: Mapping[str, Unit], allowed: Sequence[str]) -> int:
-    """How many units the step asks for: the nearest to its share of all, at least one kept."""
-    return min(nearest(step.sparsity * len(units)), len(units) - 1, len(allowed))
+@dataclass(frozen=True)
+class _Amount:
+    """How much goes: `count` units, or (with a budget) units whose `costs` add up to `owed`. share: of all units, or of the costs of all."""
+
+    count: int
+    share: float
+    costs: Mapping[str, float]
+    owed: float | None = None
+
+    def first(self, ranked: Sequence[str]) -> list[str]:
+        """Those that go, of units in the order in which they may."""
+        if self.owed is None:
+            return list(ranked[: self.count])
+        total = list(accumulate(self.costs[name] for name in ranked))
+        return list(ranked[: sum(before < self.owed * (1 - 1e-9) for before in (0.0, *total[:-1]))])
 
 
-def _searched(loaded: LoadedModel, step: Prune, method: Method, units: Mapping[str, Unit], allowed: Sequence[str],
+def _amount(
+    loaded: LoadedModel, step: Prune, units: Mapping[str, Unit], allowed: Sequence[str], owed: Owed | None, watcher: Watcher
+) -> _Amount:
+    """The nearest number to the step's share of all units, at least one kept; or what meets its budget. Raises RecipeError where nothing does."""
+    sizes = {name: unit.parameters for name, unit in units.items()}
+    if owed is None:
+        share = step.sparsity or 0.0  # left out where blocks are named by hand
+        return _Amount(min(nearest(share * len(units)), len(units) - 1, len(allowed)), share, sizes)
+    costs = depth_costs(loaded, units.values(), owed, watcher)
+    may = sorted((costs[name] for name in allowed), reverse=True)[: len(units) - 1]
+    owed.check(sum(may))
+    share = owed.amount / max(sum(costs.values()), owed.amount)
+    return _Amount(min(units_needed(may, owed.amount), len(may)), share, costs, owed.amount)
+
+
+def _searched(loaded: LoadedModel, step: Prune, method: Method, units: Mapping[str, Unit], allowed: Sequence[str], amount: _Amount,
               inputs: Callable[[], Tensor], seed: int, watcher: Watcher) -> tuple[list[str], dict[str, float], dict[str, Any]]:  # fmt: skip
     """(names in the order of removal, {unit: loss with it alone gone} where tried, what the report says of the search)."""
     given: dict[str, Any] = {
-        "units": tuple(allowed), "sizes": {name: unit.parameters for name, unit in units.items()}, "count": _count(step, units, allowed),
-        "share": step.sparsity, "generator": generator(seed, "search"), "watcher": watcher,
-        "last_states": lambda: last_states(loaded, inputs(), watcher),
+        "units": tuple(allowed), "sizes": amount.costs, "count": amount.count, "share": amount.share, "generator": generator(seed, "search"),
+        "watcher": watcher, "last_states": lambda: last_states(loaded, inputs(), watcher),
     }  # fmt: skip
     trials: Trials | None = None
     if needs_loss(method):

@@ -9,11 +9,13 @@ from inspect import signature
 import torch
 from torch import Tensor
 
+from core.cost import Owed, steps_needed
 from core.errors import ModelError, RecipeError
 from core.events import Watcher, follow
 from core.method import Method, get
 from core.model.anatomy import read_anatomy
 from core.model.choosing import chosen_groups, units_by_hand
+from core.model.costing import expert_price
 from core.model.counts import check_in_memory
 from core.model.expert_check import check
 from core.model.expert_search import Visit, observed, searched
@@ -47,7 +49,13 @@ class _Work:
 
 
 def prune_experts(
-    loaded: LoadedModel, step: Prune, method: Method, inputs: Callable[[], Tensor], seed: int, watcher: Watcher
+    loaded: LoadedModel,
+    step: Prune,
+    method: Method,
+    inputs: Callable[[], Tensor],
+    seed: int,
+    watcher: Watcher,
+    owed: Owed | None = None,
 ) -> Pruned:
     """Carry out a step for experts on the model in memory: what goes is really gone, and the config says so.
 
@@ -57,7 +65,7 @@ def prune_experts(
     check_in_memory(loaded)
     layers = expert_layers(loaded.model, loaded.anatomy.blocks)
     chosen = chosen_groups(layers, loaded.anatomy, step)
-    shares, goes = _shares(loaded, step, layers, chosen)
+    shares, goes = _shares(loaded, step, layers, chosen, owed)
     check(loaded, layers, layers[0].count - goes[layers[0].name])
     seconds = second_models(loaded, method, step.params)
     work = _Work(loaded, step, method, seconds, shares, goes, seed, watcher)
@@ -79,13 +87,14 @@ def told(loaded: LoadedModel, layer: ExpertLayer, kept: int) -> tuple[LoadedMode
 
 
 def _shares(
-    loaded: LoadedModel, step: Prune, layers: Sequence[ExpertLayer], chosen: Sequence[ExpertLayer]
+    loaded: LoadedModel, step: Prune, layers: Sequence[ExpertLayer], chosen: Sequence[ExpertLayer], owed: Owed | None
 ) -> tuple[dict[str, float], dict[str, int]]:
     """The share that each chosen layer gives, and how many experts that is, of all layers. One config's number holds for all blocks."""
     if step.allocation.method == "by_hand":
         shares = units_by_hand(step.allocation.shares, loaded.anatomy, chosen)
     else:
-        given = {"sizes": {layer.name: layer.count for layer in chosen}, "sparsity": step.sparsity}
+        sparsity = step.sparsity if owed is None else _share_owed(loaded, chosen, owed)
+        given = {"sizes": {layer.name: layer.count for layer in chosen}, "sparsity": sparsity}
         shares = get("allocator", step.allocation.method)(given, step.allocation.params)
     goes = {layer.name: min(nearest(shares.get(layer.name, 0.0) * layer.count), layer.count - 1) for layer in layers}
     kept = {layer.name: layer.count - goes[layer.name] for layer in layers}
@@ -96,6 +105,13 @@ def _shares(
             "Give every block with experts the same share, and protect none of them.",
         )
     return shares, goes
+
+
+def _share_owed(loaded: LoadedModel, layers: Sequence[ExpertLayer], owed: Owed) -> float:
+    """The smallest share of every block's experts that meets a budget. Raises RecipeError where none does."""
+    price = expert_price(loaded, layers, owed)
+    owed.check(price(price.most))
+    return steps_needed(price, owed.amount) / price.steps
 
 
 def _statistics(method: Method) -> tuple[str, ...]:

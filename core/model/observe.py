@@ -18,7 +18,9 @@ from core.model.loading import LoadedModel
 from core.model.memory import give_back
 
 Statistics = dict[str, Tensor]
-NO_STATISTIC = frozenset({"scores", "curves"})  # needs of allocators that are made from statistics, and are none themselves
+NO_STATISTIC = frozenset(
+    {"scores", "curves", "fitness"}
+)  # needs of allocators that are made from statistics, and are none themselves
 
 
 def observe_block(

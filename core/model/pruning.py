@@ -12,6 +12,7 @@ from core.errors import ModelError, RecipeError
 from core.events import Watcher
 from core.method import Method, get, load_methods
 from core.model.choosing import chosen_units
+from core.model.costing import owed, told
 from core.model.counts import check_in_memory
 from core.model.depth_pruning import prune_depth
 from core.model.expert_pruning import prune_experts
@@ -44,7 +45,9 @@ def prune(loaded: LoadedModel, step: Prune, inputs: Callable[[], Tensor], seed: 
     if method.card.inside == INSIDE:
         return prune_expert_weights(loaded, step, method, inputs, seed, watcher)
     ways = {"blocks": prune_depth, "sublayers": prune_depth, "experts": prune_experts, **dict.fromkeys(UNITS, prune_units)}
-    return ways.get(step.structure, prune_weights)(loaded, step, method, inputs, seed, watcher)
+    asked = owed(loaded, step, watcher)
+    done = ways.get(step.structure, prune_weights)(loaded, step, method, inputs, seed, watcher, asked)
+    return told(done, asked, watcher) if asked else done
 
 
 def _given_to_transform(

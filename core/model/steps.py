@@ -254,9 +254,10 @@ def check_steps(recipe: Recipe, loaded: LoadedModel) -> None:
         if step.prune and step.prune.structure in loaded.anatomy.refused:
             raise ModelError(loaded.anatomy.refused[step.prune.structure], "Choose a structure that this model has.")
         if step.prune:
-            second_models(loaded, pruner(step.prune.method), step.prune.params)
-        if step.prune and needs_loss(pruner(step.prune.method)):
-            check_causal(loaded.model, NO_LOSS)
+            method = pruner(step.prune.method)
+            second_models(loaded, method, step.prune.params)
+            if needs_loss(method) or "fitness" in needs_of_allocation(step.prune, method):
+                check_causal(loaded.model, NO_LOSS)
         if step.prune and step.prune.structure == "sublayers":
             sublayer_units(loaded)
 
@@ -266,7 +267,8 @@ def check_lean(recipe: Recipe, loaded: LoadedModel) -> None:
     loaded.lazy.check_plain()
     for step in recipe.steps:
         method = pruner(step.prune.method)
-        if of_kind(method.needed(step.prune.params) | needs_of_allocation(step.prune, method), "gradient"):
+        needs = method.needed(step.prune.params) | needs_of_allocation(step.prune, method)
+        if of_kind(needs, "gradient") or "fitness" in needs or (step.prune.budget and step.prune.budget.cost != "parameters"):
             check_in_memory(loaded)
     room = size_when_saved_bytes(loaded.model, loaded.source_dtype) * (2 if recipe.save.model else 1)
     there = next(parent for parent in (loaded.beside.absolute(), *loaded.beside.absolute().parents) if parent.exists())

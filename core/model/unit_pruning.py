@@ -11,17 +11,21 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
+from core.cost import Owed, Price
 from core.errors import RecipeError
 from core.events import Watcher, follow
 from core.method import Method, get
 from core.model import blocks
 from core.model.anatomy import read_anatomy
+from core.model.asked import Asked
 from core.model.channels import channel_groups
 from core.model.choosing import chosen_groups, units_by_hand
+from core.model.costing import group_prices
 from core.model.counts import check_in_memory
+from core.model.fitness import trying, unit_masks
 from core.model.groups import CHANNELS, Group, unit_groups
 from core.model.loading import LoadedModel
-from core.model.masks import nearest
+from core.model.masks import generator, nearest
 from core.model.observe import observe_block, observe_whole, statistics_of, stream
 from core.model.pruned import Pruned
 from core.model.rehearse import rehearse, rehearse_together
@@ -32,11 +36,17 @@ from core.recipe import Prune
 
 
 def prune_units(
-    loaded: LoadedModel, step: Prune, method: Method, inputs: Callable[[], Tensor], seed: int, watcher: Watcher
+    loaded: LoadedModel,
+    step: Prune,
+    method: Method,
+    inputs: Callable[[], Tensor],
+    seed: int,
+    watcher: Watcher,
+    owed: Owed | None = None,
 ) -> Pruned:
-    """Carry out a step for neurons, heads or channels on the model in memory: what goes is really gone, and the config says so."""
+    """Carry out a step for neurons, heads or channels on the model in memory: what goes is really gone, and the config says so. owed: its budget."""
     groups = chosen_groups(_all_groups(loaded, step), loaded.anatomy, step)
-    work = _Work(loaded, step, method, groups, inputs, seed, watcher, Found(step, method))
+    work = _Work(loaded, step, method, groups, inputs, seed, watcher, owed, Found(step, method))
     if step.structure == CHANNELS:
         check_in_memory(loaded)
         rehearse_together(loaded, groups)
@@ -67,6 +77,7 @@ class _Work:
     inputs: Callable[[], Tensor]
     seed: int
     watcher: Watcher
+    owed: Owed | None
     found: Found
 
     def scores(self, group: Group, statistics: Statistics) -> Tensor:
@@ -82,14 +93,23 @@ def _rehearse_each_kind(loaded: LoadedModel, groups: Sequence[Group]) -> None:
 
 def _shares(work: _Work, scores: Callable[[], Mapping[str, Tensor]]) -> dict[str, float]:
     """Allocate: the share of its units that each group gives. scores(): {group name: a score for each unit}, where the allocator asks."""
-    step = work.step
+    loaded, step, owed, watcher = work.loaded, work.step, work.owed, work.watcher
     if step.allocation.method == "by_hand":
         return units_by_hand(step.allocation.shares, work.loaded.anatomy, work.groups)
     allocator = get("allocator", step.allocation.method)
-    given: dict[str, object] = {"sizes": {group.name: group.units for group in work.groups}, "sparsity": step.sparsity}
-    if "scores" in allocator.needs:
-        given["scores"] = scores().__getitem__
-    return allocator(given, step.allocation.params)
+    sizes = {group.name: group.units for group in work.groups}
+    asked = Asked(step, owed, sizes)
+    asked.priced(
+        group_prices(loaded, work.groups, owed, watcher)
+        if owed
+        else {name: Price.linear(n, 1.0, n - 1) for name, n in sizes.items()}
+    )
+    known = scores() if "scores" in allocator.needs else {}
+    given = {"sizes": sizes, "scores": known.__getitem__, "watcher": watcher, "generator": generator(work.seed, "allocate")}
+    if "fitness" not in allocator.needs:
+        return asked.spread(allocator, given)
+    with trying(loaded, unit_masks(loaded, work.groups, known), work.inputs(), watcher) as fitness:
+        return asked.spread(allocator, given | {"fitness": fitness, "sequences": fitness.sequences})
 
 
 def _dense_scores(work: _Work) -> dict[str, Tensor]:

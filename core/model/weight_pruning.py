@@ -8,11 +8,12 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
+from core.cost import Owed
 from core.errors import RecipeError
 from core.events import Watcher, follow
 from core.method import Method
 from core.model import blocks
-from core.model.allocating import allocate, check_structure, gather, needs_of_allocation
+from core.model.allocating import allocate, asked_of_layers, check_structure, gather, needs_of_allocation
 from core.model.anatomy import Layer
 from core.model.choosing import chosen_layers
 from core.model.gradients import gradient_statistics
@@ -27,9 +28,15 @@ from core.report import LayerRow
 
 
 def prune_weights(
-    loaded: LoadedModel, step: Prune, method: Method, inputs: Callable[[], Tensor], seed: int, watcher: Watcher
+    loaded: LoadedModel,
+    step: Prune,
+    method: Method,
+    inputs: Callable[[], Tensor],
+    seed: int,
+    watcher: Watcher,
+    owed: Owed | None = None,
 ) -> Pruned:
-    """Carry out an unstructured or N:M step on the model in memory."""
+    """Carry out an unstructured or N:M step on the model in memory. owed: the step's budget."""
     spared = PROTECT in step.protect
     if spared and method.card.kind == "solver":
         raise RecipeError(f"{step.method} chooses its weights while it solves, so single ones cannot be protected from it.",
@@ -40,7 +47,7 @@ def prune_weights(
     for layer in layers if of_kind(own, "layer") else ():
         check_collectable(layer, loaded.module(layer.path))
     gradients = gradient_statistics(loaded, layers, of_kind(needs_of_allocation(step, method) | own, "gradient"), inputs, watcher)
-    shares = _shares(loaded, step, method, layers, gradients, inputs, seed, watcher)
+    shares = _shares(loaded, step, method, layers, gradients, inputs, seed, watcher, owed)
     work = _Work(
         loaded, step, method, shares, gradients, protected_entries(loaded, inputs, watcher) if spared else {}, seed, watcher
     )
@@ -55,15 +62,16 @@ def prune_weights(
 
 
 def _shares(loaded: LoadedModel, step: Prune, method: Method, layers: Sequence[Layer], gradients: Mapping[str, Statistics],
-            inputs: Callable[[], Tensor], seed: int, watcher: Watcher) -> dict[str, float]:  # fmt: skip
+            inputs: Callable[[], Tensor], seed: int, watcher: Watcher, owed: Owed | None) -> dict[str, float]:  # fmt: skip
     """Allocate: the share that each layer gives. A score that could fail is rehearsed on the same pass of the dense model."""
     needs, rehearse = needs_of_allocation(step, method), method.extra.get("rehearse")
+    asked = asked_of_layers(loaded, step, method, layers, owed)
     if rehearse:
         needs |= method.needed(step.params)
     known = gather(loaded, step, method, layers, needs, gradients, inputs, seed, watcher)
     for layer in layers if rehearse else ():
         rehearse(given_to_score(loaded, layer, known.layers[layer.name], seed), step.params)
-    return allocate(loaded, step, method, layers, known, seed, watcher)
+    return allocate(loaded, asked, method, layers, known, inputs, seed, watcher)
 
 
 @dataclass

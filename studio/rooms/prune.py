@@ -10,9 +10,10 @@ import gradio as gr
 from core import catalogue
 from core.errors import ModelError, PrunariumError
 from core.recipe import Recipe, n_of_m, parse
-from studio import cards, known, views
+from studio import cards, known, target, views
 from studio.bench import Bench, plainly
-from studio.plans import BY_HAND, PROMPT, WHOLE, Order, sentence, structures, to_recipe
+from studio.params import details
+from studio.plans import BY_HAND, PROMPT, WHOLE, Order, sentence, spreads, structures, to_recipe
 from studio.results import results
 
 _QUIET: dict[str, Any] = {"show_progress": "hidden", "queue": False, "api_visibility": "private"}
@@ -20,10 +21,23 @@ _TELL: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 
 
 @dataclass(frozen=True)
+class Params:
+    """{name: value} of the parameters that a person has set: of the method, and of the allocator."""
+
+    method: gr.State
+    spread: gr.State
+
+    def all(self) -> list[gr.State]:
+        return [self.method, self.spread]
+
+
+@dataclass(frozen=True)
 class Controls:
     method: gr.Dropdown
     structure: gr.Dropdown
+    target: gr.Dropdown
     sparsity: gr.Slider
+    limit: gr.Textbox
     allocation: gr.Radio
     recovery: gr.Radio
     steps: gr.Slider
@@ -44,7 +58,7 @@ def build(bench: Bench) -> None:
     gr.Markdown(
         "## Prune & recover\nChoose what goes, read the plan, press *Prune*. The run is a process of its own: close the page and it goes on."
     )
-    params = gr.State({})
+    params = Params(gr.State({}), gr.State({}))
     with gr.Row(elem_classes="split"):
         with gr.Column(scale=5, min_width=300):
             controls = _controls(bench, params)
@@ -60,24 +74,17 @@ def build(bench: Bench) -> None:
     compare.click(lambda: gr.Tabs(selected="compare"), None, bench.tabs, **_QUIET)
 
 
-def _controls(bench: Bench, params: gr.State) -> Controls:
+def _controls(bench: Bench, params: Params) -> Controls:
     methods = [(card.label, card.name) for card in catalogue.pruners() if not card.problem]
-    spread = [(card.label, card.name) for card in catalogue.of_kind("allocator") if not card.problem]
     healers = [("None", "none"), *((card.label, card.name) for card in catalogue.of_kind("recovery") if not card.problem)]
     start = "wanda" if ("Wanda", "wanda") in methods else methods[0][1]
     method = gr.Dropdown(methods, value=start, label="Method", elem_id="method", info=_card(start).summary)
     broken = [f"{card.label} cannot be used: {card.problem}." for card in catalogue.pruners() if card.problem]
     if broken:
         cards.hint(" ".join(broken), elem_id="broken-methods")
-    _method_details(bench, method, params)
+    details("About this method", bench.page, method, params.method, _card, "method-details")
     structure = gr.Dropdown(structures(_card(start)), value="unstructured", label="What goes", elem_id="structure")
-    sparsity = gr.Slider(0, 95, 50, step=1, label="Share to remove (%)", elem_id="sparsity")
-    allocation = gr.Radio(
-        [*sorted(spread, key=lambda choice: choice[1] != "uniform"), ("The budget by hand", BY_HAND)],
-        value="uniform",
-        label="How the share is spread over the layers",
-        elem_id="allocation",
-    )
+    goal, sparsity, limit, allocation = _amount(bench, params)
     recovery = gr.Radio(healers, value="none", label="Recovery: training after pruning", elem_id="recovery")
     steps = gr.Slider(10, 1000, 100, step=10, label="Training steps", visible=False, elem_id="recovery-steps")
     with gr.Accordion(
@@ -108,58 +115,66 @@ def _controls(bench: Bench, params: gr.State) -> Controls:
             name = gr.Textbox("", label="Name of the run", placeholder="made from the choices", scale=2)
             seed = gr.Number(0, label="Seed", precision=0, scale=1)
     return Controls(
-        method, structure, sparsity, allocation, recovery, steps, source, samples, tokens, measures, prompt, name, seed, save
+        method,
+        structure,
+        goal,
+        sparsity,
+        limit,
+        allocation,
+        recovery,
+        steps,
+        source,
+        samples,
+        tokens,
+        measures,
+        prompt,
+        name,
+        seed,
+        save,
     )
+
+
+def _amount(bench: Bench, params: Params) -> tuple[gr.Dropdown, gr.Slider, gr.Number, gr.Radio]:
+    """How much goes, what that is a share of, and how it is spread."""
+    goal = gr.Dropdown(target.choices("unstructured"), value=target.SHARE, label="Share of", elem_id="target",
+                       info="Of what goes, or of what the whole model costs; only what falls with the choice above is offered")  # fmt: skip
+    sparsity = gr.Slider(0, 95, 50, step=1, label=target.slider_label(target.SHARE), elem_id="sparsity")
+    limit = gr.Textbox(
+        "",
+        label=target.limit_label(target.SHARE),
+        visible=False,
+        max_length=20,
+        elem_id="limit",
+        placeholder="a figure, in the share's place",
+    )
+    allocation = gr.Radio(
+        spreads("unstructured"),
+        value="uniform",
+        label="How the share is spread over the layers",
+        elem_id="allocation",
+    )
+    details("About how it is spread", bench.page, allocation, params.spread, _spread_card, "spread-details")
+    return goal, sparsity, limit, allocation
 
 
 def _card(name: str) -> catalogue.MethodCard:
     return catalogue.pruner(catalogue.load(), name)
 
 
-def _method_details(bench: Bench, method: gr.Dropdown, params: gr.State) -> None:
-    """What the method's own file says about it, and a control for each of its parameters."""
-    with gr.Accordion("About this method", open=False):
-
-        @gr.render(inputs=method, triggers=[method.change, bench.page.load], queue=False, show_progress="hidden")
-        def details(name: str) -> None:
-            card = _card(name)
-            gr.Markdown(card.doc)
-            if card.paper:
-                gr.Markdown(f"*{card.paper.authors} ({card.paper.year}), {card.paper.title}, arXiv {card.paper.arxiv}*")
-            for param in card.params:
-                _param(param, params)
+def _spread_card(name: str) -> catalogue.MethodCard | None:
+    return None if name == BY_HAND else catalogue.find(catalogue.load(), "allocator", name)
 
 
-def _param(param: catalogue.ParamCard, params: gr.State) -> None:
-    if param.type == "bool":
-        control: Any = gr.Checkbox(param.default, label=param.label, interactive=True)
-    elif param.type == "str" and not param.choices:
-        control = gr.Textbox(param.default, label=param.label, max_length=param.longest, interactive=True)
-    elif param.choices:
-        control = gr.Dropdown(list(param.choices), value=param.default, label=param.label, interactive=True)
-    elif param.low is not None and param.high is not None:
-        step = 1 if param.type == "int" else (param.high - param.low) / 100
-        control = gr.Slider(param.low, param.high, param.default, step=step, label=param.label, interactive=True)
-    else:
-        control = gr.Number(param.default, label=param.label, precision=0 if param.type == "int" else None, interactive=True)
-
-    def keep(now: dict[str, Any], value: Any) -> dict[str, Any]:
-        return {**now, param.name: value}
-
-    event = control.release if isinstance(control, gr.Slider) else control.change
-    event(keep, [params, control], params, **_TELL)
-
-
-def _order(bench: Bench, params: dict[str, Any], values: tuple[Any, ...]) -> Order:
-    (method, structure, sparsity, allocation, recovery, steps, source, samples, tokens, measures, prompt, name, seed, save) = (
-        values
-    )
+def _order(bench: Bench, values: tuple[Any, ...]) -> Order:
+    params, spread, method, structure, goal, sparsity, limit, allocation, recovery, steps, *rest = values
+    source, samples, tokens, measures, prompt, name, seed, save = rest
     opened = bench.workspace.read()
     described = known.description(opened.model, bench.workspace.folder) or {}
     return Order(
         model=opened.model, kind=str(described.get("kind") or "decoder"), name=name.strip(), seed=int(seed or 0), method=method,
         params=_admitted(bench, method, params),
-        structure=structure, sparsity=round(sparsity / 100, 4), allocation=allocation, shares=dict(opened.budget.shares),
+        structure=structure, cost=goal, sparsity=round(sparsity / 100, 4), limit=target.limit(limit),
+        allocation=allocation, spread=spread, shares=dict(opened.budget.shares),
         source=source if source == "auto" else bench.admit(source or ""), samples=int(samples or 0), tokens=int(tokens or 0),
         recovery=recovery, steps=int(steps), measures=tuple(measures), prompt=prompt, save=save,
     )  # fmt: skip
@@ -171,8 +186,8 @@ def _admitted(bench: Bench, method: str, params: dict[str, Any]) -> dict[str, An
     return {name: bench.admit(value) if name in models and value.strip() else value for name, value in params.items()}
 
 
-def _recipe(bench: Bench, params: dict[str, Any], values: tuple[Any, ...]) -> Recipe:
-    order = _order(bench, params, values)
+def _recipe(bench: Bench, values: tuple[Any, ...]) -> Recipe:
+    order = _order(bench, values)
     recipe = parse(to_recipe(order))
     catalogue.resolve(recipe)
     described = known.description(order.model, bench.workspace.folder) or {}
@@ -181,27 +196,27 @@ def _recipe(bench: Bench, params: dict[str, Any], values: tuple[Any, ...]) -> Re
     return recipe
 
 
-def _wire(bench: Bench, controls: Controls, params: gr.State, plan: gr.HTML, codes: list[gr.Code], go: gr.Button) -> None:
-    def planned(params: dict[str, Any], *values: Any) -> Any:
+def _wire(bench: Bench, controls: Controls, params: Params, plan: gr.HTML, codes: list[gr.Code], go: gr.Button) -> None:
+    def planned(*values: Any) -> Any:
         try:
-            recipe = _recipe(bench, params, values)
+            recipe = _recipe(bench, values)
         except PrunariumError as error:
             return {"text": str(error), "wrong": True}, gr.Button(interactive=False), "", "", ""
         said = {"text": sentence(recipe, catalogue.load()), "wrong": False}
         return said, gr.Button(interactive=True), *views.texts(recipe)
 
     @plainly
-    def start(params: dict[str, Any], *values: Any) -> str:
-        return bench.start(_recipe(bench, params, values))
+    def start(*values: Any) -> str:
+        return bench.start(_recipe(bench, values))
 
-    inputs = [params, *controls.all()]
+    inputs = [*params.all(), *controls.all()]
     changes = [control.change for control in controls.all()]
-    signals = [bench.model.change, bench.budget.change, params.change]
+    signals = [bench.model.change, bench.budget.change, *(state.change for state in params.all())]
     gr.on([*changes, *signals], planned, inputs, [plan, go, *codes], trigger_mode="always_last", **_QUIET)
     go.click(start, inputs, bench.run, **_TELL)
 
 
-def _wire_controls(bench: Bench, controls: Controls, params: gr.State) -> None:
+def _wire_controls(bench: Bench, controls: Controls, params: Params) -> None:
     """Controls that depend on each other: each shows only what means something with the others."""
 
     def method_chosen(name: str, structure: str) -> Any:
@@ -209,10 +224,19 @@ def _wire_controls(bench: Bench, controls: Controls, params: gr.State) -> None:
         kept = structure if structure in [value for _, value in choices] else choices[0][1]
         return gr.Dropdown(info=_card(name).summary), gr.Dropdown(choices=choices, value=kept), {}
 
-    def fitting(structure: str, allocation: str) -> Any:
-        """Only controls that mean something for this structure are shown."""
-        by_hand = allocation == BY_HAND and structure not in WHOLE
-        return gr.Slider(visible=n_of_m(structure) is None and not by_hand), gr.Radio(visible=structure not in WHOLE)
+    def fitting(structure: str, allocation: str, goal: str) -> Any:
+        """Only controls that mean something for this structure are shown, and only costs that fall with it are offered."""
+        by_hand, choices = allocation == BY_HAND and structure not in WHOLE, target.choices(structure)
+        goal = goal if goal in [value for _, value in choices] else target.SHARE
+        ways = spreads(structure)
+        allocation = allocation if allocation in [value for _, value in ways] else "uniform"
+        free, costs = n_of_m(structure) is None and not by_hand, len(choices) > 1
+        return (
+            gr.Dropdown(choices=choices, value=goal, visible=free and costs),
+            gr.Slider(visible=free, label=target.slider_label(goal)),
+            gr.Textbox(visible=free and goal != target.SHARE, label=target.limit_label(goal)),
+            gr.Radio(choices=ways, value=allocation, visible=structure not in WHOLE),
+        )
 
     def by_hand(name: str, structure: str) -> Any:
         """The budget is what shall be pruned. It has no meaning for what goes whole, so these give way where the method can do without."""
@@ -220,9 +244,11 @@ def _wire_controls(bench: Bench, controls: Controls, params: gr.State) -> None:
         return "unstructured" if single else gr.skip(), BY_HAND
 
     controls.method.input(
-        method_chosen, [controls.method, controls.structure], [controls.method, controls.structure, params], **_TELL
+        method_chosen, [controls.method, controls.structure], [controls.method, controls.structure, params.method], **_TELL
     )
     shapes = [controls.structure, controls.allocation]
-    gr.on([part.change for part in shapes], fitting, shapes, [controls.sparsity, controls.allocation], **_QUIET)
+    fits = [controls.target, controls.sparsity, controls.limit, controls.allocation]
+    gr.on([part.change for part in (*shapes, controls.target)], fitting, [*shapes, controls.target], fits, **_QUIET)
+    controls.allocation.change(lambda: {}, None, params.spread, **_TELL)  # another allocator has other parameters
     bench.by_hand.change(by_hand, [controls.method, controls.structure], shapes, **_QUIET)
     controls.recovery.input(lambda chosen: gr.Slider(visible=chosen != "none"), controls.recovery, controls.steps, **_QUIET)

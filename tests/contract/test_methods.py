@@ -11,6 +11,7 @@ from transformers import MixtralConfig
 from transformers.models.mixtral.modeling_mixtral import MixtralExperts
 
 from core import catalogue
+from core.cost import Price
 from core.events import Silent
 from core.method import METHODS, cards, load_methods
 from core.model.groups import STRUCTURES as UNITS
@@ -144,6 +145,9 @@ def _evidence(sizes: dict[str, int], shapes: dict[str, tuple[int, ...]]) -> dict
         "blocks": {"a": "blocks.0", "b": "blocks.0", "c": "blocks.1"}, "statistics": lambda name: {"input_norm": norms[name]},
         "influence": {"blocks.0": 0.4, "blocks.1": 0.1, "blocks.2": 0.2},
         "curves": {name: {x: x ** (i + 1) for x in levels} for i, name in enumerate(sizes)},
+        "prices": {name: Price.linear(size, 1.0) for name, size in sizes.items()}, "watcher": Silent(), "sequences": 4,
+        "fitness": lambda shares, sequences: sum((i + 1) * shares[name] ** 2 for i, name in enumerate(sizes)),
+        "generator": torch.Generator().manual_seed(2),
     }  # fmt: skip
 
 
@@ -152,7 +156,7 @@ def _evidence(sizes: dict[str, int], shapes: dict[str, tuple[int, ...]]) -> dict
 def test_an_allocation_meets_the_total_and_stays_between_0_and_1(method, sparsity):
     shapes = {"a": (20, 30), "b": (40, 30), "c": (10, 4, 5)}
     sizes = {"a": 600, "b": 1200, "c": 200}
-    shares = method({**_evidence(sizes, shapes), "sparsity": sparsity})
+    shares = method({**_evidence(sizes, shapes), "sparsity": sparsity, "owed": round(sparsity * 2000)})
     assert shares.keys() == sizes.keys()
     assert all(0 <= share <= 1 for share in shares.values())
     reached = sum(round(shares[n] * sizes[n]) for n in sizes)
@@ -251,7 +255,8 @@ def test_every_method_function_takes_only_what_its_kind_can_give():
     offered = {
         "score": {"weight", "shape", "generator", "statistics", "out_of", "into", "router"}
         | {n for kind, n in METHODS if kind == "statistic"},
-        "allocator": {"sizes", "sparsity", "scores", "shapes", "blocks", "weights", "statistics", "influence", "curves"},
+        "allocator": {"sizes", "sparsity", "scores", "shapes", "blocks", "weights", "statistics", "influence", "curves"}
+        | {"prices", "owed", "fitness", "sequences", "generator", "watcher"},
         "search": {
             "units",
             "sizes",
