@@ -1,4 +1,7 @@
-"""Whole neurons and attention heads out: score -> allocate -> decide -> cut, block by block, with the cut model's activations propagated."""
+"""Whole neurons and attention heads out: score -> allocate -> decide -> cut, block by block, with the cut model's activations propagated.
+
+Gradients, where a method asks for them, are those of the dense model.
+"""
 
 from __future__ import annotations
 
@@ -8,25 +11,50 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from core.errors import ModelError
-from core.events import Watcher, follow
+from core.events import Progress, Watcher, follow
 from core.method import Method, get
 from core.model import blocks
-from core.model.anatomy import Block, Layer, read_anatomy
+from core.model.anatomy import Layer, read_anatomy
 from core.model.choosing import chosen_groups, units_by_hand
+from core.model.gradients import gradient_statistics
 from core.model.groups import Group, unit_groups
 from core.model.loading import LoadedModel
-from core.model.masks import generator, nearest
+from core.model.masks import nearest
 from core.model.narrow import add_bias, cut
-from core.model.observe import have, matrix, observe_block, statistics_of, stream
+from core.model.observe import matrix, observe_block, of_kind, stream
 from core.model.pruned import Pruned, UnitCut
 from core.model.rehearse import rehearse
+from core.model.scoring import criterion, output_error
+from core.model.unit_scoring import Statistics, observed, unit_scores
 from core.model.widths import settle
 from core.recipe import Prune
 from core.report import LayerRow
 from kernels.masks import keep_highest
 
-Statistics = Mapping[str, Mapping[str, Tensor]]  # {layer name: {statistic: tensor}}
+
+@dataclass
+class _Work:
+    """A step under way: what it was given (gradients of the dense model, by layer), what it has made."""
+
+    loaded: LoadedModel
+    step: Prune
+    method: Method
+    gradients: Statistics
+    seed: int
+    watcher: Watcher
+    shares: Mapping[str, float] = field(default_factory=dict)
+    rows: list[LayerRow] = field(default_factory=list)
+    scores: dict[str, Tensor] = field(default_factory=dict)
+    cuts: list[UnitCut] = field(default_factory=list)
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Statistics of layers' inputs that the method asks for."""
+        return of_kind(self.method.needed(self.step.params), "layer", "block")
+
+    def known(self, statistics: Statistics) -> Statistics:
+        """Statistics of inputs, and those of gradients beside them."""
+        return {name: {**statistics.get(name, {}), **self.gradients.get(name, {})} for name in {*statistics, *self.gradients}}
 
 
 def prune_units(
@@ -36,15 +64,18 @@ def prune_units(
     anatomy = loaded.anatomy
     groups = chosen_groups(unit_groups(loaded.model, anatomy.blocks, anatomy.family, step.structure), anatomy, step)
     _rehearse_each_kind(loaded, groups)
-    shares = _shares(loaded, step, method, groups, inputs, seed, watcher)
-    found = _Found(step)
-    if statistics_of([method]):
-        _prune_streaming(loaded, step, method, groups, shares, inputs(), seed, found, watcher)
+    work = _Work(loaded, step, method, _gradients(loaded, step, method, groups, inputs, watcher), seed, watcher)
+    work.shares = _shares(work, groups, inputs)
+    if work.needs:
+        _prune_streaming(work, groups, inputs())
     else:
         for group in follow(groups, f"prune: {step.method}", watcher):
-            _prune_group(loaded, group, step, method, shares[group.name], {}, seed, found)
+            _prune_group(work, group, {})
     settle(loaded.model)
-    return found.pruned(replace(loaded, anatomy=read_anatomy(loaded.model)))
+    _say_spared(work)
+    return Pruned(
+        replace(loaded, anatomy=read_anatomy(loaded.model)), rows=tuple(work.rows), scores=work.scores, cuts=tuple(work.cuts)
+    )
 
 
 def _rehearse_each_kind(loaded: LoadedModel, groups: Sequence[Group]) -> None:
@@ -54,127 +85,123 @@ def _rehearse_each_kind(loaded: LoadedModel, groups: Sequence[Group]) -> None:
         rehearse(loaded, group)
 
 
-def _shares(loaded: LoadedModel, step: Prune, method: Method, groups: Sequence[Group], inputs: Callable[[], Tensor], seed: int,
-            watcher: Watcher) -> dict[str, float]:  # fmt: skip
+def _gradients(loaded: LoadedModel, step: Prune, method: Method, groups: Sequence[Group], inputs: Callable[[], Tensor],
+               watcher: Watcher) -> Statistics:  # fmt: skip
+    """What the method asks of gradients, of the layers that the groups run through."""
+    names = of_kind(method.needed(step.params), "gradient")
+    paths = {part.path for group in groups for part in group.everything}
+    return gradient_statistics(loaded, [layer for layer in loaded.anatomy.layers if layer.path in paths], names, inputs, watcher)
+
+
+def _shares(work: _Work, groups: Sequence[Group], inputs: Callable[[], Tensor]) -> dict[str, float]:
     """Allocate: the share of its units that each group gives."""
+    step = work.step
     if step.allocation.method == "by_hand":
-        return units_by_hand(step.allocation.shares, loaded.anatomy, groups)
+        return units_by_hand(step.allocation.shares, work.loaded.anatomy, groups)
     allocator = get("allocator", step.allocation.method)
     given: dict[str, object] = {"sizes": {group.name: group.units for group in groups}, "sparsity": step.sparsity}
     if "scores" in allocator.needs:
-        given["scores"] = _dense_scores(loaded, step, method, groups, inputs, seed, watcher).__getitem__
+        given["scores"] = _dense_scores(work, groups, inputs).__getitem__
     return allocator(given, step.allocation.params)
 
 
-def _dense_scores(loaded: LoadedModel, step: Prune, method: Method, groups: Sequence[Group], inputs: Callable[[], Tensor], seed: int,
-                  watcher: Watcher) -> dict[str, Tensor]:  # fmt: skip
-    """{group name: a score for each unit} of the model as it stands, for one ranking over all of them."""
-    names, statistics = statistics_of([method]), {}
+def _dense_scores(work: _Work, groups: Sequence[Group], inputs: Callable[[], Tensor]) -> dict[str, Tensor]:
+    """{group name: a score for each unit} of the model as it stands, for one ranking over all of them. A solver has none: Wanda's stand in."""
+    loaded, step = work.loaded, work.step
+    method, params = criterion(work.method, step.params)
+    names, statistics = of_kind(method.needed(params), "layer", "block"), {}
     if names:
-        for block, module, hidden, extra in stream(loaded, inputs(), watcher, "observe"):
-            layers = tuple(layer for group in groups if group.block == block.index for layer in _observed(method, block, group))
-            observed = replace(block, layers=layers)
-            statistics |= observe_block(loaded, observed, module, hidden, extra, names, watcher, keep_outputs=True)[0]
-    return {group.name: _scores(loaded, group, step, method, statistics, seed).cpu() for group in groups}
+        for block, module, hidden, extra in stream(loaded, inputs(), work.watcher, "observe"):
+            layers = tuple(
+                layer for group in groups if group.block == block.index for layer in observed(method, block.layers, group)
+            )
+            part = replace(block, layers=layers)
+            statistics |= observe_block(loaded, part, module, hidden, extra, names, work.watcher, keep_outputs=True)[0]
+    known = work.known(statistics)
+    return {group.name: unit_scores(loaded, group, method, params, known, work.seed).cpu() for group in groups}
 
 
-def _prune_streaming(loaded: LoadedModel, step: Prune, method: Method, groups: Sequence[Group], shares: Mapping[str, float], inputs: Tensor,
-                     seed: int, found: _Found, watcher: Watcher) -> None:  # fmt: skip
+def _prune_streaming(work: _Work, groups: Sequence[Group], inputs: Tensor) -> None:
     """Each block: observe it dense, cut its units, run it again cut to feed the next one."""
+    loaded, watcher = work.loaded, work.watcher
     by_block = {group.block: group for group in groups}
     last = max(by_block)
-    for block, module, hidden, extra in stream(loaded, inputs, watcher, f"prune: {step.method}"):
+    for block, module, hidden, extra in stream(loaded, inputs, watcher, f"prune: {work.step.method}"):
         if block.index > last:
             continue
         group = by_block.get(block.index)
         if group is not None:
-            observed = replace(block, layers=_observed(method, block, group))
-            statistics = observe_block(loaded, observed, module, hidden, extra, statistics_of([method]), watcher)[0]
-            _prune_group(loaded, group, step, method, shares[group.name], statistics, seed, found)
+            part = replace(block, layers=observed(work.method, block.layers, group))
+            statistics = observe_block(loaded, part, module, hidden, extra, work.needs, watcher)[0]
+            _prune_group(work, group, statistics)
         if block.index < last:
             blocks.advance(module, hidden, extra, watcher)
 
 
-@dataclass
-class _Found:
-    """What has been cut so far."""
-
-    step: Prune
-    rows: list[LayerRow] = field(default_factory=list)
-    scores: dict[str, Tensor] = field(default_factory=dict)
-    cuts: list[UnitCut] = field(default_factory=list)
-
-    def pruned(self, loaded: LoadedModel) -> Pruned:
-        return Pruned(loaded, rows=tuple(self.rows), scores=self.scores, cuts=tuple(self.cuts))
-
-
-def by_weight(method: Method) -> bool:
-    """Does the method score single weights, so that a unit's score is the sum over its weights? Else it scores units itself."""
-    return "unstructured" in method.card.structures
-
-
-def _observed(method: Method, block: Block, group: Group) -> tuple[Layer, ...]:
-    """The layers whose inputs the method asks about: all of the group where it scores weights, else the one that reads the units."""
-    paths = {part.path for part in group.everything} if by_weight(method) else {group.reader.path}
-    return tuple(layer for layer in block.layers if layer.path in paths)
-
-
-def _scores(loaded: LoadedModel, group: Group, step: Prune, method: Method, statistics: Statistics, seed: int) -> Tensor:
-    """A score for each unit, float32. Raises ModelError where one is not a number."""
-    layers = {layer.path: layer for layer in loaded.anatomy.blocks[group.block].layers}
-    way = _sum_over_weights if by_weight(method) else _of_units
-    scores = way(loaded, group, layers, step, method, statistics, seed).float()
-    if torch.isnan(scores).any():
-        raise ModelError(
-            f"The scores of {group.name} are not all numbers.", "Check the model's weights and the calibration text for NaN."
-        )
-    return scores
-
-
-def _sum_over_weights(loaded: LoadedModel, group: Group, layers: Mapping[str, Layer], step: Prune, method: Method, statistics: Statistics,
-                      seed: int) -> Tensor:  # fmt: skip
-    total = torch.zeros(group.units, dtype=torch.float64)
-    for part in group.everything:
-        layer = layers[part.path]
-        weight = matrix(layer, loaded.module(part.path).weight.detach()).float()
-        given = have(weight, tuple(weight.shape), generator(seed, layer.name), statistics.get(layer.name, {}))
-        total += method(given, step.params).sum(1 - part.axis).cpu().double()[part.index].sum(1)
-    return total
-
-
-def _of_units(loaded: LoadedModel, group: Group, layers: Mapping[str, Layer], step: Prune, method: Method, statistics: Statistics,
-              seed: int) -> Tensor:  # fmt: skip
-    weights = {
-        part.path: matrix(layers[part.path], loaded.module(part.path).weight.detach()).float() for part in group.everything
-    }
-    reader, into = group.reader, [weights[part.path][part.index].flatten(1) for part in group.parts]
-    given = have(None, (group.units,), generator(seed, group.name), {})
-    given |= {name: value[reader.index] for name, value in statistics.get(layers[reader.path].name, {}).items()}
-    given |= {"out_of": weights[reader.path].T[reader.index].flatten(1), "into": torch.cat(into, 1)}
-    return method(given, step.params)
-
-
-def _prune_group(loaded: LoadedModel, group: Group, step: Prune, method: Method, share: float, statistics: Statistics, seed: int,
-                 found: _Found) -> None:  # fmt: skip
-    """Score the units of one group, decide which go, and cut them out."""
-    block = loaded.anatomy.blocks[group.block]
-    scores = _scores(loaded, group, step, method, statistics, seed)
-    keep = keep_highest(scores[None], min(nearest(share * group.units), group.units - 1))[0].cpu()
+def _prune_group(work: _Work, group: Group, statistics: Statistics) -> None:
+    """Decide which units of one group go, and cut them out."""
+    loaded, step, method = work.loaded, work.step, work.method
+    block, share = loaded.anatomy.blocks[group.block], work.shares[group.name]
     reader = next(layer for layer in block.layers if layer.path == group.reader.path)
     parameters = sum(layer.parameters for layer in block.layers if layer.path in {part.path for part in group.everything})
+    count = min(nearest(share * group.units), group.units - 1)
+    decide = _solved if method.card.kind == "solver" else _ranked
+    keep, scores, error = decide(work, group, reader, count, work.known(statistics))
     if not keep.all():
         if method.card.adds_bias and _given(method, step, method.card.adds_bias):
             _make_up(loaded, group, reader, keep, statistics[reader.name]["input_mean"])
         cut(loaded.model, block, group, keep)
-    reached = int((~keep).sum()) / group.units
-    found.rows.append(LayerRow(group.name, group.block, (group.units,), parameters, share, reached, float(scores.mean())))
-    found.scores[f"{group.name}.{group.structure}"] = scores.cpu()
-    found.cuts.append(UnitCut(group, keep))
+    reached, mean = int((~keep).sum()) / group.units, None if scores is None else float(scores.mean())
+    work.rows.append(LayerRow(group.name, group.block, (group.units,), parameters, share, reached, mean, error))
+    if scores is not None:
+        work.scores[f"{group.name}.{group.structure}"] = scores.cpu()
+    work.cuts.append(UnitCut(group, keep))
+
+
+_Decision = tuple[Tensor, Tensor | None, float | None]  # kept (units,), the scores of a score, the output error of a solver
+
+
+def _ranked(work: _Work, group: Group, reader: Layer, count: int, statistics: Statistics) -> _Decision:
+    """The lowest go, except those above the method's ceiling, where it has one."""
+    method, step = work.method, work.step
+    scores = unit_scores(work.loaded, group, method, step.params, statistics, work.seed)
+    keep = keep_highest(scores[None], count)[0].cpu()
+    if method.card.spares_above:
+        keep |= scores.cpu() > _given(method, step, method.card.spares_above)
+    return keep, scores, None
+
+
+def _solved(work: _Work, group: Group, reader: Layer, count: int, statistics: Statistics) -> _Decision:
+    """A solver says which go, and rewrites the layer that reads those that stay."""
+    known, module = statistics.get(reader.name, {}), work.loaded.module(reader.path)
+    flat = matrix(reader, module.weight.data)
+    before = flat.float().clone()
+    if not count:
+        return torch.ones(group.units, dtype=torch.bool), None, 0.0
+    given = {"weight": before.clone(), "index": group.reader.index, "count": count, "share": work.shares[group.name],
+             "watcher": work.watcher, **known}  # fmt: skip
+    after, keep = work.method(given, work.step.params)
+    keep = keep.cpu()
+    after = after.index_fill(1, group.reader.index[~keep].flatten().to(after.device), 0.0).masked_fill(
+        before == 0, 0.0
+    )  # earlier zeros stay
+    with torch.no_grad():
+        flat.copy_(after)
+    return keep, None, output_error(before, after, known["gram"]) if "gram" in known else None
 
 
 def _given(method: Method, step: Prune, name: str) -> object:
     """A parameter of the step, or its default."""
     return step.params.get(name, next(param.default for param in method.card.params if param.name == name))
+
+
+def _say_spared(work: _Work) -> None:
+    """Where a method spares units that the share asked for, say how many."""
+    asked = sum(min(nearest(work.shares[cut.group.name] * cut.group.units), cut.group.units - 1) for cut in work.cuts)
+    gone = sum(int((~cut.keep).sum()) for cut in work.cuts)
+    if gone < asked:
+        text = f"{gone:,} of the {asked:,} {work.step.structure} asked for went: the others are above {work.method.card.spares_above}."
+        work.watcher.say(Progress(f"prune: {work.step.method}", kind="note", text=text))
 
 
 def _make_up(loaded: LoadedModel, group: Group, reader: Layer, keep: Tensor, mean: Tensor) -> None:
