@@ -18,6 +18,7 @@ STRUCTURE_WORDS = {
     "blocks": "whole blocks",
     "sublayers": "attention or MLP parts of blocks",
     "experts": "experts",
+    "width": "channels of the hidden width",
     "slices": "slices of the hidden width",
     "vocabulary": "rows of the vocabulary",
 }
@@ -26,6 +27,7 @@ UNITS = ("neurons", "heads")
 WHOLE = {
     "blocks": "blocks",
     "sublayers": "attentions and MLPs",
+    "width": "channels of the hidden width",
     "slices": "axes of the hidden width",
     "vocabulary": "rows of the vocabulary",
 }

@@ -19,8 +19,10 @@ from core.model.groups import STRUCTURES as UNITS
 from core.model.loading import LoadedModel
 from core.model.masks import generator
 from core.model.pruned import Pruned
+from core.model.stream_width import STRUCTURE as WIDTH
 from core.model.unit_pruning import prune_units
 from core.model.weight_pruning import prune_weights
+from core.model.width_pruning import prune_width
 from core.recipe import Prune
 
 __all__ = ["Pruned", "prune", "pruner"]
@@ -39,7 +41,13 @@ def prune(loaded: LoadedModel, step: Prune, inputs: Callable[[], Tensor], seed: 
     method = pruner(step.method)
     if method.card.kind == "transform":
         return method(_given_to_transform(loaded, step, inputs, seed, watcher), step.params)
-    ways = {"blocks": prune_depth, "sublayers": prune_depth, "experts": prune_experts, **dict.fromkeys(UNITS, prune_units)}
+    ways = {
+        "blocks": prune_depth,
+        "sublayers": prune_depth,
+        "experts": prune_experts,
+        WIDTH: prune_width,
+        **dict.fromkeys(UNITS, prune_units),
+    }
     return ways.get(step.structure, prune_weights)(loaded, step, method, inputs, seed, watcher)
 
 

@@ -32,6 +32,7 @@ from core.model.narrow import entries, stored_axis
 from core.model.observe import of_kind
 from core.model.pruned import UnitCut
 from core.model.pruning import Pruned, prune, pruner
+from core.model.stream_width import STRUCTURE as WIDTH
 from core.model.sublayers import sublayer_units
 from core.model.trials import NO_LOSS
 from core.model.xray import observe_model
@@ -154,8 +155,10 @@ class _State:
     def _cut(self, cuts: tuple[UnitCut, ...]) -> None:
         """Note which units of the source are left, and narrow the masks of the layers that lost rows or columns."""
         for done in cuts:
-            block, _, rest = done.key.removeprefix("blocks.").partition(".")
-            name = f"blocks.{self.kept_blocks[int(block)]}.{rest}"
+            name = done.key
+            if name.startswith("blocks."):
+                block, _, rest = name.removeprefix("blocks.").partition(".")
+                name = f"blocks.{self.kept_blocks[int(block)]}.{rest}"
             left = self.units.setdefault(name, torch.ones(len(done.keep), dtype=torch.bool))
             left[left.clone()] = done.keep
             for part in done.group.everything:
@@ -212,7 +215,7 @@ class _State:
             sparsity["all_parameters"] = 1 - figures.nonzero / self.dense.parameters
         if self.masks:
             sparsity["pruned_layers"] = sparsity_of(self.masks)
-        for structure in (*UNITS, "experts"):
+        for structure in (*UNITS, WIDTH, "experts"):
             if units := [kept for name, kept in self.units.items() if name.endswith(f".{structure}")]:
                 sparsity[structure] = 1 - float(torch.cat(units).float().mean())
         if self.blocks and len(self.kept_blocks) < self.blocks:
