@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
+from core.errors import ModelError
 from core.events import Progress, Watcher, follow
 from core.method import Method, get
 from core.model import blocks
@@ -178,6 +179,11 @@ def _solved(work: _Work, group: Group, reader: Layer, count: int, statistics: St
     before = flat.float().clone()
     if not count:
         return torch.ones(group.units, dtype=torch.bool), None, 0.0
+    if not all(torch.isfinite(value).all() for value in (before, *known.values())):
+        raise ModelError(
+            f"The weights of {reader.name} or what it reads are not all numbers.",
+            "Check the model's weights and the calibration text.",
+        )
     given = {"weight": before.clone(), "index": group.reader.index, "count": count, "share": work.shares[group.name],
              "watcher": work.watcher, **known}  # fmt: skip
     after, keep = work.method(given, work.step.params)
