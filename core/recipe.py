@@ -31,6 +31,7 @@ STRUCTURES = (
     "blocks",
     "sublayers",
     "experts",
+    "mixed",
     "width",
     "slices",
     "vocabulary",

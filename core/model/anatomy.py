@@ -217,7 +217,7 @@ def _refused(model: nn.Module, family: str, kind: str, blocks: tuple[Block, ...]
     what = type(model).__name__
     if not blocks:
         chain = f"{what} is not a chain of equal blocks, so only its single weights can be pruned."
-        said = dict.fromkeys(("blocks", "sublayers", "heads", "neurons", "width", "slices"), chain)
+        said = dict.fromkeys(("blocks", "sublayers", "heads", "neurons", "mixed", "width", "slices"), chain)
     else:
         attentive = all(block.attention or gone_from(model.get_submodule(block.path)) for block in blocks)
         if kind == "image_classifier" and not attentive:
@@ -227,6 +227,8 @@ def _refused(model: nn.Module, family: str, kind: str, blocks: tuple[Block, ...]
         for structure in groups.STRUCTURES:
             if why := groups.why_not(model, blocks, family, structure):
                 said[structure] = why
+        if why := next((said[part] for part in ("sublayers", "neurons", "heads") if part in said), ""):
+            said["mixed"] = why
         if why := stream_width.why_not(model, blocks, hidden):
             said[stream_width.STRUCTURE] = why
         if kind != "decoder":
@@ -234,7 +236,7 @@ def _refused(model: nn.Module, family: str, kind: str, blocks: tuple[Block, ...]
         elif why := sliced.why_not(model, family, bool(sliced.said_of(model.config))):
             said["slices"] = why
         if why := sliced.why_none_goes(model):
-            said["blocks"] = said["sublayers"] = why
+            said["blocks"] = said["sublayers"] = said["mixed"] = why
     if kind != "decoder":
         said["vocabulary"] = f"{what} is not a decoder, and only a decoder's embedding and head can lose rows together."
     prunable = [layer for block in blocks for layer in block.layers] or outside

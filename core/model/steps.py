@@ -239,7 +239,7 @@ def check_steps(recipe: Recipe, loaded: LoadedModel) -> None:
             raise ModelError(loaded.anatomy.refused[step.prune.structure], "Choose a structure that this model has.")
         if step.prune and needs_loss(pruner(step.prune.method)):
             check_causal(loaded.model, NO_LOSS)
-        if step.prune and step.prune.structure == "sublayers":
+        if step.prune and step.prune.structure in ("sublayers", "mixed"):
             sublayer_units(loaded)
 
 

@@ -64,7 +64,7 @@ def prune_units(
     """Carry out a step for neurons or heads on the model in memory: what goes is really gone, and the config says so."""
     anatomy = loaded.anatomy
     groups = chosen_groups(unit_groups(loaded.model, anatomy.blocks, anatomy.family, step.structure), anatomy, step)
-    _rehearse_each_kind(loaded, groups)
+    rehearse_each_kind(loaded, groups)
     work = _Work(loaded, step, method, _gradients(loaded, step, method, groups, inputs, watcher), seed, watcher)
     work.shares = _shares(work, groups, inputs)
     if work.needs:
@@ -79,7 +79,7 @@ def prune_units(
     )
 
 
-def _rehearse_each_kind(loaded: LoadedModel, groups: Sequence[Group]) -> None:
+def rehearse_each_kind(loaded: LoadedModel, groups: Sequence[Group]) -> None:
     """Try the cut on one block of each class, before anything changes."""
     kinds = {type(loaded.module(loaded.anatomy.blocks[group.block].path)): group for group in groups if group.units > 1}
     for group in kinds.values():
