@@ -229,6 +229,8 @@ def _refused(model: nn.Module, family: str, kind: str, blocks: tuple[Block, ...]
                 said[structure] = why
         if why := next((said[part] for part in ("sublayers", "neurons", "heads") if part in said), ""):
             said["mixed"] = why
+        elif kind != "decoder":
+            said["mixed"] = f"{what} predicts no next token, so it gives no loss by which parts of several kinds are chosen."
         if why := stream_width.why_not(model, blocks, hidden):
             said[stream_width.STRUCTURE] = why
         if kind != "decoder":

@@ -75,7 +75,9 @@ def plain_bites(model, size: int) -> tuple[dict[str, list[int]], dict[str, int]]
     bites, sizes = {}, {}
     for index, block in enumerate(model.model.layers):
         attention, mlp = block.self_attn, block.mlp
-        worth = [float((mlp.gate_proj.weight[unit].abs().sum() + mlp.up_proj.weight[unit].abs().sum()).detach()) for unit in range(48)]
+        worth = [
+            float((mlp.gate_proj.weight[unit].abs().sum() + mlp.up_proj.weight[unit].abs().sum()).detach()) for unit in range(48)
+        ]
         order = sorted(range(48), key=lambda unit: worth[unit])
         for number in range(48 // size - (48 % size == 0)):
             bites[f"blocks.{index}.mlp.neurons.{number}"] = order[number * size : (number + 1) * size]
