@@ -59,7 +59,8 @@ def channel_axes(model: nn.Module, blocks: Sequence[Block], hidden: int) -> dict
             f"The config of {what} no longer says all its shapes since it was pruned, so it cannot say a smaller width.",
             "Narrow the stream first, then prune the rest.",
         )
-    key = (type(model), hidden, json.dumps(model.config.to_dict(), sort_keys=True, default=str))
+    # shapes too: a model that is being cut may be asked before its config says so
+    key = (type(model), hidden, json.dumps(model.config.to_dict(), sort_keys=True, default=str), tuple(_shapes(model).items()))
     if key not in _found:
         _found[key] = _told(model, blocks, hidden)
         while len(_found) > _KEPT:

@@ -266,6 +266,15 @@ def test_a_config_that_no_longer_says_its_shapes_is_refused():
     assert "first" in loaded.anatomy.refused["width"] or error.value.remedy
 
 
+def test_what_is_remembered_of_a_model_half_cut_is_not_said_of_a_whole_one():
+    loaded = from_module(uneven(vocab_size=301), "tiny")
+    step = {"method": "magnitude", "structure": "neurons", "sparsity": 0.5, "only": ["blocks.0"]}
+    asked = parse({"recipe": 1, "name": "x", "model": {"source": "x"}, "steps": [{"prune": step}]})
+    left = prune(loaded, asked.steps[0].prune, lambda: IDS, 0, Silent()).loaded
+    assert "width" in left.anatomy.refused
+    assert "width" not in from_module(uneven(vocab_size=301), "tiny").anatomy.refused
+
+
 def test_global_allocation_of_the_width_is_refused_by_the_recipe():
     with pytest.raises(RecipeError, match="does not apply to width"):
         resolve(recipe(method="magnitude", sparsity=0.5, allocation="global"), cards())
