@@ -55,8 +55,8 @@ class MethodCard:
     """All that the screen, the docs and the recipe check need to know about a method.
 
     `selector`: what a data score is used with where a recipe names no selector. `learning_rate`: a recovery's default. `adds_bias`: the
-    parameter with which units that go leave their mean behind in the next layer's bias. `inside`: "experts" where it scores the weights inside
-    experts, which are no layers, and nothing else. `problem`: why the
+    parameter with which units that go leave their mean behind in the next layer's bias. `spares_above`: the parameter above which no unit goes,
+    whatever the share. `inside`: "experts" where it scores the weights inside experts, which are no layers, and nothing else. `problem`: why the
     method cannot be used, else empty.
     """
 
@@ -76,6 +76,7 @@ class MethodCard:
     learning_rate: float | None = None
     adds_bias: str = ""
     inside: str = ""
+    spares_above: str = ""
     problem: str = ""
 
 

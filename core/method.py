@@ -131,13 +131,16 @@ def score(
     (out, in * kernel). For blocks: one number.
     For neurons, heads and channels: a function for single weights gives a unit the sum over its weights, in all the layers it runs through; any other
     scores units itself, -> (units,), and may name out_of (units, entries * out: the weights that read each entry of a unit, entry by entry),
-    into (units, m: the weights that produce it), and statistics of the reading layer's input as (units, entries). A channel has an entry for each
-    place of the kernel of each layer that reads it; where these make unequal numbers of outputs, out_of has zeros to fill up. For experts: the sum over
+    into (units, m: the weights that produce it), statistics of the reading layer's input as (units, entries), and parts (for each layer that the
+    units run through, those that produce them first: {"weight" or statistic of gradients: (units, entries, m)}). A channel has an entry for each
+    place of the kernel of each layer that reads it; where these make unequal numbers of outputs, out_of has zeros to fill up. For width: the same sum,
+    or (units,) from shape, generator and statistics of what reads the stream, (units, places that read it). For experts: the sum over
     single weights where it names weight (and needs nothing else); any other -> (experts,), and may name statistics of experts, and router (experts,
     hidden: the rows that score them).
     May name weight, shape, generator (torch's, seeded by recipe and layer), its needs, and statistics (all of them, by name). Card: compare
     ("row" | "layer": what its scores are comparable within), structures, place, version, adds_bias (the name of a bool parameter; needs
-    input_mean: units that go leave their mean in the reading layer's bias). needs_of(params): the needs, where parameters decide
+    input_mean: units that go leave their mean in the reading layer's bias), spares_above (the name of a float parameter: units that score above it
+    stay, whatever the share asks). needs_of(params): the needs, where parameters decide
     them (`needs` is then what the defaults need). inside ("experts": it scores the matrices of experts, one expert's at a time, and no layer; its needs
     are statistics of "expert weights"). rehearse(what the function is given, params): called for each layer of the dense model before any
     weight changes; raises where the score would fail.
@@ -150,7 +153,9 @@ def score(
 def solver(name: str, *, label: str, paper: Paper | None = None, needs: set[str] | None = None, **card: Any) -> Decorator:
     """A criterion that also changes the weights that stay: function(weight, decide, ...) -> (new weight (out, in), kept bool (out, in)).
 
-    May name weight (out, in) float32, share (to remove), pattern ((n, m) or None), and its needs. Structures: unstructured, N:M.
+    May name weight (out, in) float32, share (to remove), pattern ((n, m) or None), watcher, and its needs. Structures: unstructured, N:M.
+    For neurons and heads: weight of the layer that reads the units, index (units, entries: which of its columns are each unit's), count (of units to
+    remove), its needs of that layer's input -> (new weight (out, in), kept bool (units,)); what it says of the columns that go is passed over.
     """
     return _register("solver", name, label, paper, needs, **{"structures": ("unstructured", "N:M"), **card})
 

@@ -19,6 +19,8 @@ STRUCTURES = (
     "blocks",
     "sublayers",
     "experts",
+    "mixed",
+    "width",
     "slices",
     "vocabulary",
 )

@@ -20,6 +20,8 @@ STRUCTURE_WORDS = {
     "blocks": "whole blocks",
     "sublayers": "attention or MLP parts of blocks",
     "experts": "experts",
+    "mixed": "parts of blocks, then neurons, then heads",
+    "width": "channels of the hidden width",
     "slices": "slices of the hidden width",
     "vocabulary": "rows of the vocabulary",
 }
@@ -28,6 +30,8 @@ UNITS = ("neurons", "heads", "channels")
 WHOLE = {
     "blocks": "blocks",
     "sublayers": "attentions and MLPs",
+    "mixed": "parameters, as parts of blocks, neurons and heads",
+    "width": "channels of the hidden width",
     "slices": "axes of the hidden width",
     "vocabulary": "rows of the vocabulary",
 }
@@ -173,8 +177,8 @@ def sentence(recipe: Recipe, cards: tuple[catalogue.MethodCard, ...]) -> str:
     if recipe.save.model:
         structures = {step.prune.structure for step in recipe.steps if step.prune}
         how = " that transformers loads"
-        if structures & {*UNITS, "sublayers", "slices"}:  # whether it does is known once widths are
-            how = " that Prunarium loads" if "sublayers" in structures else ", with how to load it on its card"
+        if structures & {*UNITS, "sublayers", "mixed", "slices"}:  # whether it does is known once widths are
+            how = " that Prunarium loads" if structures & {"sublayers", "mixed"} else ", with how to load it on its card"
         parts.append("save the model in a folder" + how)
     text = "; then ".join(parts)
     return text[:1].upper() + text[1:] + "."

@@ -78,6 +78,8 @@ STRUCTURES: dict[str, tuple[str, str, float]] = {
     "experts": ("reap", "experts", 0.5),
     "blocks": ("random", "blocks", 0.34),
     "sub-layers": ("random", "sublayers", 0.25),
+    "mixed": ("multi_pruner", "mixed", 0.2),
+    "width": ("minitron", "width", 0.25),
     "slices": ("slicegpt", "slices", 0.25),
     "vocabulary": ("unused_tokens", "vocabulary", 0.1),
 }

@@ -138,9 +138,9 @@ def test_an_encoder_with_a_decoder_is_taken_as_a_module():
     ("name", "refused"),
     [
         ("llama", {"channels", "experts"}),
-        ("mixtral", {"channels", "neurons", "slices"}),
-        ("bert", {"channels", "experts", "slices", "vocabulary"}),
-        ("resnet", {"blocks", "sublayers", "heads", "neurons", "slices", "experts", "vocabulary"}),
+        ("mixtral", {"channels", "neurons", "mixed", "slices"}),
+        ("bert", {"channels", "experts", "mixed", "width", "slices", "vocabulary"}),
+        ("resnet", {"blocks", "sublayers", "heads", "neurons", "mixed", "width", "slices", "experts", "vocabulary"}),
     ],
 )
 def test_what_a_model_refuses(name: str, refused: set[str]):

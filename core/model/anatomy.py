@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from core.errors import ModelError
-from core.model import experts, groups, roles, sliced
+from core.model import experts, groups, roles, sliced, stream_width
 from core.model.gone import gone_from
 from core.model.roles import Attention, Layer
 
@@ -107,7 +107,7 @@ def read_anatomy(model: nn.Module) -> Anatomy:
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         hidden=hidden,
         context=_number(config, "max_position_embeddings"),
-        refused=_refused(model, family, kind, blocks, outside, len(set(widths)) <= 1),
+        refused=_refused(model, family, kind, blocks, outside, hidden, len(set(widths)) <= 1),
     )
 
 
@@ -225,15 +225,14 @@ def _number(config: Any, name: str) -> int:
     return value if isinstance(value, int) and not isinstance(value, bool) else 0
 
 
-def _refused(
-    model: nn.Module, family: str, kind: str, blocks: tuple[Block, ...], outside: tuple[Layer, ...], even: bool
-) -> dict[str, str]:
+def _refused(model: nn.Module, family: str, kind: str, blocks: tuple[Block, ...], outside: tuple[Layer, ...], hidden: int,
+             even: bool) -> dict[str, str]:  # fmt: skip
     """Structures that this model does not have, each with the reason."""
     said: dict[str, str] = {}
     what = type(model).__name__
     if not blocks:
         chain = f"{what} is not a chain of equal blocks, so only its single weights can be pruned."
-        said = dict.fromkeys(("blocks", "sublayers", "heads", "neurons", "slices"), chain)
+        said = dict.fromkeys(("blocks", "sublayers", "heads", "neurons", "mixed", "width", "slices"), chain)
     else:
         attentive = all(block.attention or gone_from(model.get_submodule(block.path)) for block in blocks)
         if kind == "image_classifier" and not (attentive and even):
@@ -243,12 +242,18 @@ def _refused(
         for structure in groups.STRUCTURES:
             if why := groups.why_not(model, blocks, family, structure):
                 said[structure] = why
+        if why := next((said[part] for part in ("sublayers", "neurons", "heads") if part in said), ""):
+            said["mixed"] = why
+        elif kind != "decoder":
+            said["mixed"] = f"{what} predicts no next token, so it gives no loss by which parts of several kinds are chosen."
+        if why := stream_width.why_not(model, blocks, hidden):
+            said[stream_width.STRUCTURE] = why
         if kind != "decoder":
             said["slices"] = f"{what} is not a decoder, and slicing rotates a decoder's residual stream."
         elif why := sliced.why_not(model, family, bool(sliced.said_of(model.config))):
             said["slices"] = why
         if why := sliced.why_none_goes(model):
-            said["blocks"] = said["sublayers"] = why
+            said["blocks"] = said["sublayers"] = said["mixed"] = why
     if kind != "decoder":
         said["vocabulary"] = f"{what} is not a decoder, and only a decoder's embedding and head can lose rows together."
     prunable = [layer for block in blocks for layer in block.layers] or outside

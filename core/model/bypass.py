@@ -19,8 +19,9 @@ Forward = Callable[..., Any]
 
 @dataclass(frozen=True)
 class Unit:
-    """A block, or the attention or MLP of one. `path`: the block's module. `parameters`: those that go with the unit. `gone`: {module path:
-    kind of stand-in} for a part of a block; empty for a whole block, which gives what it was given while it is bypassed.
+    """A block, the attention or MLP of one, or some neurons or heads. `path`: the block's module. `parameters`: those that go with the unit.
+    `gone`: {module path: kind of stand-in} for a part of a block; `silent`: {path of a layer: columns that it reads zeros of} for neurons or heads;
+    both empty for a whole block, which gives what it was given while it is bypassed.
     """
 
     name: str
@@ -28,6 +29,7 @@ class Unit:
     path: str
     parameters: int
     gone: Mapping[str, str] = field(default_factory=dict)
+    silent: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 def block_units(loaded: LoadedModel) -> dict[str, Unit]:
@@ -43,11 +45,24 @@ def bypassed(loaded: LoadedModel, units: Iterable[Unit], in_tuples: bool = False
         return (before, None) if in_tuples else before
 
     forwards: dict[nn.Module, Forward] = {}
+    silent: dict[str, list[Tensor]] = {}
     for unit in units:
+        for path, columns in unit.silent.items():
+            silent.setdefault(path, []).append(columns)
         parts = {loaded.module(path): kind for path, kind in unit.gone.items()}
-        forwards |= {part: Gone(kind, part).forward for part, kind in parts.items()} or {loaded.module(unit.path): same}
+        forwards |= {part: Gone(kind, part).forward for part, kind in parts.items()}
+        if not (unit.gone or unit.silent):
+            forwards[loaded.module(unit.path)] = same
+    quiet = {loaded.module(path): torch.cat(columns) for path, columns in silent.items()}
+    forwards |= {layer: _without_columns(layer, columns) for layer, columns in quiet.items() if layer not in forwards}
     with answering(forwards):
         yield
+
+
+def _without_columns(layer: nn.Module, columns: Tensor) -> Forward:
+    """The layer's own answer to its input with zeros in these columns."""
+    plain, columns = layer.forward, columns.to(layer.weight.device)
+    return lambda given: plain(given.index_fill(-1, columns, 0.0))
 
 
 @contextmanager

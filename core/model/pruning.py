@@ -22,8 +22,10 @@ from core.model.loading import LoadedModel
 from core.model.masks import generator
 from core.model.pruned import Pruned
 from core.model.second import second_models
+from core.model.stream_width import STRUCTURE as WIDTH
 from core.model.unit_pruning import prune_units
 from core.model.weight_pruning import prune_weights
+from core.model.width_pruning import prune_width
 from core.recipe import Prune
 
 __all__ = ["Pruned", "prune", "pruner"]
@@ -44,6 +46,8 @@ def prune(loaded: LoadedModel, step: Prune, inputs: Callable[[], Tensor], seed: 
         return method(_given_to_transform(loaded, step, inputs, seed, watcher), step.params)
     if method.card.inside == INSIDE:
         return prune_expert_weights(loaded, step, method, inputs, seed, watcher)
+    if step.structure == WIDTH:
+        return prune_width(loaded, step, method, inputs, seed, watcher)
     ways = {"blocks": prune_depth, "sublayers": prune_depth, "experts": prune_experts, **dict.fromkeys(UNITS, prune_units)}
     asked = owed(loaded, step, watcher)
     done = ways.get(step.structure, prune_weights)(loaded, step, method, inputs, seed, watcher, asked)

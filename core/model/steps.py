@@ -34,6 +34,7 @@ from core.model.observe import of_kind
 from core.model.pruned import UnitCut
 from core.model.pruning import Pruned, prune, pruner
 from core.model.second import second_models
+from core.model.stream_width import STRUCTURE as WIDTH
 from core.model.sublayers import sublayer_units
 from core.model.trials import NO_LOSS
 from core.model.xray import observe_model
@@ -231,7 +232,7 @@ class _State:
             sparsity["all_parameters"] = 1 - figures.nonzero / self.dense.parameters
         if self.masks:
             sparsity["pruned_layers"] = sparsity_of(self.masks)
-        for structure in (*UNITS, "experts"):
+        for structure in (*UNITS, WIDTH, "experts"):
             if units := [kept for name, kept in self.units.items() if name.endswith(f".{structure}")]:
                 sparsity[structure] = 1 - float(torch.cat(units).float().mean())
         if self.blocks and len(self.kept_blocks) < self.blocks:
@@ -258,7 +259,7 @@ def check_steps(recipe: Recipe, loaded: LoadedModel) -> None:
             second_models(loaded, method, step.prune.params)
             if needs_loss(method) or "fitness" in needs_of_allocation(step.prune, method):
                 check_causal(loaded.model, NO_LOSS)
-        if step.prune and step.prune.structure == "sublayers":
+        if step.prune and step.prune.structure in ("sublayers", "mixed"):
             sublayer_units(loaded)
 
 

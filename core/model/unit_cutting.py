@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from torch import Tensor
 
+from core.events import Progress, Watcher
 from core.method import Method
 from core.model.groups import Group
 from core.model.loading import LoadedModel
@@ -19,9 +21,16 @@ from core.report import LayerRow
 from kernels.masks import keep_highest
 
 
-def decided(scores: Tensor, share: float) -> Tensor:
-    """Scores of the units of a group and the share to remove -> bool, True = kept. One unit stays whatever is asked."""
-    return keep_highest(scores[None], min(nearest(share * len(scores)), len(scores) - 1))[0].cpu()
+def decided(scores: Tensor, share: float, ceiling: float | None = None) -> Tensor:
+    """Scores of the units of a group and the share to remove -> bool, True = kept. One unit stays whatever is asked, and so does what scores above
+    the ceiling."""
+    keep = keep_highest(scores[None], asked_of(len(scores), share))[0].cpu()
+    return keep if ceiling is None else keep | (scores.cpu() > ceiling)
+
+
+def asked_of(units: int, share: float) -> int:
+    """How many of so many units a share asks for."""
+    return min(nearest(share * units), units - 1)
 
 
 @dataclass
@@ -34,23 +43,41 @@ class Found:
     scores: dict[str, Tensor] = field(default_factory=dict)
     cuts: list[UnitCut] = field(default_factory=list)
 
-    def add(self, loaded: LoadedModel, group: Group, scores: Tensor, share: float) -> UnitCut:
-        """Decide which units of a group go, and note it, before they do."""
-        keep = decided(scores, share)
+    def add(
+        self, loaded: LoadedModel, group: Group, keep: Tensor, share: float, scores: Tensor | None, error: float | None = None
+    ) -> UnitCut:
+        """Note which units of a group stay, before the others go. scores: of a score; error: of a solver's output."""
         layers = loaded.anatomy.by_path
         parameters = sum(layers[path].parameters for path in {part.path for part in group.everything})
-        reached = int((~keep).sum()) / group.units
-        self.rows.append(LayerRow(group.name, group.block, (group.units,), parameters, share, reached, float(scores.mean())))
-        self.scores[group.key] = scores.cpu()
+        reached, mean = int((~keep).sum()) / group.units, None if scores is None else float(scores.mean())
+        self.rows.append(LayerRow(group.name, group.block, (group.units,), parameters, share, reached, mean, error))
+        if scores is not None:
+            self.scores[group.key] = scores.cpu()
         self.cuts.append(UnitCut(group, keep))
         return self.cuts[-1]
+
+    def parameter(self, name: str) -> Any:
+        """A parameter of the step, or its default; None where the method's card names none."""
+        default = next((param.default for param in self.method.card.params if param.name == name), None)
+        return self.step.params.get(name, default) if name else None
 
     @property
     def adds_bias(self) -> bool:
         """Whether units that go leave their mean behind."""
-        name = self.method.card.adds_bias
-        default = next((param.default for param in self.method.card.params if param.name == name), False)
-        return bool(name) and bool(self.step.params.get(name, default))
+        return bool(self.parameter(self.method.card.adds_bias))
+
+    @property
+    def ceiling(self) -> float | None:
+        """The score above which no unit goes."""
+        return self.parameter(self.method.card.spares_above)
+
+    def note_spared(self, watcher: Watcher) -> None:
+        """Where the method spares units that the share asked for, say how many."""
+        asked = sum(asked_of(cut.group.units, row.asked) for cut, row in zip(self.cuts, self.rows, strict=True))
+        gone = sum(int((~cut.keep).sum()) for cut in self.cuts)
+        if gone < asked:
+            text = f"{gone:,} of the {asked:,} {self.step.structure} asked for went: the others are above {self.method.card.spares_above}."
+            watcher.say(Progress(f"prune: {self.step.method}", kind="note", text=text))
 
     def pruned(self, loaded: LoadedModel) -> Pruned:
         return Pruned(loaded, rows=tuple(self.rows), scores=self.scores, cuts=tuple(self.cuts))

@@ -2,6 +2,7 @@
 
 Where the units of each block are its own, block by block, with the cut model's activations propagated. Where groups cross blocks or share layers
 (channels), or the model does something of its own between blocks: all scored on the dense model, all decided, then all cut.
+Gradients, where a method asks for them, are those of the dense model.
 """
 
 from __future__ import annotations
@@ -9,10 +10,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor
 
 from core.cost import Owed, Price
-from core.errors import RecipeError
+from core.errors import ModelError, RecipeError
 from core.events import Watcher, follow
 from core.method import Method, get
 from core.model import blocks
@@ -23,13 +25,15 @@ from core.model.choosing import chosen_groups, units_by_hand
 from core.model.costing import group_prices
 from core.model.counts import check_in_memory
 from core.model.fitness import trying, unit_masks
+from core.model.gradients import gradient_statistics
 from core.model.groups import CHANNELS, Group, unit_groups
 from core.model.loading import LoadedModel
 from core.model.masks import generator, nearest
-from core.model.observe import observe_block, observe_whole, statistics_of, stream
-from core.model.pruned import Pruned
+from core.model.observe import matrix, observe_block, observe_whole, of_kind, stream
+from core.model.pruned import Pruned, UnitCut
 from core.model.rehearse import rehearse, rehearse_together
-from core.model.unit_cutting import Found, cut_out, make_up
+from core.model.scoring import criterion, output_error
+from core.model.unit_cutting import Found, asked_of, cut_out, decided, make_up
 from core.model.unit_scoring import Statistics, observed, unit_scores
 from core.model.widths import settle
 from core.recipe import Prune
@@ -46,17 +50,19 @@ def prune_units(
 ) -> Pruned:
     """Carry out a step for neurons, heads or channels on the model in memory: what goes is really gone, and the config says so. owed: its budget."""
     groups = chosen_groups(_all_groups(loaded, step), loaded.anatomy, step)
-    work = _Work(loaded, step, method, groups, inputs, seed, watcher, owed, Found(step, method))
     if step.structure == CHANNELS:
         check_in_memory(loaded)
         rehearse_together(loaded, groups)
     else:
-        _rehearse_each_kind(loaded, groups)
+        rehearse_each_kind(loaded, groups)
+    gradients = _gradients(loaded, step, method, groups, inputs, watcher)
+    work = _Work(loaded, step, method, groups, inputs, seed, watcher, owed, gradients, Found(step, method))
     if step.structure == CHANNELS or (loaded.anatomy.kind == "image_classifier" and not loaded.anatomy.hidden):
         _prune_together(work)
     else:
         _prune_by_block(work, _shares(work, lambda: _dense_scores(work)))
     settle(loaded.model)
+    work.found.note_spared(watcher)
     return work.found.pruned(replace(loaded, anatomy=read_anatomy(loaded.model)))
 
 
@@ -78,17 +84,37 @@ class _Work:
     seed: int
     watcher: Watcher
     owed: Owed | None
+    gradients: Statistics  # of the dense model
     found: Found
 
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Statistics of layers' inputs that the method asks for."""
+        return of_kind(self.method.needed(self.step.params), "layer", "block")
+
+    def known(self, statistics: Statistics) -> Statistics:
+        """Statistics of inputs, and those of gradients beside them."""
+        return {name: {**statistics.get(name, {}), **self.gradients.get(name, {})} for name in {*statistics, *self.gradients}}
+
     def scores(self, group: Group, statistics: Statistics) -> Tensor:
-        return unit_scores(self.loaded, group, self.step, self.method, statistics, self.seed)
+        """Of the units of a group; a solver has none, so Wanda's stand in where an allocator asks."""
+        method, params = criterion(self.method, self.step.params)
+        return unit_scores(self.loaded, group, method, params, self.known(statistics), self.seed)
 
 
-def _rehearse_each_kind(loaded: LoadedModel, groups: Sequence[Group]) -> None:
+def rehearse_each_kind(loaded: LoadedModel, groups: Sequence[Group]) -> None:
     """Try the cut on one block of each class, before anything changes."""
     kinds = {type(loaded.module(loaded.anatomy.blocks[group.block].path)): group for group in groups if group.units > 1}
     for group in kinds.values():
         rehearse(loaded, group)
+
+
+def _gradients(loaded: LoadedModel, step: Prune, method: Method, groups: Sequence[Group], inputs: Callable[[], Tensor],
+               watcher: Watcher) -> Statistics:  # fmt: skip
+    """What the method asks of gradients, of the layers that the groups run through."""
+    names = of_kind(method.needed(step.params), "gradient")
+    paths = {part.path for group in groups for part in group.everything}
+    return gradient_statistics(loaded, [layer for layer in loaded.anatomy.layers if layer.path in paths], names, inputs, watcher)
 
 
 def _shares(work: _Work, scores: Callable[[], Mapping[str, Tensor]]) -> dict[str, float]:
@@ -114,10 +140,11 @@ def _shares(work: _Work, scores: Callable[[], Mapping[str, Tensor]]) -> dict[str
 
 def _dense_scores(work: _Work) -> dict[str, Tensor]:
     """{group name: a score for each unit} of the model as it stands, block by block, for one ranking over all of them."""
-    names, statistics = statistics_of([work.method]), {}
+    method, params = criterion(work.method, work.step.params)
+    names, statistics = of_kind(method.needed(params), "layer", "block"), {}
     if names:
         for block, module, hidden, extra in stream(work.loaded, work.inputs(), work.watcher, "observe"):
-            seen = observed(work.loaded, work.method, [group for group in work.groups if group.block == block.index])
+            seen = observed(work.loaded, method, [group for group in work.groups if group.block == block.index])
             part = replace(block, layers=seen)
             statistics |= observe_block(work.loaded, part, module, hidden, extra, names, work.watcher, keep_outputs=True)[0]
     return {group.name: work.scores(group, statistics).cpu() for group in work.groups}
@@ -125,10 +152,10 @@ def _dense_scores(work: _Work) -> dict[str, Tensor]:
 
 def _prune_by_block(work: _Work, shares: Mapping[str, float]) -> None:
     """Each block: observe it dense, cut its units, run it again cut to feed the next one."""
-    loaded, watcher, names = work.loaded, work.watcher, statistics_of([work.method])
-    if not names:
+    loaded, watcher = work.loaded, work.watcher
+    if not work.needs:
         for group in follow(work.groups, f"prune: {work.step.method}", watcher):
-            _prune_group(work, group, shares, {})
+            _prune_group(work, group, shares[group.name], {})
         return
     by_block = {group.block: group for group in work.groups}
     last = max(by_block)
@@ -138,30 +165,71 @@ def _prune_by_block(work: _Work, shares: Mapping[str, float]) -> None:
         group = by_block.get(block.index)
         if group is not None:
             part = replace(block, layers=observed(loaded, work.method, [group]))
-            statistics = observe_block(loaded, part, module, hidden, extra, names, watcher)[0]
-            _prune_group(work, group, shares, statistics)
+            statistics = observe_block(loaded, part, module, hidden, extra, work.needs, watcher)[0]
+            _prune_group(work, group, shares[group.name], statistics)
         if block.index < last:
             blocks.advance(module, hidden, extra, watcher)
 
 
-def _prune_group(work: _Work, group: Group, shares: Mapping[str, float], statistics: Statistics) -> None:
-    done = work.found.add(work.loaded, group, work.scores(group, statistics), shares[group.name])
+def _prune_group(work: _Work, group: Group, share: float, statistics: Statistics) -> None:
+    if work.method.card.kind == "solver":
+        done = _solved(work, group, share, statistics)
+    else:
+        scores = work.scores(group, statistics)
+        done = work.found.add(work.loaded, group, decided(scores, share, work.found.ceiling), share, scores)
     if work.found.adds_bias and not done.keep.all():
         make_up(work.loaded, group, done.keep, statistics)
     cut_out(work.loaded, done)
 
 
+def _solved(work: _Work, group: Group, share: float, statistics: Statistics) -> UnitCut:
+    """A solver says which go, and rewrites the layer that reads those that stay."""
+    loaded, count = work.loaded, asked_of(group.units, share)
+    if not count:
+        return work.found.add(loaded, group, torch.ones(group.units, dtype=torch.bool), share, None, 0.0)
+    reader = loaded.anatomy.by_path[group.reader.path]
+    known, flat = work.known(statistics).get(reader.name, {}), matrix(reader, loaded.module(reader.path).weight.data)
+    before = flat.float().clone()
+    if not all(torch.isfinite(value).all() for value in (before, *known.values())):
+        raise ModelError(
+            f"The weights of {reader.name} or what it reads are not all numbers.",
+            "Check the model's weights and the calibration text.",
+        )
+    given = {
+        "weight": before.clone(),
+        "index": group.reader.index,
+        "count": count,
+        "share": share,
+        "watcher": work.watcher,
+        **known,
+    }
+    after, keep = work.method(given, work.step.params)
+    keep = keep.cpu()
+    gone = group.reader.index[~keep].flatten().to(after.device)
+    after = after.index_fill(1, gone, 0.0).masked_fill(before == 0, 0.0)  # earlier zeros stay
+    with torch.no_grad():
+        flat.copy_(after)
+    error = output_error(before, after, known["gram"]) if "gram" in known else None
+    return work.found.add(loaded, group, keep, share, None, error)
+
+
 def _prune_together(work: _Work) -> None:
     """Observe the dense model once, score and decide all groups, then cut: a layer may lose rows of one group and columns of another."""
-    loaded, names = work.loaded, statistics_of([work.method])
+    loaded, watcher, label = work.loaded, work.watcher, f"prune: {work.step.method}"
+    if work.method.card.kind == "solver":
+        raise ModelError(
+            f"{work.method.card.label} goes block by block, and {type(loaded.model).__name__} does something of its own between its blocks.",
+            "Choose a method that scores units, such as magnitude or FLAP.",
+        )
     seen = observed(loaded, work.method, work.groups)
-    statistics = observe_whole(loaded, seen, work.inputs(), names, work.watcher, f"prune: {work.step.method}") if names else {}
+    statistics = observe_whole(loaded, seen, work.inputs(), work.needs, watcher, label) if work.needs else {}
     scores = {group.name: work.scores(group, statistics).cpu() for group in work.groups}
     shares = _shares(work, lambda: scores)
     for group in work.groups:
         _check_share(group, shares[group.name])
-    for group in follow(work.groups, f"prune: {work.step.method}", work.watcher):
-        work.found.add(loaded, group, scores[group.name], shares[group.name])
+    for group in follow(work.groups, label, watcher):
+        share = shares[group.name]
+        work.found.add(loaded, group, decided(scores[group.name], share, work.found.ceiling), share, scores[group.name])
     for done in work.found.cuts if work.found.adds_bias else ():
         make_up(loaded, done.group, done.keep, statistics)
     for done in work.found.cuts:

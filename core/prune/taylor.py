@@ -13,6 +13,7 @@ from core.method import Paper, score
     ),
     needs={"gradient"},
     compare="layer",
+    structures=("unstructured", "N:M", "tiles", "neurons", "heads", "width"),
     place="criterion/gradients",
 )
 def taylor(weight: Tensor, gradient: Tensor) -> Tensor:

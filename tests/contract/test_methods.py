@@ -74,7 +74,10 @@ def _scored(method, weight: torch.Tensor) -> torch.Tensor:
 def _scored_units(method, entries: int) -> torch.Tensor:
     """Four units, each read at `entries` places by 5 outputs and made from 7 weights an entry."""
     generator = torch.Generator().manual_seed(0)
-    given = {name: value.reshape(4, entries) for name, value in statistics(method, 4 * entries).items()}
+    known = statistics(method, 4 * entries)
+    given = {name: value.reshape(4, entries) for name, value in known.items() if value.dim() == 1}
+    of_weights = {name: torch.rand(4, entries, 7, generator=generator) for name, value in known.items() if value.dim() == 2}
+    given["parts"] = tuple({"weight": torch.randn(4, entries, 7, generator=generator), **of_weights} for _ in range(3))
     given |= {
         "out_of": torch.randn(4, 5 * entries, generator=generator),
         "into": torch.randn(4, 7 * entries, generator=generator),
@@ -91,14 +94,36 @@ def test_a_method_that_adds_a_bias_has_the_switch_and_the_mean_that_it_needs(met
 
 
 @pytest.mark.parametrize("method", of("score"))
+def test_a_method_that_spares_units_has_the_ceiling(method):
+    if method.card.spares_above:
+        assert next(param for param in method.card.params if param.name == method.card.spares_above).type == "float"
+
+
+def _solver_given(method) -> dict:
+    """Four units of two columns each, read by five outputs, of which two are to go."""
+    weight = torch.randn(5, 8, generator=torch.Generator().manual_seed(0))
+    known = statistics(method, 8)
+    return {**known, "weight": weight, "index": torch.arange(8).reshape(4, 2), "count": 2, "share": 0.5, "watcher": Silent()}
+
+
+@pytest.mark.parametrize("method", of("solver"))
+def test_a_solver_for_units_removes_as_many_as_asked_and_repeats(method):
+    if not set(UNITS) & set(method.card.structures):
+        pytest.skip("solves for single weights")
+    (first, keep), (again, kept) = (method(_solver_given(method), catalogue.fill(method.card, {})) for _ in range(2))
+    assert torch.equal(first, again) and torch.equal(keep, kept)
+    assert first.shape == (5, 8) and torch.isfinite(first).all() and keep.dtype == torch.bool and int(keep.sum()) == 2
+
+
+@pytest.mark.parametrize("method", of("score"))
 def test_a_score_is_finite_has_the_weights_shape_and_repeats(method):
     if "unstructured" in method.card.structures:
         weight = torch.randn(4, 6, generator=torch.Generator().manual_seed(0))
         first, again = (_scored(method, weight) for _ in range(2))
         assert first.shape == (4, 6) and torch.isfinite(first).all()
         assert torch.equal(first, again)
-    if "unstructured" not in method.card.structures and set(UNITS) & set(method.card.structures):
-        for entries in (1, 3) if "heads" in method.card.structures else (1,):
+    if "unstructured" not in method.card.structures and {*UNITS, "width"} & set(method.card.structures):
+        for entries in (1, 3) if {"heads", "width"} & set(method.card.structures) else (1,):
             first, again = (_scored_units(method, entries) for _ in range(2))
             assert first.shape == (4,) and torch.isfinite(first).all()
             assert torch.equal(first, again)
@@ -253,8 +278,9 @@ def cubed(weight, *, power: Annotated[float, Param("Power", 1.0, 5.0)] = 3.0):
 
 def test_every_method_function_takes_only_what_its_kind_can_give():
     offered = {
-        "score": {"weight", "shape", "generator", "statistics", "out_of", "into", "router"}
+        "score": {"weight", "shape", "generator", "statistics", "out_of", "into", "router", "parts"}
         | {n for kind, n in METHODS if kind == "statistic"},
+        "solver": {"weight", "share", "pattern", "watcher", "index", "count"} | {n for kind, n in METHODS if kind == "statistic"},
         "allocator": {"sizes", "sparsity", "scores", "shapes", "blocks", "weights", "statistics", "influence", "curves"}
         | {"prices", "owed", "fitness", "sequences", "generator", "watcher"},
         "search": {
