@@ -71,6 +71,8 @@ class Allocation(Section):
 
 
 class Prune(Section):
+    """`general`: a second text, of what the model should not forget, for methods that set it against the calibration text."""
+
     method: str
     structure: str = "unstructured"
     sparsity: Share | None = None
@@ -78,6 +80,7 @@ class Prune(Section):
     params: dict[str, Any] = {}
     only: tuple[str, ...] = ()
     protect: tuple[str, ...] = ()
+    general: Text | None = None
 
     @model_validator(mode="before")
     @classmethod

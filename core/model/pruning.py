@@ -16,6 +16,7 @@ from core.model.counts import check_in_memory
 from core.model.depth_pruning import prune_depth
 from core.model.expert_pruning import prune_experts
 from core.model.groups import STRUCTURES as UNITS
+from core.model.learned_pruning import prune_learned
 from core.model.loading import LoadedModel
 from core.model.masks import generator
 from core.model.pruned import Pruned
@@ -26,10 +27,17 @@ from core.recipe import Prune
 __all__ = ["Pruned", "prune", "pruner"]
 
 
-def prune(loaded: LoadedModel, step: Prune, inputs: Callable[[], Tensor], seed: int, watcher: Watcher) -> Pruned:
+def prune(
+    loaded: LoadedModel,
+    step: Prune,
+    inputs: Callable[[], Tensor],
+    seed: int,
+    watcher: Watcher,
+    general: Callable[[], Tensor] | None = None,
+) -> Pruned:
     """Carry out one prune step on the model in memory.
 
-    inputs() gives the calibration ids or pixels, asked for only where the method needs activations. Raises RecipeError or ModelError before
+    inputs() gives the calibration ids or pixels, general() those of the step's general text, asked for only where the method needs them. Raises RecipeError or ModelError before
     any weight has changed where the step does not fit the model.
     """
     if step.structure in loaded.anatomy.refused:
@@ -39,8 +47,12 @@ def prune(loaded: LoadedModel, step: Prune, inputs: Callable[[], Tensor], seed: 
     method = pruner(step.method)
     if method.card.kind == "transform":
         return method(_given_to_transform(loaded, step, inputs, seed, watcher), step.params)
+    if method.card.kind == "learned":
+        return prune_learned(loaded, step, method, inputs, seed, watcher)
     ways = {"blocks": prune_depth, "sublayers": prune_depth, "experts": prune_experts, **dict.fromkeys(UNITS, prune_units)}
-    return ways.get(step.structure, prune_weights)(loaded, step, method, inputs, seed, watcher)
+    if step.structure not in ways:
+        return prune_weights(loaded, step, method, inputs, seed, watcher, general)
+    return ways[step.structure](loaded, step, method, inputs, seed, watcher)
 
 
 def _given_to_transform(

@@ -25,6 +25,7 @@ from core.model.counts import check_in_memory, size_when_saved_bytes
 from core.model.depth_pruning import needs_loss
 from core.model.groups import STRUCTURES as UNITS
 from core.model.lean import counts_of
+from core.model.learned_pruning import check_learnable
 from core.model.likelihood import check_causal
 from core.model.loading import LoadedModel
 from core.model.masks import PackedMask, narrowed, sparsity_of, write_masks
@@ -35,7 +36,7 @@ from core.model.pruning import Pruned, prune, pruner
 from core.model.sublayers import sublayer_units
 from core.model.trials import NO_LOSS
 from core.model.xray import observe_model
-from core.recipe import Recipe, Recover, Text
+from core.recipe import Prune, Recipe, Recover, Text
 from core.report import LayerRow, Metrics
 
 if TYPE_CHECKING:
@@ -101,6 +102,10 @@ class _State:
         with self.clock.stage("calibration text"):
             return self._calibration
 
+    def _general(self, part: Prune) -> Tensor:
+        with self.clock.stage("calibration text"):
+            return calibration_inputs(self.loaded, part.general, self.recipe.seed + 1)  # not the same windows where the texts are the same
+
     @cached_property
     def _prepared(self) -> measure.Prepared:
         return measure.prepare(self.loaded, self.recipe.measure)
@@ -118,7 +123,7 @@ class _State:
         """Carry out one step."""
         self.said = {}
         if kind == "prune":
-            self._took(prune(self.loaded, part, self.calibration, self.recipe.seed, self.watcher))
+            self._took(prune(self.loaded, part, self.calibration, self.recipe.seed, self.watcher, lambda: self._general(part)))
         elif kind == "recover":
             self._recover(part)
         else:
@@ -236,6 +241,8 @@ def check_steps(recipe: Recipe, loaded: LoadedModel) -> None:
             raise ModelError(loaded.anatomy.refused[step.prune.structure], "Choose a structure that this model has.")
         if step.prune and needs_loss(pruner(step.prune.method)):
             check_causal(loaded.model, NO_LOSS)
+        if step.prune and pruner(step.prune.method).card.kind == "learned":
+            check_learnable(loaded)
         if step.prune and step.prune.structure == "sublayers":
             sublayer_units(loaded)
 
@@ -245,7 +252,7 @@ def check_lean(recipe: Recipe, loaded: LoadedModel) -> None:
     loaded.lazy.check_plain()
     for step in recipe.steps:
         method = pruner(step.prune.method)
-        if of_kind(method.needed(step.prune.params) | needs_of_allocation(step.prune, method), "gradient"):
+        if of_kind(method.needed(step.prune.params) | needs_of_allocation(step.prune, method), "gradient", "general gradient"):
             check_in_memory(loaded)
     room = size_when_saved_bytes(loaded.model, loaded.source_dtype) * (2 if recipe.save.model else 1)
     there = next(parent for parent in (loaded.beside.absolute(), *loaded.beside.absolute().parents) if parent.exists())
