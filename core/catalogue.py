@@ -128,7 +128,8 @@ def _seen_without_pruning(card: MethodCard, structures: tuple[str, ...]) -> None
         )
     if asks_general(card):
         raise RecipeError(
-            f"{card.name} sets a second text against the calibration text, and observe reads one.", "Choose taylor or fisher there."
+            f"{card.name} sets a second text against the calibration text, and observe reads one.",
+            "Choose taylor or fisher there.",
         )
 
 
@@ -202,7 +203,9 @@ def _with_general(prune: Prune, cards: tuple[MethodCard, ...], calibration: Text
     if not asks_general(pruner(cards, prune.method)):
         if prune.general is not None:
             others = ", ".join(card.name for card in cards if card.kind in PRUNERS and asks_general(card))
-            raise RecipeError(f"{prune.method} reads no general text beside the calibration text.", f"Leave general out; {others} reads one.")
+            raise RecipeError(
+                f"{prune.method} reads no general text beside the calibration text.", f"Leave general out; {others} reads one."
+            )
         return prune
     general = prune.general or Text(samples=calibration.samples, tokens=calibration.tokens)
     if general.source == "auto":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -16,14 +16,14 @@ from core.events import Progress, Watcher
 from core.method import Method, get
 from core.model.allocating import allocate, gather, needs_of_allocation
 from core.model.anatomy import Layer
-from core.model.blocks import BATCH_TOKENS
+from core.model.blocks import BATCH_TOKENS, known_ids
 from core.model.choosing import units_by_hand
 from core.model.gates import Masks, laid_over, listening
 from core.model.gradients import gradient_statistics
 from core.model.groups import Group
 from core.model.likelihood import token_losses
 from core.model.loading import LoadedModel
-from core.model.masks import decide, nearest
+from core.model.masks import decide, generator, nearest
 from core.model.memory import available_bytes, check_fits
 from core.model.observe import of_kind
 from core.model.scoring import layer_scores
@@ -47,6 +47,7 @@ class Course:
     ids: Tensor
     seed: int
     watcher: Watcher
+    fresh: Callable[[], Iterator[Tensor]] | None = None
     losses: list[float] = field(default_factory=list)
     _dense: dict[nn.Parameter, Tensor] = field(default_factory=dict)
     _hooks: list[RemovableHandle] = field(default_factory=list)
@@ -68,7 +69,9 @@ class Course:
         if self.step.structure in ("neurons", "heads"):
             if allocation.method == "by_hand":
                 return units_by_hand(allocation.shares, self.loaded.anatomy, self.places)
-            return get("allocator", allocation.method)({"sizes": self._sizes(), "sparsity": self.step.sparsity}, allocation.params)
+            return get("allocator", allocation.method)(
+                {"sizes": self._sizes(), "sparsity": self.step.sparsity}, allocation.params
+            )
         needs, gradients, inputs = needs_of_allocation(self.step, self.method), {}, lambda: self.ids
         if names := of_kind(needs, "gradient"):
             gradients = gradient_statistics(self.loaded, self.places, names, inputs, self.watcher)
@@ -107,9 +110,23 @@ class Course:
         mean = total / (ids.shape[0] * (ids.shape[1] - 1))
         return mean if mean == mean else float("inf")
 
-    def backward(self, masks: Masks, rows: Sequence[int]) -> float:
-        """`loss`, and its gradient added to whatever the masks were made from (and to `weights`, where they were asked for)."""
-        ids = self.ids[list(rows)]
+    def draw(self, size: int) -> Tensor:
+        """Ids (size, tokens) that nobody has trained on yet: at random places of the whole calibration source. Where only the sampled sequences
+        are known, `size` of those, any of them again."""
+        if self.fresh is None:
+            return self.ids[torch.randint(len(self.ids), (size,), generator=self._lots)]
+        return torch.cat([known_ids(self.loaded, next(self._windows)) for _ in range(size)])
+
+    @cached_property
+    def _lots(self) -> torch.Generator:
+        return generator(self.seed, "draw")
+
+    @cached_property
+    def _windows(self) -> Iterator[Tensor]:
+        return self.fresh()
+
+    def backward(self, masks: Masks, ids: Tensor) -> float:
+        """The mean loss on these ids, and its gradient added to whatever the masks were made from (and to `weights`, where they were asked for)."""
         leaves = {name: mask.detach().requires_grad_(True) for name, mask in masks.items()}
         total, count = 0.0, ids.shape[0] * (ids.shape[1] - 1)
         for batch in self._batches(ids):
@@ -123,7 +140,9 @@ class Course:
                 loss.backward()
             total += float(loss.detach())
         if not total < float("inf"):
-            raise ModelError("The loss with the masks on is not a number.", "Use a lower learning rate, or check the model's weights.")
+            raise ModelError(
+                "The loss with the masks on is not a number.", "Use a lower learning rate, or check the model's weights."
+            )
         made = [name for name, mask in masks.items() if mask.requires_grad]
         reached = [torch.zeros_like(leaves[name]) if leaves[name].grad is None else leaves[name].grad for name in made]
         torch.autograd.backward([masks[name] for name in made], reached)
@@ -154,8 +173,7 @@ class Course:
         step = self.step.model_copy(update={"method": criterion, "params": {}})
         known = gather(self.loaded, step, method, self.places, method.needed(), gradients, inputs, self.seed, self.watcher)
         return {
-            layer.name: layer_scores(self.loaded, layer, method, {}, known.layers[layer.name], self.seed)
-            for layer in self.places
+            layer.name: layer_scores(self.loaded, layer, method, {}, known.layers[layer.name], self.seed) for layer in self.places
         }
 
     def weights(self) -> list[nn.Parameter]:
@@ -199,7 +217,9 @@ class Course:
         if self.method.extra["gradients"]:
             whole = activation_bytes(self.loaded.model, self.ids[: self._batch])
             needed += int(whole if self._keeps_activations else whole / max(len(self.loaded.anatomy.blocks), 1))
-        remedy = FORWARD_ONLY if self.method.extra["gradients"] else "Take fewer layers at a time with `only`, or shorter samples."
+        remedy = (
+            FORWARD_ONLY if self.method.extra["gradients"] else "Take fewer layers at a time with `only`, or shorter samples."
+        )
         check_fits(needed, f"Learning {len(self.places)} masks with their gradients", remedy)
 
     @property

@@ -47,9 +47,7 @@ def unit_of_column(group: Group) -> Tensor:
 
 
 @contextmanager
-def listening(
-    loaded: LoadedModel, groups: Sequence[Group], heard: Callable[[Group, Tensor], None]
-) -> Iterator[None]:
+def listening(loaded: LoadedModel, groups: Sequence[Group], heard: Callable[[Group, Tensor], None]) -> Iterator[None]:
     """heard(group, (tokens, columns)) for everything that the layers which read these groups are given (before a mask)."""
 
     def note(group: Group) -> Callable[[nn.Module, tuple[Any, ...]], None]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -37,19 +37,22 @@ _ANOTHER = "Use a criterion that needs no loss, such as magnitude."
 def check_learnable(loaded: LoadedModel) -> None:
     """Raise ModelError for a model that has no loss on text, or is not in memory whole."""
     if loaded.lazy is not None:
-        raise ModelError("Masks are learned on the whole model, and this one is read a block at a time.", "Use wanda or magnitude.")
+        raise ModelError(
+            "Masks are learned on the whole model, and this one is read a block at a time.", "Use wanda or magnitude."
+        )
     if loaded.anatomy.kind != "decoder":
         raise ModelError(f"{type(loaded.model).__name__} predicts no next token, so it {_NO_LOSS}.", _ANOTHER)
     check_causal(loaded.model, _NO_LOSS)
 
 
 def prune_learned(
-    loaded: LoadedModel, step: Prune, method: Method, inputs: Callable[[], Tensor], seed: int, watcher: Watcher
-) -> Pruned:
-    """Carry out a step whose masks are learned. Whatever is raised, a stop too, leaves the model as it was."""
+    loaded: LoadedModel, step: Prune, method: Method, inputs: Callable[[], Tensor], seed: int, watcher: Watcher,
+    fresh: Callable[[], Iterator[Tensor]] | None = None,
+) -> Pruned:  # fmt: skip
+    """Carry out a step whose masks are learned, on fresh windows of the calibration source where there are such. Whatever is raised, a stop too, leaves the model as it was."""
     check_learnable(loaded)
     places = _groups(loaded, step) if step.structure in UNITS else _layers(loaded, step)
-    course = Course(loaded, step, method, places, inputs(), seed, watcher)
+    course = Course(loaded, step, method, places, inputs(), seed, watcher, fresh)
     course.check_memory()
     try:
         with only_trains(loaded.model, ()), torch.enable_grad():
@@ -94,8 +97,8 @@ def _learned(course: Course) -> tuple[float, Scores]:
             "The loss of the whole model on the calibration text is not a number.", "Check its weights, or compute in float32."
         )
     given = {
-        "shapes": course.shapes, "targets": course.targets, "sequences": len(course.ids), "loss": course.loss, "backward": course.backward,
-        "weights": course.weights, "scores": course.scores, "activity": course.activity, "decide": course.decide, "note": course.note,
+        "shapes": course.shapes, "targets": course.targets, "ids": course.ids, "loss": course.loss, "backward": course.backward,
+        "weights": course.weights, "draw": course.draw, "scores": course.scores, "activity": course.activity, "decide": course.decide, "note": course.note,
         "generator": generator(course.seed, method.card.name), "watcher": course.watcher,
     }  # fmt: skip
     scores = {name: value.detach().float() for name, value in method(given, course.step.params).items()}
@@ -108,9 +111,7 @@ def _learned(course: Course) -> tuple[float, Scores]:
     return before, scores
 
 
-def _cut_out(
-    loaded: LoadedModel, groups: Sequence[Group], shares: Mapping[str, float], scores: Scores, keep: Scores
-) -> Pruned:
+def _cut_out(loaded: LoadedModel, groups: Sequence[Group], shares: Mapping[str, float], scores: Scores, keep: Scores) -> Pruned:
     """Units really go, and the config says so."""
     rows, cuts, summary = [], [], {}
     for group in groups:

@@ -20,6 +20,7 @@ from core.model.learned_pruning import prune_learned
 from core.model.loading import LoadedModel
 from core.model.masks import generator
 from core.model.pruned import Pruned
+from core.model.texts import Texts
 from core.model.unit_pruning import prune_units
 from core.model.weight_pruning import prune_weights
 from core.recipe import Prune
@@ -33,11 +34,11 @@ def prune(
     inputs: Callable[[], Tensor],
     seed: int,
     watcher: Watcher,
-    general: Callable[[], Tensor] | None = None,
+    texts: Texts = Texts(),
 ) -> Pruned:
     """Carry out one prune step on the model in memory.
 
-    inputs() gives the calibration ids or pixels, general() those of the step's general text, asked for only where the method needs them. Raises RecipeError or ModelError before
+    inputs() gives the calibration ids or pixels, asked for only where the method needs activations; texts: what else it may read. Raises RecipeError or ModelError before
     any weight has changed where the step does not fit the model.
     """
     if step.structure in loaded.anatomy.refused:
@@ -48,10 +49,10 @@ def prune(
     if method.card.kind == "transform":
         return method(_given_to_transform(loaded, step, inputs, seed, watcher), step.params)
     if method.card.kind == "learned":
-        return prune_learned(loaded, step, method, inputs, seed, watcher)
+        return prune_learned(loaded, step, method, inputs, seed, watcher, texts.fresh)
     ways = {"blocks": prune_depth, "sublayers": prune_depth, "experts": prune_experts, **dict.fromkeys(UNITS, prune_units)}
     if step.structure not in ways:
-        return prune_weights(loaded, step, method, inputs, seed, watcher, general)
+        return prune_weights(loaded, step, method, inputs, seed, watcher, texts.general)
     return ways[step.structure](loaded, step, method, inputs, seed, watcher)
 
 

@@ -34,6 +34,7 @@ from core.model.observe import of_kind
 from core.model.pruned import UnitCut
 from core.model.pruning import Pruned, prune, pruner
 from core.model.sublayers import sublayer_units
+from core.model.texts import Texts
 from core.model.trials import NO_LOSS
 from core.model.xray import observe_model
 from core.recipe import Prune, Recipe, Recover, Text
@@ -102,9 +103,12 @@ class _State:
         with self.clock.stage("calibration text"):
             return self._calibration
 
-    def _general(self, part: Prune) -> Tensor:
-        with self.clock.stage("calibration text"):
-            return calibration_inputs(self.loaded, part.general, self.recipe.seed + 1)  # not the same windows where the texts are the same
+    def _texts(self, part: Prune) -> Texts:
+        at, tokenizer, seed = self.recipe.calibration, self.loaded.tokenizer, self.recipe.seed
+        return Texts(
+            lambda: calibration_inputs(self.loaded, part.general, seed + 1),  # other windows where the texts are the same
+            lambda: text.stream(at.source, tokenizer, 1, at.tokens, seed + 2, at.column),
+        )
 
     @cached_property
     def _prepared(self) -> measure.Prepared:
@@ -123,7 +127,7 @@ class _State:
         """Carry out one step."""
         self.said = {}
         if kind == "prune":
-            self._took(prune(self.loaded, part, self.calibration, self.recipe.seed, self.watcher, lambda: self._general(part)))
+            self._took(prune(self.loaded, part, self.calibration, self.recipe.seed, self.watcher, self._texts(part)))
         elif kind == "recover":
             self._recover(part)
         else:

@@ -29,7 +29,7 @@ _WORST = 1e8  # a perplexity above this counts as this
 def bonsai(
     shapes: Mapping[str, tuple[int, ...]],
     targets: tuple[tuple[tuple[str, ...], int], ...],
-    sequences: int,
+    ids: Tensor,
     loss: Callable[[dict[str, Tensor], list[int] | None], float],
     activity: Callable[[dict[str, Tensor]], dict[str, Tensor]],
     note: Callable[[int, int, float], None],
@@ -46,7 +46,8 @@ def bonsai(
     is the mean size of what is read of it, in the model as it is by now; the 1 - 2p of each group with the highest prior are safe this round. Of the other 2p half is
     drawn, without replacement, with probability ~ (highest prior of the group - prior), and left out in all groups at once; the next sub-model
     leaves out the other half instead (the complement). y = -perplexity on `samples` sequences drawn anew each round; x (1 there, 0 not) over all that
-    may go; minimise mean (y - c - x b)^2 + ridge * |b|^2. The lowest b go, ties to the lower prior; the rest are kept for the next round.
+    may go; minimise mean (y - c - x b)^2 + ridge * |b|^2. The lowest b go, of equal ones (to five digits of the largest) those of lower
+    prior; the rest are kept for the next round.
 
     Intuition: a unit's worth is what models with it have over models without it, whatever else is missing; a regression reads that for all of
     them from the same few dozen forwards, and needs no gradient, so no more memory than running the model.
@@ -64,8 +65,12 @@ def bonsai(
         if not any(taken > 0 for taken in due.values()):
             continue
         prior = activity(masks)
-        rows = torch.randperm(sequences, generator=generator)[:samples].tolist()
-        may_go = {n: _at_risk(masks[n], prior[n], due[names], sum(float(masks[m].sum()) for m in names)) for names, _ in targets for n in names}
+        rows = torch.randperm(len(ids), generator=generator)[:samples].tolist()
+        may_go = {
+            n: _at_risk(masks[n], prior[n], due[names], sum(float(masks[m].sum()) for m in names))
+            for names, _ in targets
+            for n in names
+        }
         tried, said = [], []
         for number in range(sub_models):
             drawn = _complement(drawn, may_go) if number % 2 else _drawn(may_go, prior, generator)
@@ -117,8 +122,9 @@ def _regressed(there: Tensor, found: Tensor, ridge: float) -> Tensor:
 def _lowest(names: tuple[str, ...], may_go: Mapping[str, Tensor], worths: Mapping[str, Tensor], prior: Mapping[str, Tensor],
             due: int) -> list[tuple[str, int]]:  # fmt: skip
     """The units of these groups that go this round."""
+    scale = max((float(worths[name].abs().max()) for name in names if len(worths[name])), default=0.0) or 1.0
     listed = [
-        (float(worth), float(prior[name][unit]), name, unit)
+        (round(worth / scale, 5), float(prior[name][unit]), name, unit)
         for name in names
         for unit, worth in zip(may_go[name].nonzero().flatten().tolist(), worths[name].tolist(), strict=True)
     ]

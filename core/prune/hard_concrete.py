@@ -25,8 +25,8 @@ _OPEN = 3.0  # log alpha at the start: 98 % of the masks are above 0, most of th
 def hard_concrete(
     shapes: Mapping[str, tuple[int, ...]],
     targets: tuple[tuple[tuple[str, ...], int], ...],
-    sequences: int,
-    backward: Callable[[dict[str, Tensor], list[int]], float],
+    backward: Callable[[dict[str, Tensor], Tensor], float],
+    draw: Callable[[int], Tensor],
     weights: Callable[[], list[nn.Parameter]],
     note: Callable[[int, int, float], None],
     generator: torch.Generator,
@@ -41,7 +41,7 @@ def hard_concrete(
 
     log_alpha (units,), 3 at the start. Each step draws u in (0, 1) a unit: s = sigmoid((log u - log(1 - u) + log_alpha) / T), z = clamp(s * (h - l) + l, 0, 1)
     with l = -0.1, h = 1.1, T = 2/3, and multiplies what is read of the unit by z. P(z > 0) = sigmoid(log_alpha - T log(-l / h)); the expected share removed
-    is e = mean of 1 - P. Minimised by Adam: mean loss in nats a token of `batch` sequences + m1 (e - t) + m2 (e - t)^2; m1 and m2, 0 at the start, climb
+    is e = mean of 1 - P. Minimised by Adam: mean loss in nats a token of `batch` sequences, drawn from the whole calibration source, + m1 (e - t) + m2 (e - t)^2; m1 and m2, 0 at the start, climb
     by multiplier_rate * (e - t) and * (e - t)^2. t rises in a straight line to the share over the first half of the steps. One such pair for each block and
     kind of unit, or one for all blocks where `allocation` ranks them together (global): then the share of each block is learned as well, as in the paper.
     The lowest log_alpha go, exactly as many as asked; those that stay count in full.
@@ -60,8 +60,7 @@ def hard_concrete(
         groups.append({"params": weights(), "lr": weight_rate})
     optimizer = torch.optim.Adam(groups)
     for step in range(1, steps + 1):
-        rows = torch.randint(sequences, (batch,), generator=generator).tolist()
-        loss = backward({name: _drawn(gate, generator) for name, gate in gates.items()}, rows)
+        loss = backward({name: _drawn(gate, generator) for name, gate in gates.items()}, draw(batch))
         over = _over(gates, targets, min(step / max(_RAMP * steps, 1.0), 1.0))
         (multipliers[:, 0] * over + multipliers[:, 1] * over.square()).sum().backward()
         optimizer.step()

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from typing import Annotated
 
 import torch
@@ -10,7 +10,7 @@ from core.method import Paper, Param, get, learned
 from kernels.swaps import swapped
 
 Masks = dict[str, Tensor]
-Backward = Callable[[Masks, list[int]], float]
+Backward = Callable[[Masks, Tensor], float]
 
 
 @learned(
@@ -29,7 +29,7 @@ Backward = Callable[[Masks, list[int]], float]
 def icbs(
     shapes: Mapping[str, tuple[int, ...]],
     targets: tuple[tuple[tuple[str, ...], int], ...],
-    sequences: int,
+    ids: Tensor,
     decide: Callable[[Masks], Masks],
     loss: Callable[[Masks], float],
     backward: Backward,
@@ -67,8 +67,8 @@ def icbs(
     for turn in range(1, rounds + 1):
         if width < 2:
             break
-        rows = torch.randperm(sequences, generator=generator)[:samples].tolist()
-        tried = _exchanged(kept, width, rows, ridge, backward)
+        text = ids[torch.randperm(len(ids), generator=generator)[:samples]]
+        tried = _exchanged(kept, width, text, ridge, backward)
         found = loss(_floats(tried))
         if found < best:
             kept, best = tried, found
@@ -88,17 +88,17 @@ def _against_the_cut(score: Tensor, share: float) -> Tensor:
     return score / cut.clamp_min(1e-30)[:, None]
 
 
-def _exchanged(kept: Masks, width: int, rows: Sequence[int], ridge: float, backward: Backward) -> Masks:
+def _exchanged(kept: Masks, width: int, ids: Tensor, ridge: float, backward: Backward) -> Masks:
     """The masks after the exchanges that one block of each layer asks for."""
     mean, square = {}, {}
-    for slopes in _slopes(kept, rows, backward):
+    for slopes in _slopes(kept, ids, backward):
         for name, slope in slopes.items():
-            mean[name] = mean.get(name, 0) + slope / len(rows)
-            square[name] = square.get(name, 0) + slope.square() / len(rows)
+            mean[name] = mean.get(name, 0) + slope / len(ids)
+            square[name] = square.get(name, 0) + slope.square() / len(ids)
     damp = {name: ridge * float(square[name].mean()) for name in kept}
     places = {name: _block(kept[name], mean[name], square[name] + damp[name], width) for name in kept}
     found = {name: [] for name in kept}
-    for slopes in _slopes(kept, rows, backward):
+    for slopes in _slopes(kept, ids, backward):
         for name, slope in slopes.items():
             found[name].append(slope.flatten()[places[name]].double())
     out = {}
@@ -111,11 +111,11 @@ def _exchanged(kept: Masks, width: int, rows: Sequence[int], ridge: float, backw
     return out
 
 
-def _slopes(kept: Masks, rows: Sequence[int], backward: Backward):
+def _slopes(kept: Masks, ids: Tensor, backward: Backward) -> Iterator[Masks]:
     """For each sequence {layer: how its loss would change with each entry of the mask}."""
-    for row in rows:
+    for one in ids.split(1):
         leaves = {name: mask.float().requires_grad_(True) for name, mask in kept.items()}
-        backward(leaves, [row])
+        backward(leaves, one)
         yield {name: leaf.grad for name, leaf in leaves.items()}
 
 

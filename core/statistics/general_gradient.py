@@ -16,7 +16,12 @@ def general_gradient(total: Tensor | None, gradient: Tensor) -> Tensor:
     return gradient.clone() if total is None else total.add_(gradient)
 
 
-@statistic("general_gradient_square", label="Mean squared gradient, general text", of=_OF, finish=lambda total, sequences: total / sequences)
+@statistic(
+    "general_gradient_square",
+    label="Mean squared gradient, general text",
+    of=_OF,
+    finish=lambda total, sequences: total / sequences,
+)
 def general_gradient_square(total: Tensor | None, gradient: Tensor) -> Tensor:
     """How much the loss on the general text depends on each weight, whichever way: the mean over its sequences of the squared gradient.
 
