@@ -49,7 +49,10 @@ def prune_learned(
     loaded: LoadedModel, step: Prune, method: Method, inputs: Callable[[], Tensor], seed: int, watcher: Watcher,
     fresh: Callable[[], Iterator[Tensor]] | None = None,
 ) -> Pruned:  # fmt: skip
-    """Carry out a step whose masks are learned, on fresh windows of the calibration source where there are such. Whatever is raised, a stop too, leaves the model as it was."""
+    """Carry out a step whose masks are learned. fresh(): windows from all of the calibration source, to train on (`Texts`).
+
+    Whatever is raised, a stop too, leaves the model as it was.
+    """
     check_learnable(loaded)
     places = _groups(loaded, step) if step.structure in UNITS else _layers(loaded, step)
     course = Course(loaded, step, method, places, inputs(), seed, watcher, fresh)

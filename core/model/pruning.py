@@ -20,7 +20,7 @@ from core.model.learned_pruning import prune_learned
 from core.model.loading import LoadedModel
 from core.model.masks import generator
 from core.model.pruned import Pruned
-from core.model.texts import Texts
+from core.model.texts import NO_TEXTS, Texts
 from core.model.unit_pruning import prune_units
 from core.model.weight_pruning import prune_weights
 from core.recipe import Prune
@@ -34,12 +34,12 @@ def prune(
     inputs: Callable[[], Tensor],
     seed: int,
     watcher: Watcher,
-    texts: Texts = Texts(),
+    texts: Texts = NO_TEXTS,
 ) -> Pruned:
     """Carry out one prune step on the model in memory.
 
-    inputs() gives the calibration ids or pixels, asked for only where the method needs activations; texts: what else it may read. Raises RecipeError or ModelError before
-    any weight has changed where the step does not fit the model.
+    inputs() gives the calibration ids or pixels, asked for only where the method needs activations; texts: what else it may read. Raises
+    RecipeError or ModelError before any weight has changed where the step does not fit the model.
     """
     if step.structure in loaded.anatomy.refused:
         raise ModelError(

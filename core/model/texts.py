@@ -15,3 +15,6 @@ class Texts:
 
     general: Callable[[], Tensor] | None = None
     fresh: Callable[[], Iterator[Tensor]] | None = None
+
+
+NO_TEXTS = Texts()

@@ -42,19 +42,20 @@ def bonsai(
 ) -> dict[str, Tensor]:
     """Keep units whose presence helped, over many random sub-models: their perplexities are regressed on which units were there.
 
-    Rounds of at most `a_round` of the share of all units, until each group has lost what it must. A round that takes p of what is left: the prior of a unit
-    is the mean size of what is read of it, in the model as it is by now; the 1 - 2p of each group with the highest prior are safe this round. Of the other 2p half is
-    drawn, without replacement, with probability ~ (highest prior of the group - prior), and left out in all groups at once; the next sub-model
-    leaves out the other half instead (the complement). y = -perplexity on `samples` sequences drawn anew each round; x (1 there, 0 not) over all that
-    may go; minimise mean (y - c - x b)^2 + ridge * |b|^2. The lowest b go, of equal ones (to five digits of the largest) those of lower
-    prior; the rest are kept for the next round.
+    Rounds of at most `a_round` of the share of all units, until each group has lost what it must. A round that takes p of what is left: the prior of
+    a unit is the mean size of what is read of it, in the model as it is by now; the 1 - 2p of each group with the highest prior are safe this round.
+    Of the other 2p half is drawn, without replacement, with probability ~ (highest prior of the group - prior), and left out in all groups at once;
+    the next sub-model leaves out the other half instead (the complement). y = -perplexity on `samples` sequences drawn anew each round; x (1 there, 0
+    not) over all that may go; minimise mean (y - c - x b)^2 + ridge * |b|^2. The lowest b go, of equal ones (to five digits of the largest) those of
+    lower prior; the rest are kept for the next round.
 
     Intuition: a unit's worth is what models with it have over models without it, whatever else is missing; a regression reads that for all of
     them from the same few dozen forwards, and needs no gradient, so no more memory than running the model.
-    When it lies: with fewer sub-models than units that may go, b is mostly the prior's draw and noise shared out by the ridge; and a few sequences stand for
-    the language. Many small rounds correct themselves, few large ones do not.
-    Deviations from the paper: ridge regression in closed form where the published code descends on an l1 or l2 penalty chosen by cross-validation; each
-    block loses the same share unless `allocation` ranks all together (global), which is the paper's way; neurons and heads in steps of their own.
+    When it lies: with fewer sub-models than units that may go, b is mostly the prior's draw and noise shared out by the ridge; and a few sequences
+    stand for the language. Many small rounds correct themselves, few large ones do not.
+    Deviations from the paper: ridge regression in closed form where the published code descends on an l1 or l2 penalty chosen by cross-validation;
+    each block loses the same share unless `allocation` ranks all together (global), which is the paper's way; neurons and heads in steps of their
+    own.
     """
     masks = {name: torch.ones(shape) for name, shape in shapes.items()}
     order = {name: torch.zeros(shape) for name, shape in shapes.items()}
@@ -71,7 +72,7 @@ def bonsai(
             for names, _ in targets
             for n in names
         }
-        tried, said = [], []
+        tried, said, drawn = [], [], {}
         for number in range(sub_models):
             drawn = _complement(drawn, may_go) if number % 2 else _drawn(may_go, prior, generator)
             found = min(exp(min(loss({n: masks[n] * drawn[n] for n in masks}, rows), 50.0)), _WORST)

@@ -39,19 +39,20 @@ def hard_concrete(
 ) -> dict[str, Tensor]:
     """Keep units whose gate the loss holds open while a penalty that grows until the share is met tries to close them all.
 
-    log_alpha (units,), 3 at the start. Each step draws u in (0, 1) a unit: s = sigmoid((log u - log(1 - u) + log_alpha) / T), z = clamp(s * (h - l) + l, 0, 1)
-    with l = -0.1, h = 1.1, T = 2/3, and multiplies what is read of the unit by z. P(z > 0) = sigmoid(log_alpha - T log(-l / h)); the expected share removed
-    is e = mean of 1 - P. Minimised by Adam: mean loss in nats a token of `batch` sequences, drawn from the whole calibration source, + m1 (e - t) + m2 (e - t)^2; m1 and m2, 0 at the start, climb
-    by multiplier_rate * (e - t) and * (e - t)^2. t rises in a straight line to the share over the first half of the steps. One such pair for each block and
-    kind of unit, or one for all blocks where `allocation` ranks them together (global): then the share of each block is learned as well, as in the paper.
-    The lowest log_alpha go, exactly as many as asked; those that stay count in full.
+    log_alpha (units,), 3 at the start. Each step draws u in (0, 1) a unit: s = sigmoid((log u - log(1 - u) + log_alpha) / T), z = clamp(s * (h - l) +
+    l, 0, 1) with l = -0.1, h = 1.1, T = 2/3, and multiplies what is read of the unit by z. P(z > 0) = sigmoid(log_alpha - T log(-l / h)); the
+    expected share removed is e = mean of 1 - P. Minimised by Adam: mean loss in nats a token of `batch` sequences, drawn from the whole calibration
+    source, + m1 (e - t) + m2 (e - t)^2; m1 and m2, 0 at the start, climb by multiplier_rate * (e - t) and * (e - t)^2. t rises in a straight line to
+    the share over the first half of the steps. One such pair for each block and kind of unit, or one for all blocks where `allocation` ranks them
+    together (global): then the share of each block is learned as well, as in the paper. The lowest log_alpha go, exactly as many as asked; those that
+    stay count in full.
 
-    Intuition: a random gate that is mostly 0 or 1, yet has a slope, lets descent try removals and feel them; the multipliers play the buyer who raises the
-    price until enough units are sold.
+    Intuition: a random gate that is mostly 0 or 1, yet has a slope, lets descent try removals and feel them; the multipliers play the buyer who
+    raises the price until enough units are sold.
     When it lies: few steps leave gates half open, and what the model then loses when they are shut was never seen in training; many steps learn the
     calibration text. Gates that close first seldom open again.
-    Deviations from the paper: neurons or heads, one structure a step, no masks on layers or on the stream; the weights stand still unless weight_rate says
-    otherwise; no distillation; gates start at 3, not at 10, for a short training; units that stay are not scaled by their last gate.
+    Deviations from the paper: neurons or heads, one structure a step, no masks on layers or on the stream; the weights stand still unless weight_rate
+    says otherwise; no distillation; gates start at 3, not at 10, for a short training; units that stay are not scaled by their last gate.
     """
     gates = {name: torch.full(shape, _OPEN, requires_grad=True) for name, shape in shapes.items()}
     multipliers = torch.zeros(len(targets), 2)

@@ -48,15 +48,15 @@ def icbs(
     The first mask m (1 kept, 0 dropped) is that of `start`. Each round, for each layer: a_n = dL_n/dm at the masks as they are, for each of `samples`
     calibration sequences (that of a dropped weight too: what the loss would do if it came back); a weight's own estimate of a flip by d = 1 - 2 m is
     mean a * d + (mean a^2 + r) / 2. The block is the half of `block` kept and the half dropped weights whose flips promise most. Within it,
-    E(x) = mean a . (x - m) + (x - m)' (mean of a a' + r I) (x - m) / 2 with r = ridge * the layer's mean of a^2 is lowered by swaps of one kept for one dropped,
-    the best first, until none helps. The new masks of all layers stay where the loss on the whole calibration text has fallen; else they are taken
-    back and blocks are half as large from then on. It ends after `rounds`, or when a block would be one pair.
+    E(x) = mean a . (x - m) + (x - m)' (mean of a a' + r I) (x - m) / 2 with r = ridge * the layer's mean of a^2 is lowered by swaps of one kept for
+    one dropped, the best first, until none helps. The new masks of all layers stay where the loss on the whole calibration text has fallen; else they
+    are taken back and blocks are half as large from then on. It ends after `rounds`, or when a block would be one pair.
 
     Intuition: two weights that do the same thing both look dispensable, or both dear; only terms between them tell that one of the two should stay.
-    When it lies: the outer products of a few gradients are a poor curvature (their rank is the number of sequences), so ever more rounds fit the calibration
-    text; and swaps end in the nearest hollow. Most of the mask remains the first one's.
-    Deviations from the paper: swaps to a local minimum in the place of a solver for quadratic binary problems; one block in every layer at once, then a
-    test of the loss, where the paper goes block after block; how a block is chosen, the ridge and the defaults are ours.
+    When it lies: the outer products of a few gradients are a poor curvature (their rank is the number of sequences), so ever more rounds fit the
+    calibration text; and swaps end in the nearest hollow. Most of the mask remains the first one's.
+    Deviations from the paper: swaps to a local minimum in the place of a solver for quadratic binary problems; one block in every layer at once, then
+    a test of the loss, where the paper goes block after block; how a block is chosen, the ridge and the defaults are ours.
     """
     share = {name: count / sum(torch.Size(shapes[n]).numel() for n in names) for names, count in targets for name in names}
     first = scores(start)

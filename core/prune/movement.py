@@ -34,18 +34,20 @@ def movement(
 ) -> dict[str, Tensor]:
     """Keep weights that training moves away from zero: their scores rise while it wants them there, and sink while it wants them gone.
 
-    Scores S, one a weight ((out, in)) or a unit ((units,)), start at 0. Each step: the mask M is 1 but for the lowest S, as many as part of the share says
-    (part = 1 - (1 - t)^3, t from 0 to 1 over the first four fifths of the steps); L is the mean loss in nats a token, with
-    W * M, of `batch` sequences drawn from the whole calibration source; S takes the gradient as if the mask were S itself (straight through): dL/dS = dL/d(W M) * W, summed over all weights of a unit, and moves
-    against it by Adam. Weights, where `weight_rate` is not 0, move too, by Adam against dL/dW. The lowest S go.
+    Scores S, one a weight ((out, in)) or a unit ((units,)), start at 0. Each step: the mask M is 1 but for the lowest S, as many as part of the share
+    says (part = 1 - (1 - t)^3, t from 0 to 1 over the first four fifths of the steps); L is the mean loss in nats a token, with W * M, of `batch`
+    sequences drawn from the whole calibration source; S takes the gradient as if the mask were S itself (straight through): dL/dS = dL/d(W M) * W,
+    summed over all weights of a unit, and moves against it by Adam. Weights, where `weight_rate` is not 0, move too, by Adam against dL/dW. The
+    lowest S go.
 
-    Intuition: with plain descent S is minus the sum of dL/dW * W over the steps, and that is positive where the weight moves away from zero. What matters
-    is which way training pulls a weight, not how large it was before.
-    When it lies: a short training says little about single weights (a score is a sum of noisy signs), so with few steps Wanda or Fisher choose better at half;
-    it is made for long training and high shares. Millions of scores learn a small
-    source by heart (32 windows of 128 tokens: perplexity 1.7 on those, 740 on other text), so give it a long one.
-    Deviations from the paper: the lowest S go, exactly as many as asked (of the paper's two ways, the threshold on sigmoid(S) with a penalty meets no exact
-    share); blocks are tiles, or whole neurons and key-value groups of heads; no distillation; no dropout. N:M is at its full share from the first step.
+    Intuition: with plain descent S is minus the sum of dL/dW * W over the steps, and that is positive where the weight moves away from zero. What
+    matters is which way training pulls a weight, not how large it was before.
+    When it lies: a short training says little about single weights (a score is a sum of noisy signs), so with few steps Wanda or Fisher choose better
+    at half; it is made for long training and high shares. Millions of scores learn a small source by heart (32 windows of 128 tokens: perplexity 1.7
+    on those, 740 on other text), so give it a long one.
+    Deviations from the paper: the lowest S go, exactly as many as asked (of the paper's two ways, the threshold on sigmoid(S) with a penalty meets no
+    exact share); blocks are tiles, or whole neurons and key-value groups of heads; no distillation; no dropout. N:M is at its full share from the
+    first step.
     """
     learnt = {name: torch.zeros(shape, requires_grad=True) for name, shape in shapes.items()}
     groups = [{"params": list(learnt.values()), "lr": learning_rate}]

@@ -204,8 +204,9 @@ def _course(shapes: dict[str, tuple[int, ...]], count: int) -> dict:
     def decide(scores, part=1.0):
         return {name: keep_highest(value.detach(), round(part * count)) for name, value in scores.items()}
 
-    return {"shapes": shapes, "targets": tuple(((name,), count) for name in shapes), "ids": torch.arange(4)[:, None], "draw": lambda size: torch.arange(size)[:, None] % 4, "loss": loss, "backward": backward,
-            "decide": decide, "weights": lambda: [], "scores": lambda criterion: worth, "activity": lambda masks: worth,
+    return {"shapes": shapes, "targets": tuple(((name,), count) for name in shapes), "ids": torch.arange(4)[:, None],
+            "draw": lambda size: torch.arange(size)[:, None] % 4, "loss": loss, "backward": backward, "decide": decide,
+            "weights": lambda: [], "scores": lambda criterion: worth, "activity": lambda masks: worth,
             "note": lambda done, total, value: kept.append((done, total, value)), "generator": torch.Generator().manual_seed(2),
             "watcher": Silent()}  # fmt: skip
 

@@ -32,7 +32,10 @@ def gradients(model, ids) -> dict[str, torch.Tensor]:
     return {name: torch.stack(each) for name, each in found.items()}
 
 
-def run(model, texts=Texts(lambda: GENERAL), watcher=None, **fields):
+BOTH = Texts(lambda: GENERAL)
+
+
+def run(model, texts=BOTH, watcher=None, **fields):
     return prune(from_module(model, "tiny"), Prune(method="d_pruner", **fields), lambda: IDS, 0, watcher or Silent(), texts)
 
 
