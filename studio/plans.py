@@ -179,7 +179,8 @@ def _seen(recipe: Recipe, prune: Prune, cards: tuple[catalogue.MethodCard, ...])
         return ", which looks at the weights alone"
     at, source = recipe.calibration, recipe.calibration.source
     named = "its standard calibration text" if source == "auto" else _short(source)
-    return f", looking at {at.samples} sequences of {at.tokens} tokens from {named}"
+    other = f", weighed against {_short(prune.general.source)}" if prune.general else ""
+    return f", looking at {at.samples} sequences of {at.tokens} tokens from {named}{other}"
 
 
 def _measured(recipe: Recipe) -> str:
