@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -15,10 +16,11 @@ from core.method import get
 from core.model.course import Course
 from core.model.gates import laid_over
 from core.model.groups import unit_groups
+from core.model.learned_pruning import check_learnable
 from core.model.loading import from_module
 from core.model.masks import generator
 from core.model.pruning import prune, pruner
-from core.model.texts import NO_TEXTS
+from core.model.texts import NO_TEXTS, Texts
 from core.prune.bonsai import _regressed
 from core.prune.hard_concrete import _drawn, _over
 from core.recipe import Prune
@@ -649,3 +651,27 @@ def test_what_does_not_fit_is_refused_in_a_sentence_and_the_model_is_as_it_was(f
         run(model, **fields)
     assert says in caught.value.problem and caught.value.remedy
     assert all(torch.equal(before[n].nan_to_num(7), v.nan_to_num(7)) for n, v in model.state_dict().items())
+
+
+@pytest.mark.quick
+def test_training_draws_fresh_windows_of_the_source_and_the_report_tells_the_loss_on_the_sampled_ones(trained):
+    asked = []
+
+    def fresh():
+        while True:
+            asked.append(torch.randint(0, 300, (1, 16), generator=torch.Generator().manual_seed(len(asked))))
+            yield asked[-1]
+
+    params = {"steps": 3, "batch": 2, "weight_rate": 0.0}
+    found = run(copy.deepcopy(trained), texts=Texts(fresh=fresh), method="movement", sparsity=0.5, params=params)
+    assert len(asked) == 6 and found.said["losses"][0] > 2  # nobody has learnt those by heart
+    assert found.said["loss_before"] == pytest.approx(float(plain_loss(trained).detach()), rel=1e-5)
+
+
+@pytest.mark.quick
+def test_a_model_left_in_its_file_is_refused():
+    model = tiny_models.llama(2)
+    loaded = replace(from_module(model, "tiny"), lazy=object())
+    with pytest.raises(ModelError, match="block at a time") as caught:
+        check_learnable(loaded)
+    assert "wanda" in caught.value.remedy
