@@ -49,8 +49,9 @@ def icbs(
     calibration sequences (that of a dropped weight too: what the loss would do if it came back); a weight's own estimate of a flip by d = 1 - 2 m is
     mean a * d + (mean a^2 + r) / 2. The block is the half of `block` kept and the half dropped weights whose flips promise most. Within it,
     E(x) = mean a . (x - m) + (x - m)' (mean of a a' + r I) (x - m) / 2 with r = ridge * the layer's mean of a^2 is lowered by swaps of one kept for
-    one dropped, the best first, until none helps. The new masks of all layers stay where the loss on the whole calibration text has fallen; else they
-    are taken back and blocks are half as large from then on. It ends after `rounds`, or when a block would be one pair.
+    one dropped, the best first, until none helps. The new masks of all layers stay where the
+    loss on the whole calibration text has fallen; else blocks of half the width are tried, down to one pair, and the next round begins at twice the width
+    that helped. It ends after `rounds`.
 
     Intuition: two weights that do the same thing both look dispensable, or both dear; only terms between them tell that one of the two should stay.
     When it lies: the outer products of a few gradients are a poor curvature (their rank is the number of sequences), so ever more rounds fit the
@@ -65,15 +66,14 @@ def icbs(
     kept, width = decide(first), block
     best = loss(_floats(kept))
     for turn in range(1, rounds + 1):
-        if width < 2:
-            break
         text = ids[torch.randperm(len(ids), generator=generator)[:samples]]
-        tried = _exchanged(kept, width, text, ridge, backward)
-        found = loss(_floats(tried))
-        if found < best:
-            kept, best = tried, found
-        else:
-            width //= 2
+        for tried, used in _exchanged(kept, width, text, ridge, backward):
+            found = loss(_floats(tried))
+            if found < best:
+                kept, best, width = tried, found, min(2 * used, block)
+                break
+        else:  # not even a pair in each layer helps, as far as these sequences tell
+            width = 2
         note(turn, rounds, best)
     return _floats(kept)
 
@@ -88,8 +88,8 @@ def _against_the_cut(score: Tensor, share: float) -> Tensor:
     return score / cut.clamp_min(1e-30)[:, None]
 
 
-def _exchanged(kept: Masks, width: int, ids: Tensor, ridge: float, backward: Backward) -> Masks:
-    """The masks after the exchanges that one block of each layer asks for."""
+def _exchanged(kept: Masks, width: int, ids: Tensor, ridge: float, backward: Backward) -> Iterator[tuple[Masks, int]]:
+    """The masks after the exchanges that one block of each layer asks for, and the width of the block: the width given, half of it, ... down to 2."""
     mean, square = {}, {}
     for slopes in _slopes(kept, ids, backward):
         for name, slope in slopes.items():
@@ -100,15 +100,22 @@ def _exchanged(kept: Masks, width: int, ids: Tensor, ridge: float, backward: Bac
     found = {name: [] for name in kept}
     for slopes in _slopes(kept, ids, backward):
         for name, slope in slopes.items():
-            found[name].append(slope.flatten()[places[name]].double())
-    out = {}
-    for name, mask in kept.items():
-        each = torch.stack(found[name])
-        curved = each.T @ each / len(each) + damp[name] * torch.eye(each.shape[1], dtype=each.dtype, device=each.device)
-        flat = mask.flatten().clone()
-        flat[places[name]] = swapped(flat[places[name]], each.mean(0), curved)
-        out[name] = flat.reshape(mask.shape)
-    return out
+            found[name].append(slope.flatten()[torch.cat(places[name])].double())
+    each = {name: torch.stack(rows) for name, rows in found.items()}
+    while width >= 2:
+        yield {name: _solved(mask, places[name], each[name], damp[name], width // 2) for name, mask in kept.items()}, width
+        width //= 2
+
+
+def _solved(mask: Tensor, places: tuple[Tensor, Tensor], each: Tensor, damp: float, half: int) -> Tensor:
+    """One layer's mask after the exchanges among the first `half` of its block's kept places and of its dropped ones. each (sequences, block)."""
+    first, last = len(places[0]), sum(map(len, places))
+    inside = torch.cat((torch.arange(first)[:half], torch.arange(first, last)[:half])).to(each.device)
+    at, each = torch.cat(places)[inside], each[:, inside]
+    curved = each.T @ each / len(each) + damp * torch.eye(len(inside), dtype=each.dtype, device=each.device)
+    flat = mask.flatten().clone()
+    flat[at] = swapped(flat[at], each.mean(0), curved)
+    return flat.reshape(mask.shape)
 
 
 def _slopes(kept: Masks, ids: Tensor, backward: Backward) -> Iterator[Masks]:
@@ -119,9 +126,11 @@ def _slopes(kept: Masks, ids: Tensor, backward: Backward) -> Iterator[Masks]:
         yield {name: leaf.grad for name, leaf in leaves.items()}
 
 
-def _block(kept: Tensor, mean: Tensor, curved: Tensor, width: int) -> Tensor:
-    """Flat places of the kept and the dropped weights, half the block each, whose flips promise most, kept ones first."""
+def _block(kept: Tensor, mean: Tensor, curved: Tensor, width: int) -> tuple[Tensor, Tensor]:
+    """Flat places of the kept and of the dropped weights, half the block each, whose flips promise most, the most promising first."""
     promise = (torch.where(kept, -mean, mean) + curved / 2).flatten()
-    half, flat = width // 2, kept.flatten()
-    sides = (promise.masked_fill(~side, torch.inf).argsort(stable=True)[: min(half, int(side.sum()))] for side in (flat, ~flat))
-    return torch.cat(tuple(sides))
+    flat = kept.flatten()
+    sides = (
+        promise.masked_fill(~side, torch.inf).argsort(stable=True)[: min(width // 2, int(side.sum()))] for side in (flat, ~flat)
+    )
+    return tuple(sides)
