@@ -71,8 +71,6 @@ class Allocation(Section):
 
 
 class Prune(Section):
-    """`general`: a second text, of what the model should not forget, for methods that set it against the calibration text."""
-
     method: str
     structure: str = "unstructured"
     sparsity: Share | None = None
@@ -80,7 +78,7 @@ class Prune(Section):
     params: dict[str, Any] = {}
     only: tuple[str, ...] = ()
     protect: tuple[str, ...] = ()
-    general: Text | None = None
+    general: Text | None = None  # a second text, for methods that set it against the calibration text
 
     @model_validator(mode="before")
     @classmethod
