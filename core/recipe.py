@@ -22,18 +22,9 @@ VERSION = 1
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Count = Annotated[int, Field(ge=1)]
 STRUCTURES = (
-    "unstructured",
-    "N:M",
-    "tiles",
-    "channels",
-    "neurons",
-    "heads",
-    "blocks",
-    "sublayers",
-    "experts",
-    "slices",
-    "vocabulary",
-)
+    "unstructured", "N:M", "tiles", "channels", "neurons", "heads",
+    "blocks", "sublayers", "experts", "slices", "vocabulary",
+)  # fmt: skip
 _TILES = re.compile(r"^tiles(?::([1-9]\d{0,4}))?$")
 _N_OF_M = re.compile(r"^([1-9]\d*):([1-9]\d*)$")
 
