@@ -16,14 +16,16 @@ from typing import Any
 
 from core import cost, formula
 from core.errors import RecipeError
-from core.recipe import Prune, Recipe, Step, n_of_m, tile_size
+from core.recipe import Prune, Recipe, Step, Text, n_of_m, tile_size
 
 PRUNERS = (
     "score",
     "solver",
     "search",
     "transform",
+    "learned",
 )  # the kinds of method that a prune step may name; a name belongs to one of them
+GENERAL = "builtin:wikitext2/train"  # the general text where a step names none
 FILE = Path(os.environ.get("PRUNARIUM_CATALOGUE") or Path(__file__).resolve().parent.parent / "assets" / "catalogue.json")
 
 
@@ -104,7 +106,7 @@ def pruner(cards: tuple[MethodCard, ...], name: str) -> MethodCard:
 def resolve(recipe: Recipe, cards: tuple[MethodCard, ...] | None = None) -> Recipe:
     """Check every method and parameter that the recipe names, and fill in the parameters left out. Raises RecipeError."""
     cards = load() if cards is None else cards
-    steps = tuple(_resolved_step(step, cards) for step in recipe.steps)
+    steps = tuple(_resolved_step(step, cards, recipe.calibration) for step in recipe.steps)
     changed: dict[str, Any] = {"steps": steps}
     if recipe.observe:
         for name in recipe.observe.scores:
@@ -127,6 +129,11 @@ def _seen_without_pruning(card: MethodCard, structures: tuple[str, ...]) -> None
         raise RecipeError(
             f"{card.name} scores {scored}, which observe does not show.",
             f"Choose one for {' or '.join(structures)}.",
+        )
+    if asks_general(card):
+        raise RecipeError(
+            f"{card.name} sets a second text against the calibration text, and observe reads one.",
+            "Choose taylor or fisher there.",
         )
 
 
@@ -190,15 +197,35 @@ def _checked(method: str, param: ParamCard, value: Any) -> Any:
     return float(value) if param.type == "float" else value
 
 
-def _resolved_step(step: Step, cards: tuple[MethodCard, ...]) -> Step:
+def _resolved_step(step: Step, cards: tuple[MethodCard, ...], calibration: Text) -> Step:
     if step.prune:
-        return step.model_copy(update={"prune": _resolved_prune(step.prune, cards)})
+        return step.model_copy(update={"prune": _with_general(_resolved_prune(step.prune, cards), cards, calibration)})
     kind, part = ("reconstruction", step.reconstruct) if step.reconstruct else ("recovery", step.recover)
     card = find(cards, kind, part.method)
     if step.reconstruct:
         return step.model_copy(update={"reconstruct": part.model_copy(update={"params": fill(card, part.params)})})
     update = {"params": fill(card, part.params), "learning_rate": part.learning_rate or card.learning_rate}
     return step.model_copy(update={"recover": part.model_copy(update=update)})
+
+
+def asks_general(card: MethodCard) -> bool:
+    """Does the method read a second text, the step's `general`?"""
+    return any(need.startswith("general_") for need in card.needs)
+
+
+def _with_general(prune: Prune, cards: tuple[MethodCard, ...], calibration: Text) -> Prune:
+    """A method that reads a second text gets the standard one where the step names none, as much of it as of the calibration text."""
+    if not asks_general(pruner(cards, prune.method)):
+        if prune.general is not None:
+            others = ", ".join(card.name for card in cards if card.kind in PRUNERS and asks_general(card))
+            raise RecipeError(
+                f"{prune.method} reads no general text beside the calibration text.", f"Leave general out; {others} reads one."
+            )
+        return prune
+    general = prune.general or Text(samples=calibration.samples, tokens=calibration.tokens)
+    if general.source == "auto":
+        general = general.model_copy(update={"source": GENERAL})
+    return prune.model_copy(update={"general": general})
 
 
 def _resolved_prune(prune: Prune, cards: tuple[MethodCard, ...]) -> Prune:
@@ -212,7 +239,7 @@ def _resolved_prune(prune: Prune, cards: tuple[MethodCard, ...]) -> Prune:
         )
     if prune.budget:
         cost.check(structure, prune.budget.cost)
-        if card.kind == "transform" or card.inside:
+        if card.kind in ("transform", "learned") or card.inside:
             raise RecipeError(
                 f"{prune.method} decides {'inside ' + card.inside if card.inside else 'for the whole model'} by a share, so it takes no budget.",
                 "Say sparsity instead of budget.",

@@ -183,6 +183,32 @@ def transform(name: str, *, label: str, structures: tuple[str, ...], paper: Pape
     return _register("transform", name, label, paper, structures=structures, **card)
 
 
+def learned(
+    name: str,
+    *,
+    label: str,
+    structures: tuple[str, ...],
+    bytes_each: int,
+    gradients: bool = True,
+    paper: Paper | None = None,
+    **card: Any,
+) -> Decorator:
+    """Scores of a whole model, learned from its loss with masks on: function(shapes, ...) -> {name: scores of that shape}; the lowest go.
+
+    A mask is a float tensor, 1 = there, 0 = gone: (out, in) for a layer's weights, (units,) for the neurons or heads of a block. The method may name
+    shapes ({name: shape} of all masks of the step), targets (pairs (names, how many of their entries go together)),
+    ids (calibration sequences, (sequences, tokens)), loss(masks, rows) -> nats a token on those rows of them (all where rows is left out), generator
+    (torch's), watcher, note(done, total, loss): tells how far it is, and obeys a stop; decide(scores, part) -> {name: bool kept}: what would stay at
+    `part` of the share asked for. With gradients also backward(masks, ids) -> the loss on these ids, its gradient added to what the masks were made
+    from; draw(size) -> ids from anywhere in the calibration source, to train on; weights() -> the parameters under the masks, which backward then
+    reaches too (put back where the step fails). Of single weights scores(criterion) -> what a score gives each in the dense
+    model; of units activity(masks) -> the mean size of what is read of each. bytes_each: memory a mask entry takes, all told, for the check beforehand.
+    Structures: unstructured, N:M, tiles, neurons, heads. Afterwards the engine allocates, decides and cuts as for any score.
+    """
+    extra = {"bytes_each": bytes_each, "gradients": gradients}
+    return _register("learned", name, label, paper, extra=extra, structures=structures, **card)
+
+
 def allocator(name: str, *, label: str, paper: Paper | None = None, needs: set[str] | None = None, **card: Any) -> Decorator:
     """A total sparsity -> {layer name: share to remove}.
 

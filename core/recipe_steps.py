@@ -93,6 +93,7 @@ class Prune(Section):
     params: dict[str, Any] = {}
     only: tuple[str, ...] = ()
     protect: tuple[str, ...] = ()
+    general: Text | None = None  # a second text, for methods that set it against the calibration text
 
     @model_validator(mode="before")
     @classmethod

@@ -233,11 +233,16 @@ def _seen(recipe: Recipe, prune: Prune, cards: tuple[catalogue.MethodCard, ...])
     """What the method, or the allocator, reads besides the weights. (An allocator's "scores" are the method's own.)"""
     asked = [card for card in cards if card.kind in catalogue.PRUNERS and card.name == prune.method]
     asked += [card for card in cards if card.kind == "allocator" and card.name == prune.allocation.method]
-    if not {need for card in asked for need in card.needs} - {"scores"} and asked[0].kind not in ("search", "transform"):
+    if not {need for card in asked for need in card.needs} - {"scores"} and asked[0].kind not in (
+        "search",
+        "transform",
+        "learned",
+    ):
         return ", which looks at the weights alone"
     at, source = recipe.calibration, recipe.calibration.source
     named = "its standard calibration text" if source == "auto" else _short(source)
-    return f", looking at {at.samples} sequences of {at.tokens} tokens from {named}"
+    other = f", weighed against {_short(prune.general.source)}" if prune.general else ""
+    return f", looking at {at.samples} sequences of {at.tokens} tokens from {named}{other}"
 
 
 def _measured(recipe: Recipe) -> str:

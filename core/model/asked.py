@@ -14,6 +14,11 @@ from core.recipe import Prune
 _PRICED = {"prices", "owed"}
 
 
+def knows_prices(allocator: Method) -> bool:
+    """Does it meet a budget itself, from what each step of a layer or group takes off?"""
+    return bool(_PRICED & signature(allocator.function).parameters.keys())
+
+
 @dataclass
 class Asked:
     """`owed`: the step's budget, None where it says a sparsity. `sizes`: {layer or group: weights or units}. `prices`: what their steps take off."""
@@ -36,7 +41,7 @@ class Asked:
         if owed is None:
             total = round(self.step.sparsity * sum(self.sizes.values())) if self.step.sparsity is not None else 0
             return allocator({**given, "sparsity": self.step.sparsity, "prices": self.prices, "owed": total}, params)
-        if _PRICED & signature(allocator.function).parameters.keys():
+        if knows_prices(allocator):
             shares = allocator({**given, "prices": self.prices, "owed": owed.amount}, params)
         else:
             shares = meet(lambda sparsity: allocator({**given, "sparsity": sparsity}, params), self.prices, owed.amount)

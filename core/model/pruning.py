@@ -18,11 +18,13 @@ from core.model.depth_pruning import prune_depth
 from core.model.expert_pruning import prune_experts
 from core.model.expert_weights import INSIDE, prune_expert_weights
 from core.model.groups import UNITS
+from core.model.learned_pruning import prune_learned
 from core.model.loading import LoadedModel
 from core.model.masks import generator
 from core.model.pruned import Pruned
 from core.model.second import second_models
 from core.model.stream_width import STRUCTURE as WIDTH
+from core.model.texts import NO_TEXTS, Texts
 from core.model.unit_pruning import prune_units
 from core.model.weight_pruning import prune_weights
 from core.model.width_pruning import prune_width
@@ -31,11 +33,18 @@ from core.recipe import Prune
 __all__ = ["Pruned", "prune", "pruner"]
 
 
-def prune(loaded: LoadedModel, step: Prune, inputs: Callable[[], Tensor], seed: int, watcher: Watcher) -> Pruned:
+def prune(
+    loaded: LoadedModel,
+    step: Prune,
+    inputs: Callable[[], Tensor],
+    seed: int,
+    watcher: Watcher,
+    texts: Texts = NO_TEXTS,
+) -> Pruned:
     """Carry out one prune step on the model in memory.
 
-    inputs() gives the calibration ids or pixels, asked for only where the method needs activations. Raises RecipeError or ModelError before
-    any weight has changed where the step does not fit the model.
+    inputs() gives the calibration ids or pixels, asked for only where the method needs activations; texts: what else it may read. Raises
+    RecipeError or ModelError before any weight has changed where the step does not fit the model.
     """
     if step.structure in loaded.anatomy.refused:
         raise ModelError(
@@ -46,11 +55,16 @@ def prune(loaded: LoadedModel, step: Prune, inputs: Callable[[], Tensor], seed: 
         return method(_given_to_transform(loaded, step, inputs, seed, watcher), step.params)
     if method.card.inside == INSIDE:
         return prune_expert_weights(loaded, step, method, inputs, seed, watcher)
+    if method.card.kind == "learned":
+        return prune_learned(loaded, step, method, inputs, seed, watcher, texts.fresh)
     if step.structure == WIDTH:
         return prune_width(loaded, step, method, inputs, seed, watcher)
-    ways = {"blocks": prune_depth, "sublayers": prune_depth, "experts": prune_experts, **dict.fromkeys(UNITS, prune_units)}
     asked = owed(loaded, step, watcher)
-    done = ways.get(step.structure, prune_weights)(loaded, step, method, inputs, seed, watcher, asked)
+    ways = {"blocks": prune_depth, "sublayers": prune_depth, "experts": prune_experts, **dict.fromkeys(UNITS, prune_units)}
+    if step.structure in ways:
+        done = ways[step.structure](loaded, step, method, inputs, seed, watcher, asked)
+    else:
+        done = prune_weights(loaded, step, method, inputs, seed, watcher, asked, texts.general)
     return told(done, asked, watcher) if asked else done
 
 

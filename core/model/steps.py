@@ -26,6 +26,7 @@ from core.model.depth_pruning import needs_loss
 from core.model.experts import ExpertLayer
 from core.model.groups import UNITS
 from core.model.lean import counts_of
+from core.model.learned_pruning import check_learnable
 from core.model.likelihood import check_causal
 from core.model.loading import LoadedModel
 from core.model.masks import PackedMask, narrowed, sparsity_of, weight_under, write_masks
@@ -36,9 +37,10 @@ from core.model.pruning import Pruned, prune, pruner
 from core.model.second import second_models
 from core.model.stream_width import STRUCTURE as WIDTH
 from core.model.sublayers import sublayer_units
+from core.model.texts import Texts
 from core.model.trials import NO_LOSS
 from core.model.xray import observe_model
-from core.recipe import Recipe, Recover, Text
+from core.recipe import Prune, Recipe, Recover, Text
 from core.report import LayerRow, Metrics
 
 if TYPE_CHECKING:
@@ -105,6 +107,13 @@ class _State:
         with self.clock.stage("calibration text"):
             return self._calibration
 
+    def _texts(self, part: Prune) -> Texts:
+        at, tokenizer, seed = self.recipe.calibration, self.loaded.tokenizer, self.recipe.seed
+        return Texts(
+            lambda: calibration_inputs(self.loaded, part.general, seed + 1),  # other windows where the texts are the same
+            lambda: text.stream(at.source, tokenizer, 1, at.tokens, seed + 2, at.column),
+        )
+
     @cached_property
     def _prepared(self) -> measure.Prepared:
         return measure.prepare(self.loaded, self.recipe.measure)
@@ -124,7 +133,7 @@ class _State:
         """Carry out one step."""
         self.said = {}
         if kind == "prune":
-            self._took(prune(self.loaded, part, self.calibration, self.recipe.seed, self.watcher))
+            self._took(prune(self.loaded, part, self.calibration, self.recipe.seed, self.watcher, self._texts(part)))
         elif kind == "recover":
             self._recover(part)
         else:
@@ -259,6 +268,8 @@ def check_steps(recipe: Recipe, loaded: LoadedModel) -> None:
             second_models(loaded, method, step.prune.params)
             if needs_loss(method) or "fitness" in needs_of_allocation(step.prune, method):
                 check_causal(loaded.model, NO_LOSS)
+            if method.card.kind == "learned":
+                check_learnable(loaded)
         if step.prune and step.prune.structure in ("sublayers", "mixed"):
             sublayer_units(loaded)
 
@@ -269,7 +280,8 @@ def check_lean(recipe: Recipe, loaded: LoadedModel) -> None:
     for step in recipe.steps:
         method = pruner(step.prune.method)
         needs = method.needed(step.prune.params) | needs_of_allocation(step.prune, method)
-        if of_kind(needs, "gradient") or "fitness" in needs or (step.prune.budget and step.prune.budget.cost != "parameters"):
+        gradients = of_kind(needs, "gradient", "general gradient")
+        if gradients or "fitness" in needs or (step.prune.budget and step.prune.budget.cost != "parameters"):
             check_in_memory(loaded)
     room = size_when_saved_bytes(loaded.model, loaded.source_dtype) * (2 if recipe.save.model else 1)
     there = next(parent for parent in (loaded.beside.absolute(), *loaded.beside.absolute().parents) if parent.exists())

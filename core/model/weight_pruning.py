@@ -28,15 +28,10 @@ from core.report import LayerRow
 
 
 def prune_weights(
-    loaded: LoadedModel,
-    step: Prune,
-    method: Method,
-    inputs: Callable[[], Tensor],
-    seed: int,
-    watcher: Watcher,
-    owed: Owed | None = None,
-) -> Pruned:
-    """Carry out an unstructured or N:M step on the model in memory. owed: the step's budget."""
+    loaded: LoadedModel, step: Prune, method: Method, inputs: Callable[[], Tensor], seed: int, watcher: Watcher,
+    owed: Owed | None = None, general: Callable[[], Tensor] | None = None,
+) -> Pruned:  # fmt: skip
+    """Carry out an unstructured or N:M step on the model in memory. owed: its budget; general(): ids of its second text, for a method that reads one."""
     spared = PROTECT in step.protect
     if spared and method.card.kind == "solver":
         raise RecipeError(f"{step.method} chooses its weights while it solves, so single ones cannot be protected from it.",
@@ -46,7 +41,7 @@ def prune_weights(
     own = method.needed(step.params)
     for layer in layers if of_kind(own, "layer") else ():
         check_collectable(layer, loaded.module(layer.path))
-    gradients = gradient_statistics(loaded, layers, of_kind(needs_of_allocation(step, method) | own, "gradient"), inputs, watcher)
+    gradients = _gradients(loaded, layers, needs_of_allocation(step, method) | own, inputs, general, watcher)
     shares = _shares(loaded, step, method, layers, gradients, inputs, seed, watcher, owed)
     work = _Work(
         loaded, step, method, shares, gradients, protected_entries(loaded, inputs, watcher) if spared else {}, seed, watcher
@@ -59,6 +54,20 @@ def prune_weights(
             if layer.block is not None:
                 loaded.changed(layer.block)
     return work.pruned()
+
+
+def _gradients(loaded: LoadedModel, layers: Sequence[Layer], needs: frozenset[str], inputs: Callable[[], Tensor],
+               general: Callable[[], Tensor] | None, watcher: Watcher) -> dict[str, Statistics]:  # fmt: skip
+    """{layer name: its gradient statistics on the calibration text, and on the general text, which is read first: it may be missing}."""
+    second = of_kind(needs, "general gradient")
+    if second and general is None:
+        raise RecipeError("This criterion reads a second text, and the step names none.",
+                          "Say which, such as general: {source: builtin:wikitext2/train}.")  # fmt: skip
+    ids = general() if second else None
+    found = gradient_statistics(loaded, layers, of_kind(needs, "gradient"), inputs, watcher)
+    for name, statistics in gradient_statistics(loaded, layers, second, lambda: ids, watcher).items():
+        found[name] = found.get(name, {}) | statistics
+    return found
 
 
 def _shares(loaded: LoadedModel, step: Prune, method: Method, layers: Sequence[Layer], gradients: Mapping[str, Statistics],

@@ -17,6 +17,7 @@ from core.method import METHODS, cards, load_methods
 from core.model.groups import STRUCTURES as UNITS
 from core.model.observe import NO_STATISTIC, have
 from core.model.routing import Routed
+from kernels.masks import keep_highest
 
 load_methods()
 BY_KIND: dict[str, list] = {}
@@ -33,6 +34,7 @@ def statistics(method, features: int) -> dict[str, torch.Tensor]:
     inputs = torch.randn(3, 5, features, generator=torch.Generator().manual_seed(1))
     seen = {"layer": (inputs,), "block": (inputs, inputs + 0.1), "gradient": (inputs[0, :4],), "experts": (_routed(inputs),)}
     seen["expert weights"] = (inputs[0], torch.rand(5, generator=torch.Generator().manual_seed(6)))
+    seen["general gradient"] = (inputs[1, :4],)
     out = {}
     for name in method.needs - NO_STATISTIC:
         statistic = METHODS["statistic", name]
@@ -60,7 +62,7 @@ def test_a_card_says_what_it_keeps_where_it_lies_and_is_bounded(method):
         numbers, text = param.low is not None and param.high is not None, param.type == "str" and param.longest
         assert param.choices or param.type == "bool" or numbers or text, f"{param.name} has no bounds"
         assert catalogue.fill(card, {})[param.name] == param.default
-    if card.kind in ("score", "search", "transform", "allocator", "data_score") and "baseline" not in card.place:
+    if card.kind in ("score", "search", "transform", "learned", "allocator", "data_score") and "baseline" not in card.place:
         assert "When it lies" in card.doc
     if card.paper:
         assert re.fullmatch(r"\d{4}\.\d{4,5}|", card.paper.arxiv)
@@ -222,6 +224,49 @@ def test_a_search_names_units_that_may_go_each_once(method, count):
             assert len(found) == min(count, len(units))
 
 
+def _course(shapes: dict[str, tuple[int, ...]], count: int) -> dict:
+    """A model whose loss is what its masked entries are worth, a few hundredths of a nat each, more in some of the four sequences than in others."""
+    worth = {
+        name: torch.arange(torch.Size(shape).numel()).add(3).remainder(7).add(1.0).div(50).reshape(shape)
+        for name, shape in shapes.items()
+    }
+    kept = []
+
+    def loss(masks, rows=None):
+        rows = list(range(4)) if rows is None else rows
+        lost = sum(((1 - mask) * worth[name]).sum() * (1 + 0.1 * row) for name, mask in masks.items() for row in rows)
+        return lost / len(rows) if torch.is_tensor(lost) and lost.requires_grad else float(lost / len(rows))
+
+    def backward(masks, ids):
+        lost = loss(masks, ids[:, 0].tolist())
+        lost.backward()
+        return float(lost.detach())
+
+    def decide(scores, part=1.0):
+        return {name: keep_highest(value.detach(), round(part * count)) for name, value in scores.items()}
+
+    return {"shapes": shapes, "targets": tuple(((name,), count) for name in shapes), "ids": torch.arange(4)[:, None],
+            "draw": lambda size: torch.arange(size)[:, None] % 4, "loss": loss, "backward": backward, "decide": decide,
+            "weights": lambda: [], "scores": lambda criterion: worth, "activity": lambda masks: worth,
+            "note": lambda done, total, value: kept.append((done, total, value)), "generator": torch.Generator().manual_seed(2),
+            "watcher": Silent()}  # fmt: skip
+
+
+@pytest.mark.parametrize("method", of("learned"))
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_learned_score_has_the_shapes_asked_for_and_repeats(method, count):
+    units = set(method.card.structures) <= set(UNITS)
+    shapes = {"a": (6,), "b": (6,)} if units else {"a": (2, 6), "b": (3, 4)}
+    params = catalogue.fill(method.card, {"weight_rate": 0.0} if any(p.name == "weight_rate" for p in method.card.params) else {})
+    first, again = (method(_course(shapes, count), params) for _ in range(2))
+    assert {name: tuple(value.shape) for name, value in first.items()} == shapes
+    assert all(torch.isfinite(first[name]).all() and torch.equal(first[name], again[name]) for name in shapes)
+    worst = {name: keep_highest(value.detach(), count) for name, value in first.items()}
+    worth = _course(shapes, count)["activity"]({})
+    for name in shapes:  # what it gives up is worth no more than average
+        assert float(worth[name][~worst[name]].mean()) <= float(worth[name].mean())
+
+
 @pytest.mark.parametrize("method", of("selector"))
 @pytest.mark.parametrize("count", [1, 7, 20])
 def test_a_selector_keeps_exactly_as_many_as_asked(method, count):
@@ -295,6 +340,7 @@ def test_every_method_function_takes_only_what_its_kind_can_give():
             "generator",
             "watcher",
         },
+        "learned": set(_course({"a": (4,)}, 1)),
         "transform": {"loaded", "share", "units", "inputs", "generator", "watcher"},
         "recovery": {"model", "batches", "masks", "steps", "learning_rate", "watcher"},
         "embedding": {"images", "texts", "frame", "argument", "loaded", "watcher", "seed"},
