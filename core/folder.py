@@ -25,6 +25,7 @@ from core.events import Progress
 RECIPE, ENVIRONMENT, EVENTS, LOG = "recipe.yaml", "environment.json", "events.jsonl", "log.txt"
 SCORES, MASK, SELECTION, LAYERS = "scores.safetensors", "mask.safetensors", "selection.parquet", "layers.parquet"
 OBSERVATIONS, POINTS, REPORT, MODEL = "observations.json", "points.parquet", "report.json", "model"
+FORMULAS = "formulas.json"  # of a genetic search: grows with every generation
 CHANGED = ".changed"  # blocks of a model larger than memory, as they are after pruning; gone when the run has ended
 _LOCK, _STOP = "lock", "stop"
 TERMINAL = ("done", "failed", "stopped", "interrupted")

@@ -187,6 +187,33 @@ class Observe(Section):
     curves: Curves | None = None
 
 
+class Evolve(Section):
+    """A genetic search for a pruning formula of W, X and G, judged by the perplexity that it leaves on `source`, which must not be the measured text.
+
+    `start`: formulas that are among the first generation. `resume`: the folder of an earlier search whose findings are used again.
+    """
+
+    sparsity: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.5
+    structure: str = "unstructured"
+    population: Annotated[int, Field(ge=4, le=200)] = 24
+    generations: Annotated[int, Field(ge=1, le=200)] = 10
+    start: Annotated[tuple[str, ...], Field(max_length=20)] = ()
+    source: str = "builtin:wikitext2/valid"
+    samples: Count = 8
+    tokens: Annotated[int, Field(ge=2)] = 128
+    column: str | None = None
+    resume: str | None = None
+
+    @model_validator(mode="after")
+    def _fits(self) -> Evolve:
+        pattern = n_of_m(self.structure)
+        if self.structure != "unstructured" and pattern is None:
+            raise ValueError(f"evolve.structure must be unstructured or N:M such as 2:4, not {self.structure!r}")
+        if pattern is not None and abs(self.sparsity - (1 - pattern[0] / pattern[1])) > 1e-9:
+            raise ValueError(f"evolve.structure {self.structure} means a sparsity of {1 - pattern[0] / pattern[1]:g}, not {self.sparsity:g}")
+        return self
+
+
 class Save(Section):
     model: bool = False
 
@@ -253,6 +280,7 @@ class Recipe(Section):
     calibration: Text = Text()
     steps: tuple[Step, ...] = ()
     observe: Observe | None = None
+    evolve: Evolve | None = None
     measure: Measure = Measure()
     save: Save = Save()
     data: Data | None = None
@@ -264,17 +292,22 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _whole(self) -> Recipe:
-        asks_model, asks_data = bool(self.steps or self.observe), bool(self.select or self.projection)
+        asks_model, asks_data = bool(self.steps or self.observe or self.evolve), bool(self.select or self.projection)
         if not asks_model and not asks_data:
-            raise ValueError("a recipe needs model + steps (or observe), or data + select (or projection)")
+            raise ValueError("a recipe needs model + steps (or observe, or evolve), or data + select (or projection)")
         if asks_model and self.model is None:
             raise ValueError(
-                "steps and observe need model: say which model to work on, such as model: {source: builtin:tiny-llama}"
+                "steps, observe and evolve need model: say which model to work on, such as model: {source: builtin:tiny-llama}"
             )
         if (asks_data or self.prove) and self.data is None:
             raise ValueError("select, projection and prove need data: say which rows, such as data: {source: builtin:digits}")
         if self.embedding.source.startswith("model@") and self.model is None:
             raise ValueError(f"embedding {self.embedding.source} needs model")
+        if self.evolve and self.measure.perplexity and self.evolve.source == self.measure.perplexity.source:
+            raise ValueError(
+                f"evolve chooses formulas on {self.evolve.source}, so a perplexity on that text would prove nothing; "
+                "measure on another, such as builtin:wikitext2/test"
+            )
         return self
 
 

@@ -20,7 +20,7 @@ _FIGURES = {  # key in Metrics -> (label, how it is written)
 
 def text(report: dict[str, Any]) -> str:
     """The figures that were measured: a column for each moment of the model, then what the data half found, then seconds and memory."""
-    parts = [_moments(report), _data(report), _proof(report.get("prove") or ()), _cost(report)]
+    parts = [_moments(report), _formulas(report.get("formulas") or {}), _data(report), _proof(report.get("prove") or ()), _cost(report)]
     return "\n\n".join(part for part in parts if part)
 
 
@@ -34,6 +34,19 @@ def _moments(report: dict[str, Any]) -> str:
     for name, share in (report.get("sparsity") or {}).items():
         rows.append([f"zeros ({name.replace('_', ' ')})", *[""] * (len(moments) - 1), f"{share:.2%}"])
     return _columns([["", *moments], *rows]) if moments and rows else ""
+
+
+def _formulas(found: dict[str, Any]) -> str:
+    """The best formulas of a genetic search, then what the best is worth on text that it was not chosen by."""
+    if not found:
+        return ""
+    rows = [["perplexity", "formula"], *([f"{row['perplexity']:,.2f}", row["formula"]] for row in found["best"][:5])]
+    width = max(len(row[0]) for row in rows)
+    lines = [f"{row[0].rjust(width)}  {row[1]}" for row in rows]
+    held = found.get("held_out") or {}
+    figures = [f"{name} {held[name]:,.2f}" for name in ("dense", "magnitude", "wanda", "formula") if held.get(name) is not None]
+    proof = [f"held out ({held['source']}): {', '.join(figures)}"] if figures else []
+    return "\n".join([f"{found['tried']} formulas tried, {found['worked']} work", *lines, *proof])
 
 
 def _data(report: dict[str, Any]) -> str:
