@@ -23,7 +23,7 @@ _NUMBERS = (0.001, 0.1, 0.5, 2.0, 3.0)
 
 # What the studio's formula lab looks at, and what its searches judge by, so that their perplexities compare.
 CALIBRATION = {"source": "builtin:wikitext2/train", "samples": 16, "tokens": 128}
-WINDOWS = {"source": "builtin:wikitext2/valid", "samples": 8, "tokens": 128}
+WINDOWS = {"source": "builtin:wikitext2/valid", "samples": 16, "tokens": 128}
 MOST_PARAMETERS = 20_000_000  # a formula is tried on models up to this size, in seconds
 
 Random = random.Random
@@ -53,7 +53,10 @@ class Search:
 
 
 def evolve(
-    fitness: Callable[[Node], float], ask: Search, told: Callable[[Tried, int], None], ended: Callable[[int], None] = lambda _: None
+    fitness: Callable[[Node], float],
+    ask: Search,
+    told: Callable[[Tried, int], None],
+    ended: Callable[[int], None] = lambda _: None,
 ) -> list[Tried]:
     """Every formula that was tried, the best first.
 
@@ -77,7 +80,9 @@ def evolve(
 
 def _fittest_of(population: list[Tried], count: int) -> list[Tried]:
     """The best, one of each fitness: formulas that are equally good keep the same weights, and a crowd of one kind breeds nothing new."""
-    kinds = {tried.fitness: tried for tried in sorted(population, key=Tried.rank, reverse=True)}  # of each, the shortest stands last
+    kinds = {
+        tried.fitness: tried for tried in sorted(population, key=Tried.rank, reverse=True)
+    }  # of each, the shortest stands last
     return sorted(kinds.values(), key=Tried.rank)[:count]
 
 

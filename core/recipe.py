@@ -6,7 +6,6 @@ Method names and their parameters are checked against the catalogue (`core.catal
 
 from __future__ import annotations
 
-import difflib
 import io
 import re
 from pathlib import Path
@@ -17,6 +16,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from core.errors import RecipeError
+from core.recipe_words import said
 
 VERSION = 1
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -188,7 +188,8 @@ class Observe(Section):
 
 
 class Evolve(Section):
-    """A genetic search for a pruning formula of W, X and G, judged by the perplexity that it leaves on `source`, which must not be the measured text.
+    """A genetic search for a pruning formula of W, X and G, judged by the perplexity that it leaves on windows drawn
+    from `source`, which must not be the text that is measured.
 
     `start`: formulas that are among the first generation. `resume`: the folder of an earlier search whose findings are used again.
     """
@@ -199,7 +200,7 @@ class Evolve(Section):
     generations: Annotated[int, Field(ge=1, le=200)] = 10
     start: Annotated[tuple[str, ...], Field(max_length=20)] = ()
     source: str = "builtin:wikitext2/valid"
-    samples: Count = 8
+    samples: Count = 16
     tokens: Annotated[int, Field(ge=2)] = 128
     column: str | None = None
     resume: str | None = None
@@ -207,10 +208,11 @@ class Evolve(Section):
     @model_validator(mode="after")
     def _fits(self) -> Evolve:
         pattern = n_of_m(self.structure)
-        if self.structure != "unstructured" and pattern is None:
-            raise ValueError(f"evolve.structure must be unstructured or N:M such as 2:4, not {self.structure!r}")
-        if pattern is not None and abs(self.sparsity - (1 - pattern[0] / pattern[1])) > 1e-9:
-            raise ValueError(f"evolve.structure {self.structure} means a sparsity of {1 - pattern[0] / pattern[1]:g}, not {self.sparsity:g}")
+        if pattern is None and self.structure != "unstructured":
+            raise ValueError(f"structure must be unstructured or N:M such as 2:4, not {self.structure!r}")
+        implied = 1 - pattern[0] / pattern[1] if pattern else self.sparsity
+        if abs(self.sparsity - implied) > 1e-9:
+            raise ValueError(f"structure {self.structure} means a sparsity of {implied:g}, not {self.sparsity:g}")
         return self
 
 
@@ -338,7 +340,7 @@ def parse(value: Any) -> Recipe:
     try:
         return Recipe.model_validate(value)
     except ValidationError as error:
-        raise _said(error) from None
+        raise said(error, Recipe) from None
 
 
 def from_yaml(text: str) -> Recipe:
@@ -397,37 +399,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items()}
     return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value
-
-
-def _said(error: ValidationError) -> RecipeError:
-    """The first thing wrong, in one sentence: the key as a person wrote it, and the nearest key that exists."""
-    first = error.errors()[0]
-    place = ".".join(str(part) for part in first["loc"])
-    if first["type"] == "extra_forbidden":
-        known = _keys_at(first["loc"][:-1])
-        near = difflib.get_close_matches(str(first["loc"][-1]), known, 1)
-        remedy = f"Did you mean {near[0]!r}?" if near else f"Known there: {', '.join(known)}."
-        return RecipeError(f"The recipe has an unknown key {place!r}.", remedy)
-    if first["type"] == "missing":
-        return RecipeError(f"The recipe lacks {place!r}.", "Add it; see assets/recipes for examples.")
-    message = first["msg"].removeprefix("Value error, ")
-    given = "" if first["type"] in ("value_error",) else f" (it says {str(first['input'])[:60]!r})"
-    return RecipeError(
-        f"In the recipe, {place + ': ' if place else ''}{message[0].lower() + message[1:]}{given}.", "Correct that value."
-    )
-
-
-def _keys_at(loc: tuple[int | str, ...]) -> list[str]:
-    """The keys a section at this place may have."""
-    section: type[Section] = Recipe
-    for part in loc:
-        if isinstance(part, str) and part in section.model_fields:
-            inner = _sections(section.model_fields[part].annotation)
-            section = inner[0] if inner else section
-    return list(section.model_fields)
-
-
-def _sections(annotation: Any) -> list[type[Section]]:
-    if isinstance(annotation, type) and issubclass(annotation, Section):
-        return [annotation]
-    return [found for part in getattr(annotation, "__args__", ()) for found in _sections(part)]

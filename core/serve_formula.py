@@ -38,14 +38,15 @@ def _lab(session: Any, source: str) -> Any:
         loaded = load(source)
         if loaded.anatomy.parameters > MOST_PARAMETERS:
             raise ModelError(
-                f"{loaded.name} has {loaded.anatomy.parameters / 1e6:,.0f} million parameters; formulas are tried on models of at most {MOST_PARAMETERS / 1e6:,.0f}.",
+                f"{loaded.name} has {loaded.anatomy.parameters / 1e6:,.0f} million parameters; formulas are tried on "
+                f"models of at most {MOST_PARAMETERS / 1e6:,.0f}.",
                 "Try it on builtin:tiny-llama, then prune this model with it.",
             )
         if loaded.tokenizer is None:
             raise ModelError(f"{loaded.name} has no tokenizer, so no text can be measured.", "Try it on builtin:tiny-llama.")
         calibration, windows = (
-            known_ids(loaded, text.sequences(at["source"], loaded.tokenizer, at["samples"], at["tokens"], seed))
-            for at, seed in ((CALIBRATION, 0), (WINDOWS, None))
+            known_ids(loaded, text.sequences(at["source"], loaded.tokenizer, at["samples"], at["tokens"], 0))
+            for at in (CALIBRATION, WINDOWS)
         )
         session.parts["formula"] = held = (source, open_lab(loaded, calibration, windows))
     return held[1]

@@ -20,7 +20,13 @@ _FIGURES = {  # key in Metrics -> (label, how it is written)
 
 def text(report: dict[str, Any]) -> str:
     """The figures that were measured: a column for each moment of the model, then what the data half found, then seconds and memory."""
-    parts = [_moments(report), _formulas(report.get("formulas") or {}), _data(report), _proof(report.get("prove") or ()), _cost(report)]
+    parts = [
+        _moments(report),
+        _formulas(report.get("formulas") or {}),
+        _data(report),
+        _proof(report.get("prove") or ()),
+        _cost(report),
+    ]
     return "\n\n".join(part for part in parts if part)
 
 

@@ -36,8 +36,10 @@ def evolve_formulas(
     """
     ask = recipe.evolve
     if loaded.tokenizer is None:
-        raise ModelError(f"{loaded.name} has no tokenizer, so no formula can be judged on text.", "Use a model with its tokenizer.")
-    windows = known_ids(loaded, text.sequences(ask.source, loaded.tokenizer, ask.samples, ask.tokens, None, ask.column))
+        raise ModelError(
+            f"{loaded.name} has no tokenizer, so no formula can be judged on text.", "Use a model with its tokenizer."
+        )
+    windows = known_ids(loaded, text.sequences(ask.source, loaded.tokenizer, ask.samples, ask.tokens, recipe.seed, ask.column))
     lab = open_lab(loaded, calibration(), windows, watcher)
     found = _Found(path, lab, ask, _about(recipe, loaded), watcher)
     if ask.resume:
@@ -170,6 +172,8 @@ def _proved(
     for tried in best[:BEST]:
         try:
             return said | {"best": tried.formula, "formula": after("formula", {"expression": tried.formula})}
-        except ModelError as error:  # it held on the dense model's inputs, not on those behind pruned blocks: the next one is the best then
+        except (
+            ModelError
+        ) as error:  # it held on the dense model's inputs, not on those behind pruned blocks: the next one is the best then
             watcher.say(Progress("evolve", kind="note", text=f"{tried.formula}: {error.problem}"))
     return said | {"best": None, "formula": None}

@@ -63,9 +63,7 @@ class Lab:
     def inputs(self) -> dict[str, Statistics]:
         found: dict[str, Statistics] = {}
         for block, module, hidden, extra in stream(self.loaded, self.calibration, self.watcher, "observe"):
-            found |= observe_block(
-                self.loaded, block, module, hidden, extra, ("input_norm",), self.watcher, keep_outputs=True
-            )[0]
+            found |= observe_block(self.loaded, block, module, hidden, extra, ("input_norm",), self.watcher, keep_outputs=True)[0]
         return found
 
     @cached_property
@@ -180,5 +178,3 @@ def seen(lab: Lab, node: Node, structure: str, share: float) -> dict[str, Any]:
         perplexities[name] = lab.perplexity(wanda if name == "wanda" else lab.masks_of(name, structure, share))
     return {"layers": rows, "blocks": [{"name": place.name, "index": place.index} for place in lab.loaded.anatomy.blocks],
             "perplexity": perplexities}  # fmt: skip
-
-

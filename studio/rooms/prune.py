@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import gradio as gr
@@ -10,7 +10,7 @@ import gradio as gr
 from core import catalogue
 from core.errors import PrunariumError
 from core.recipe import Recipe, n_of_m, parse
-from studio import cards, known, views
+from studio import adopting, cards, known, views
 from studio.bench import Bench, plainly
 from studio.plans import BY_HAND, PROMPT, WHOLE, Order, sentence, structures, to_recipe
 from studio.results import results
@@ -44,10 +44,10 @@ def build(bench: Bench) -> None:
     gr.Markdown(
         "## Prune & recover\nChoose what goes, read the plan, press *Prune*. The run is a process of its own: close the page and it goes on."
     )
-    params = gr.State({})
+    params, redrawn = gr.State({}), gr.State(0)
     with gr.Row(elem_classes="split"):
         with gr.Column(scale=5, min_width=300):
-            controls = _controls(bench, params)
+            controls = _controls(bench, params, redrawn)
         with gr.Column(scale=7, min_width=300):
             plan = cards.sentence(elem_id="plan")
             with gr.Row():
@@ -57,10 +57,11 @@ def build(bench: Bench) -> None:
             results(bench)
     _wire(bench, controls, params, plan, codes, go)
     _wire_controls(bench, controls, params)
+    adopting.wire(bench, controls, params, redrawn)
     compare.click(lambda: gr.Tabs(selected="compare"), None, bench.tabs, **_QUIET)
 
 
-def _controls(bench: Bench, params: gr.State) -> Controls:
+def _controls(bench: Bench, params: gr.State, redrawn: gr.State) -> Controls:
     methods = [(card.label, card.name) for card in catalogue.pruners() if not card.problem]
     spread = [(card.label, card.name) for card in catalogue.of_kind("allocator") if not card.problem]
     healers = [("None", "none"), *((card.label, card.name) for card in catalogue.of_kind("recovery") if not card.problem)]
@@ -69,7 +70,7 @@ def _controls(bench: Bench, params: gr.State) -> Controls:
     broken = [f"{card.label} cannot be used: {card.problem}." for card in catalogue.pruners() if card.problem]
     if broken:
         cards.hint(" ".join(broken), elem_id="broken-methods")
-    _method_details(bench, method, params)
+    _method_details(bench, method, params, redrawn)
     structure = gr.Dropdown(structures(_card(start)), value="unstructured", label="What goes", elem_id="structure")
     sparsity = gr.Slider(0, 95, 50, step=1, label="Share to remove (%)", elem_id="sparsity")
     allocation = gr.Radio(
@@ -116,18 +117,19 @@ def _card(name: str) -> catalogue.MethodCard:
     return catalogue.pruner(catalogue.load(), name)
 
 
-def _method_details(bench: Bench, method: gr.Dropdown, params: gr.State) -> None:
+def _method_details(bench: Bench, method: gr.Dropdown, params: gr.State, redrawn: gr.State) -> None:
     """What the method's own file says about it, and a control for each of its parameters."""
     with gr.Accordion("About this method", open=False):
+        triggers = [method.change, redrawn.change, bench.page.load]
 
-        @gr.render(inputs=method, triggers=[method.change, bench.page.load], queue=False, show_progress="hidden")
-        def details(name: str) -> None:
+        @gr.render(inputs=[method, params], triggers=triggers, queue=False, show_progress="hidden")
+        def details(name: str, given: dict[str, Any]) -> None:
             card = _card(name)
             gr.Markdown(card.doc)
             if card.paper:
                 gr.Markdown(f"*{card.paper.authors} ({card.paper.year}), {card.paper.title}, arXiv {card.paper.arxiv}*")
             for param in card.params:
-                _param(param, params)
+                _param(replace(param, default=given.get(param.name, param.default)), params)
 
 
 def _param(param: catalogue.ParamCard, params: gr.State) -> None:
