@@ -92,7 +92,7 @@ def _wire_text(
 
     def read(expression: str) -> Any:
         said = formulas.read_as(expression)
-        return said, gr.Button(interactive=not said["wrong"]), gr.Button(interactive=not said["wrong"])
+        return said, *[gr.Button(interactive=not said["wrong"])] * 2, ""
 
     def adopt(expression: str, percent: float, before: list[Any] | None) -> Any:
         """The formula becomes the criterion of the prune plan."""
@@ -100,8 +100,7 @@ def _wire_text(
             return gr.skip()
         return gr.Tabs(selected="prune"), [(before or [0])[0] + 1, expression.strip(), percent]
 
-    text.change(lambda: "", None, problem, **_QUIET)
-    gr.on([text.change, bench.page.load], read, text, [meaning, see, use], trigger_mode="always_last", **_QUIET)
+    gr.on([text.change, bench.page.load], read, text, [meaning, see, use, problem], trigger_mode="always_last", **_QUIET)
     known.input(lambda chosen: (chosen or gr.skip(), None), known, [text, known], **_QUIET)
     use.click(adopt, [text, share, bench.formula], [bench.tabs, bench.formula], **_TOLD)
     bench.model.change(
