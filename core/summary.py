@@ -46,9 +46,12 @@ def _formulas(found: dict[str, Any]) -> str:
     """The best formulas of a genetic search, then what the best is worth on text that it was not chosen by."""
     if not found:
         return ""
-    rows = [["perplexity", "formula"], *([f"{row['perplexity']:,.2f}", row["formula"]] for row in found["best"][:5])]
-    width = max(len(row[0]) for row in rows)
-    lines = [f"{row[0].rjust(width)}  {row[1]}" for row in rows]
+    rows = [("perplexity", "second look", "formula")]
+    rows += [
+        (f"{row['perplexity']:,.2f}", f"{row['again']:,.2f}" if row.get("again") else "", row["formula"])
+        for row in found["best"][:5]
+    ]
+    lines = [f"{first:>10}  {again:>11}  {formula}" for first, again, formula in rows]
     held = found.get("held_out") or {}
     figures = [f"{name} {held[name]:,.2f}" for name in ("dense", "magnitude", "wanda", "formula") if held.get(name) is not None]
     proof = [f"held out ({held['source']}): {', '.join(figures)}"] if figures else []

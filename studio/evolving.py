@@ -71,8 +71,8 @@ def _shown() -> _Shown:
         title = facts.component("evolve-finding")
         curve = PlotlyView(height=260, alt="The best perplexity so far over the formulas tried", elem_id="evolve-curve")
         best = gr.Dataframe(
-            headers=["Formula", "Perplexity", "Parts", "Generation"], datatype="str", interactive=False, label="Best formulas; choose one to put it above",
-            elem_id="evolve-best", max_height=280, buttons=["copy"], column_widths=["52%", "18%", "12%", "18%"],
+            headers=["Formula", "Perplexity", "Second look", "Parts"], datatype="str", interactive=False, label="Best formulas; choose one to put it above",
+            elem_id="evolve-best", max_height=280, buttons=["copy"], column_widths=["50%", "18%", "20%", "12%"],
         )  # fmt: skip
         use = gr.Button("Use the best in Prune", elem_id="evolve-use", interactive=False)
     return _Shown(nothing, part, title, curve, best, use, gr.Timer(1.0, active=False), gr.State(None))

@@ -14,8 +14,8 @@ from core import folder
 from core.errors import ModelError, RecipeError
 from core.events import Progress, Watcher
 from core.evolve import Search, Tried, evolve
-from core.formula import Node
-from core.model import measure, text
+from core.formula import Node, parse
+from core.model import text
 from core.model.blocks import known_ids
 from core.model.formula_lab import REFERENCES, Lab, open_lab
 from core.model.loading import LoadedModel
@@ -24,6 +24,7 @@ from core.model.source import fingerprint
 from core.recipe import Evolve, Prune, Recipe
 
 BEST = 12  # formulas in the report; formulas.json has them all
+SECOND_LOOK = 4  # times as many windows, on which the BEST are measured again: the best of many is partly the luckiest of many
 
 
 def evolve_formulas(
@@ -55,9 +56,12 @@ def evolve_formulas(
         found.write()
     if not best or not math.isfinite(best[0].fitness):
         raise ModelError("No formula that was tried gives a score for every weight.", "Search with a larger population.")
+    known = [tried for tried in best if math.isfinite(tried.fitness)][:BEST]
+    more = text.sequences(ask.source, loaded.tokenizer, SECOND_LOOK * ask.samples, ask.tokens, recipe.seed + 1, ask.column)
+    found.again = _again(lab, ask, known, known_ids(loaded, more))
     if held_out is not None:
-        found.held_out = _proved(lab, recipe, best, held_out, calibration, watcher)
-        found.write()
+        found.held_out = _proved(lab, recipe, found.best(), held_out, calibration)
+    found.write()
     return found.said()
 
 
@@ -74,6 +78,7 @@ class _Found:
     references: dict[str, float] = field(default_factory=dict)
     tried: list[Tried] = field(default_factory=list)
     generations: int = -1
+    again: dict[str, float] = field(default_factory=dict)  # by formula, or name of a reference: perplexities of the second look
     held_out: dict[str, Any] | None = None
 
     @property
@@ -101,11 +106,17 @@ class _Found:
         best = min(self.tried, key=Tried.rank, default=None)
         return {"best_perplexity": best.fitness} if best and math.isfinite(best.fitness) else {}
 
+    def best(self) -> list[Tried]:
+        """The best formulas: by the second look, where it was taken."""
+        works = sorted((tried for tried in self.tried if math.isfinite(tried.fitness)), key=Tried.rank)[:BEST]
+        return sorted(works, key=lambda tried: (self.again.get(tried.formula, math.inf), *tried.rank()))
+
     def said(self) -> dict[str, Any]:
-        works = [tried for tried in self.tried if math.isfinite(tried.fitness)]
+        works = sum(math.isfinite(tried.fitness) for tried in self.tried)
         return {
-            **self.about, "generations": self.generations, "tried": len(self.tried), "worked": len(works), "references": self.references,
-            "best": [_row(tried) for tried in sorted(works, key=Tried.rank)[:BEST]], "held_out": self.held_out,
+            **self.about, "generations": self.generations, "tried": len(self.tried), "worked": works, "references": self.references,
+            "best": [_row(tried) | {"again": self.again.get(tried.formula)} for tried in self.best()],
+            "again": {name: self.again.get(name) for name in REFERENCES}, "held_out": self.held_out,
         }  # fmt: skip
 
     def write(self) -> None:
@@ -150,30 +161,39 @@ def _known(earlier: Path, about: dict[str, Any]) -> dict[str, float]:
     return known
 
 
-def _proved(
-    lab: Lab, recipe: Recipe, best: list[Tried], held_out: Tensor, calibration: Callable[[], Tensor], watcher: Watcher
-) -> dict[str, Any]:
+def _again(lab: Lab, ask: Evolve, best: list[Tried], windows: Tensor) -> dict[str, float]:
+    """{formula or reference: perplexity} of the second look."""
+    share = ask.structure, ask.sparsity
+    found = {name: lab.perplexity_on(windows, lab.masks_of(name, *share)) for name in REFERENCES}
+    for number, tried in enumerate(best):
+        lab.watcher.say(Progress("second look", number, len(best)))
+        found[tried.formula] = lab.perplexity_on(windows, lab.masks(lab.scores(parse(tried.formula)), *share))
+    lab.watcher.say(Progress("second look", len(best), len(best)))
+    return found
+
+
+def _proved(lab: Lab, recipe: Recipe, best: list[Tried], held_out: Tensor, calibration: Callable[[], Tensor]) -> dict[str, Any]:
     """Perplexities on windows that no formula was chosen by, each behind a prune step of its own: dense, the references, the best formula that prunes."""
     asked, ask, loaded = recipe.measure.perplexity, recipe.evolve, lab.loaded
 
-    def after(method: str, params: dict[str, Any]) -> float | None:
+    def after(method: str, params: dict[str, Any]) -> float:
         step = Prune(method=method, structure=ask.structure, sparsity=ask.sparsity, params=params)
         try:
-            prune(loaded, step, calibration, recipe.seed, watcher)
-            return measure.perplexity(loaded, held_out, watcher, f"held-out perplexity: {method}")
+            prune(loaded, step, calibration, recipe.seed, lab.watcher)
+            return lab.perplexity_now(held_out)
         finally:
             lab.put_back()
 
     said: dict[str, Any] = {
         "source": asked.source, "samples": len(held_out), "tokens": int(held_out.shape[1]),
-        "dense": measure.perplexity(loaded, held_out, watcher, "held-out perplexity: dense"),
+        "dense": lab.perplexity_now(held_out),
         **{name: after(name, {}) for name in REFERENCES},
     }  # fmt: skip
-    for tried in best[:BEST]:
+    for tried in best:
         try:
             return said | {"best": tried.formula, "formula": after("formula", {"expression": tried.formula})}
         except (
             ModelError
         ) as error:  # it held on the dense model's inputs, not on those behind pruned blocks: the next one is the best then
-            watcher.say(Progress("evolve", kind="note", text=f"{tried.formula}: {error.problem}"))
+            lab.watcher.say(Progress("evolve", kind="note", text=f"{tried.formula}: {error.problem}"))
     return said | {"best": None, "formula": None}

@@ -103,8 +103,28 @@ class Lab:
         """exp of the mean negative log-likelihood a token of the windows with only these weights; infinite where that is no number."""
         key = hashlib.blake2b(b"".join(np.packbits(keep.cpu().numpy()).tobytes() for keep in masks.values())).digest()
         if key not in self.by_masks:
-            self.by_masks[key] = self._measured(masks)
+            self.by_masks[key] = self.perplexity_on(self.windows, masks)
         return self.by_masks[key]
+
+    def perplexity_on(self, windows: Tensor, masks: Masks) -> float:
+        """`perplexity` on other windows, measured now."""
+        dense = self.dense  # taken before anything changes
+        try:
+            for layer in self.layers if masks else ():
+                self._weight(layer).copy_(dense[layer.name] * masks[layer.name].to(dense[layer.name].device))
+            return self.perplexity_now(windows)
+        finally:
+            self.put_back()
+
+    def perplexity_now(self, windows: Tensor) -> float:
+        """exp of the mean negative log-likelihood a token of the model as it stands, each window read alone; infinite where that is no number."""
+        total = 0.0
+        for batch in windows.split(max(BATCH_TOKENS // windows.shape[1], 1)):
+            self.watcher.check()
+            with torch.no_grad():
+                total += float(token_losses(self.loaded.model, batch.to(self.loaded.device)).double().sum())
+        mean = total / (windows.shape[0] * (windows.shape[1] - 1))
+        return math.exp(mean) if mean < 700 else math.inf  # not a number compares as false
 
     def fitness(self, node: Node, structure: str, share: float) -> float:
         """The perplexity that pruning by a formula leaves; infinite for one that fails."""
@@ -121,24 +141,6 @@ class Lab:
 
     def _weight(self, layer: Layer) -> Tensor:
         return matrix(layer, self.loaded.module(layer.path).weight.data)
-
-    def _measured(self, masks: Masks) -> float:
-        dense = self.dense  # taken before anything changes
-        try:
-            for layer in self.layers if masks else ():
-                self._weight(layer).copy_(dense[layer.name] * masks[layer.name].to(dense[layer.name].device))
-            return self._loss()
-        finally:
-            self.put_back()
-
-    def _loss(self) -> float:
-        total = 0.0
-        for batch in self.windows.split(max(BATCH_TOKENS // self.windows.shape[1], 1)):
-            self.watcher.check()
-            with torch.no_grad():
-                total += float(token_losses(self.loaded.model, batch.to(self.loaded.device)).double().sum())
-        mean = total / (self.windows.shape[0] * (self.windows.shape[1] - 1))
-        return math.exp(mean) if mean < 700 else math.inf  # not a number compares as false
 
 
 def open_lab(loaded: LoadedModel, calibration: Tensor, windows: Tensor, watcher: Watcher | None = None) -> Lab:

@@ -136,13 +136,16 @@ def evolution(curve: Sequence[tuple[int, float]], references: Mapping[str, Any])
 
 
 def evolution_finding(found: Mapping[str, Any] | None, ended: bool) -> str:
-    """What the search has come to, in a sentence."""
+    """What the search has come to, in a sentence: by the second look, once that was taken."""
     best = (found or {}).get("best") or []
     if not found or not best:
         return "The search ended before a formula worked" if ended else "The search has begun"
-    wanda, mine = _number(found["references"].get("wanda")), best[0]["perplexity"]
+    again = _number(best[0].get("again"))
+    wanda = _number((found["references"] if again is None else found["again"]).get("wanda"))
+    mine = best[0]["perplexity"] if again is None else again
     against = f", {_against(mine, wanda)} Wanda's {_written(wanda)}" if wanda else ""
-    return f"The best of {found['tried']:,} formulas{'' if ended else ' so far'} leaves {_written(mine)}{against}, on the text it was chosen by"
+    looked = "" if again is None else ", at a second look at more text"
+    return f"The best of {found['tried']:,} formulas{'' if ended else ' so far'} leaves {_written(mine)}{against}{looked}"
 
 
 def proof(found: Mapping[str, Any] | None) -> str:
@@ -165,7 +168,12 @@ def proof(found: Mapping[str, Any] | None) -> str:
 def best_rows(found: Mapping[str, Any] | None) -> list[list[str]]:
     """The best formulas as rows of a table."""
     return [
-        [row["formula"], f"{row['perplexity']:,.3f}", str(row["size"]), str(row["generation"])]
+        [
+            row["formula"],
+            f"{row['perplexity']:,.2f}",
+            "" if _number(row.get("again")) is None else f"{row['again']:,.2f}",
+            str(row["size"]),
+        ]
         for row in (found or {}).get("best") or ()
     ]
 

@@ -21,7 +21,7 @@ def put(page, where, number):
 def test_a_formula_is_read_seen_compared_and_a_bad_one_is_a_sentence(studio, visit):
     page = visit(studio.address, "formula")
     expect(page.locator("#formula-meaning .plan")).to_contain_text("Reads W (the weight) and X")
-    typed(page, "W / (X - ")
+    typed(page, "W / X -")
     expect(page.locator("#formula-meaning .plan.wrong")).to_contain_text("cannot be read at its end")
     expect(page.locator("#formula-see")).to_be_disabled()
     typed(page, "__import__('os').system('id')")
