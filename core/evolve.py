@@ -72,13 +72,13 @@ def evolve(
         population += work.new(lambda: _grown(work.random, work.random.randint(2, 4)), 0)
     ended(0)
     for generation in range(1, ask.generations + 1):
-        population = _fittest_of(population, ask.population)
+        population = fittest(population, ask.population)
         population += _children(work, population, generation)
         ended(generation)
     return sorted(work.tried.values(), key=Tried.rank)
 
 
-def _fittest_of(population: list[Tried], count: int) -> list[Tried]:
+def fittest(population: list[Tried], count: int) -> list[Tried]:
     """The best, one of each fitness: formulas that are equally good keep the same weights, and a crowd of one kind breeds nothing new."""
     kinds = {
         tried.fitness: tried for tried in sorted(population, key=Tried.rank, reverse=True)

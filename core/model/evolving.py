@@ -13,7 +13,7 @@ from torch import Tensor
 from core import folder
 from core.errors import ModelError, RecipeError
 from core.events import Progress, Watcher
-from core.evolve import Search, Tried, evolve
+from core.evolve import Search, Tried, evolve, fittest
 from core.formula import Node, parse
 from core.model import text
 from core.model.blocks import known_ids
@@ -56,9 +56,8 @@ def evolve_formulas(
         found.write()
     if not best or not math.isfinite(best[0].fitness):
         raise ModelError("No formula that was tried gives a score for every weight.", "Search with a larger population.")
-    known = [tried for tried in best if math.isfinite(tried.fitness)][:BEST]
     more = text.sequences(ask.source, loaded.tokenizer, SECOND_LOOK * ask.samples, ask.tokens, recipe.seed + 1, ask.column)
-    found.again = _again(lab, ask, known, known_ids(loaded, more))
+    found.again = _again(lab, ask, found.best(), known_ids(loaded, more))
     if held_out is not None:
         found.held_out = _proved(lab, recipe, found.best(), held_out, calibration)
     found.write()
@@ -107,8 +106,8 @@ class _Found:
         return {"best_perplexity": best.fitness} if best and math.isfinite(best.fitness) else {}
 
     def best(self) -> list[Tried]:
-        """The best formulas: by the second look, where it was taken."""
-        works = sorted((tried for tried in self.tried if math.isfinite(tried.fitness)), key=Tried.rank)[:BEST]
+        """The best formulas, one of those that keep the same weights; by the second look, where it was taken."""
+        works = fittest([tried for tried in self.tried if math.isfinite(tried.fitness)], BEST)
         return sorted(works, key=lambda tried: (self.again.get(tried.formula, math.inf), *tried.rank()))
 
     def said(self) -> dict[str, Any]:

@@ -291,7 +291,7 @@ def test_a_search_cut_off_and_taken_up_again_ends_like_one_that_never_was(tmp_pa
     assert longer["generations"] == 3 and longer["tried"] > whole["tried"] == len(written["all"])
     worked = sorted(row["perplexity"] for row in written["all"] if row["perplexity"] is not None)
     assert len(worked) < len(written["all"]) and worked[0] <= whole["references"]["wanda"]  # which is among the first
-    assert sorted(row["perplexity"] for row in whole["best"]) == worked[: len(whole["best"])]
+    assert sorted(row["perplexity"] for row in whole["best"]) == sorted(set(worked))[: len(whole["best"])]
     again = [row["again"] for row in whole["best"]]
     assert again == sorted(again) and whole["again"]["wanda"] == next(
         row["again"] for row in whole["best"] if row["formula"] == "abs(W) * X"
