@@ -11,7 +11,7 @@ from core.errors import PrunariumError, RecipeError
 from core.evolve import CALIBRATION, MOST_PARAMETERS, WINDOWS
 from core.folder import Status
 from core.formula import NAMES, parse
-from core.formula_trees import simplified
+from core.formula_trees import places, simplified
 from core.recipe import Recipe
 from core.views import slug
 from studio import jobs, known, runs_table
@@ -53,6 +53,9 @@ def read_as(expression: str) -> dict[str, Any]:
     reads = f"Reads {' and '.join([', '.join(names[:-1]), names[-1]] if len(names) > 1 else names)}."
     if not short.names():
         return {"text": f"{reads} But it comes to {short.text} for every weight, so it cannot say which go.", "wrong": True}
+    zero = next((part.text for _, part in places(short) if part.value == "/" and part.parts[1].value == 0.0), None)
+    if zero:
+        return {"text": f"{reads} But it divides by zero, for it comes to {zero}.", "wrong": True}
     return {"text": reads if short.text == tree.text else f"{reads} As understood: {short.text}", "wrong": False}
 
 

@@ -62,6 +62,7 @@ def searched(bench, name="evolve-a", state="", found=FOUND):
         ("W * X * G", "Reads W (the weight), X (the norm of its input) and G (the norm of its gradient).", False),
         ("exp(log(abs(W)))", "As understood: abs(W)", False),
         ("W - W", "comes to 0 for every weight", True),
+        ("abs(W) / (X - X) + G", "divides by zero, for it comes to abs(W) / 0", True),
         ("", "is empty", True),
         ("W *", "cannot be read", True),
         ("__import__('os')", "does not know the function", True),

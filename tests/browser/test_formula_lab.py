@@ -4,6 +4,8 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import expect
 
+from core import folder
+
 pytestmark = pytest.mark.browser
 DRAWN = ".plotview[data-rev]:not(.empty)"
 
@@ -40,6 +42,12 @@ def test_a_formula_is_read_seen_compared_and_a_bad_one_is_a_sentence(studio, vis
     page.locator("#formula-see").click()
     expect(page.locator("#formula-problem .plan.wrong")).to_contain_text("divides by zero at 'W / X': X can be 0")
     expect(page.locator("#formula-finding")).to_contain_text("square(W) * X")
+    typed(page, "square(W) * X")
+    expect(page.locator("#formula-use")).to_be_enabled()
+    page.locator("#formula-use").click()
+    expect(page.locator("#plan .plan")).to_contain_text("Remove 60 % of the weights in every layer of tiny-llama by Own formula")
+    page.get_by_role("button", name="About this method").click()
+    expect(page.get_by_label("Formula of W, X and G")).to_have_value("square(W) * X")
 
 
 def test_a_search_evolves_a_formula_that_one_click_puts_into_the_prune_plan(studio, visit, shots):
@@ -50,7 +58,8 @@ def test_a_search_evolves_a_formula_that_one_click_puts_into_the_prune_plan(stud
     expect(page.locator("#evolve-finding")).to_contain_text("Behind a real prune step, on 32 test windows that chose nothing")
     expect(page.locator(f"#evolve-curve {DRAWN}")).to_be_visible()
     expect(page.locator("#evolve-go")).to_be_enabled()
-    best = page.locator("#evolve-best td").first.inner_text().strip()
+    best = folder.read_json(next(studio.runs.glob("evolve-*")) / folder.FORMULAS)["best"][0]["formula"]
+    expect(page.locator("#evolve-best")).to_contain_text(best)
     page.screenshot(path=shots / "formula-evolved.png", full_page=True)
     page.add_style_tag(content="* { transition: none !important; animation: none !important; }")
     grave = [at["id"] for at in Axe().run(page).response["violations"] if at["impact"] in ("serious", "critical")]
@@ -60,5 +69,3 @@ def test_a_search_evolves_a_formula_that_one_click_puts_into_the_prune_plan(stud
     page.locator("#show-command").get_by_text("Show command").click()
     expect(page.locator("#show-command")).to_contain_text("method: formula")
     expect(page.locator("#show-command")).to_contain_text(best)
-    page.get_by_role("button", name="About this method").click()
-    expect(page.get_by_label("Formula of W, X and G")).to_have_value(best)
