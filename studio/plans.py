@@ -131,7 +131,10 @@ def sentence(recipe: Recipe, cards: tuple[catalogue.MethodCard, ...]) -> str:
     for step in recipe.steps:
         if step.prune:
             label = catalogue.pruner(cards, step.prune.method).label
-            parts.append(f"{_amount(step.prune)} of {_short(recipe.model.source)} by {label}{_seen(recipe, step.prune, cards)}")
+            formula = f" ({step.prune.params['expression']})" if "expression" in step.prune.params else ""
+            parts.append(
+                f"{_amount(step.prune)} of {_short(recipe.model.source)} by {label}{formula}{_seen(recipe, step.prune, cards)}"
+            )
         elif step.recover:
             label = labels.get(("recovery", step.recover.method), step.recover.method)
             parts.append(f"train {label} for {step.recover.steps} steps to win quality back")

@@ -107,7 +107,7 @@ def test_the_twins_say_what_the_pictures_show():
     assert dict(zip(bars.y, bars.x, strict=True)) == {"Dense": 40.0, "Wanda": 55.0, "Magnitude": 61.0, "This formula": 60.0}
     assert set(words["Perplexity"]) == {"40.000", "60.000", "61.000", "55.000"}
     lines = charts.evolution([(1, 90.0), (2, 54.5)], FOUND["references"])
-    assert list(lines.data[-1].y) == [90.0, 54.5] and {line.name for line in lines.data[:-1]} == {"Dense", "Wanda", "Magnitude"}
+    assert list(lines.data[-1].y) == [90.0, 54.5] and {line.name for line in lines.data[:-1]} == {"Wanda", "Magnitude"}
     assert charts.evolution([], {}) is None and charts.best_rows(FOUND) == [["abs(W) * X", "54.50", "54.00", "4"]]
 
 

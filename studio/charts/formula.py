@@ -39,7 +39,7 @@ def heat(seen: Mapping[str, Any], view: str) -> go.Figure:
     if view != "mean_score":
         picture.update(zmin=0 if view == "share_kept" else min(_numbers(cells), default=0), zmax=100)
     if len(blocks) <= 12:
-        picture.update(texttemplate="%{z:.3g}", textfont={"size": 10})
+        picture.update(texttemplate="%{z:.2g}" if view == "mean_score" else "%{z:.0f}", textfont={"size": 10})
     figure = go.Figure(picture)
     figure.update_layout(margin={**MARGIN, "l": 130, "r": 4})
     figure.update_xaxes(title=titled("Block"), type="category", showgrid=False, nticks=24, tickangle=0)
@@ -71,13 +71,16 @@ def bars(seen: Mapping[str, Any]) -> go.Figure:
     figure = go.Figure(
         go.Bar(
             y=[WHO[name] for name in order], x=values, orientation="h", marker={"color": [_COLOUR[name] for name in order]},
-            text=[f"{value:,.2f}" if value < 1e5 else f"{value:.2e}" for value in values], textposition="auto", cliponaxis=False,
+            text=[f"{value:,.2f}" if value < 1e5 else f"{value:.2e}" for value in values], textposition="outside", cliponaxis=False,
             hovertemplate="%{y}: %{x:.4g}<extra></extra>",
         )
     )  # fmt: skip
     figure.update_layout(margin={**MARGIN, "l": 100, "t": 4}, bargap=0.3)
     wide = bool(values) and max(values) > 20 * min(values)
-    figure.update_xaxes(title=titled("perplexity, lower is better"), **({"type": "log"} if wide else {"rangemode": "tozero"}))
+    figure.update_xaxes(
+        title=titled("perplexity, lower is better"),
+        **({"type": "log"} if wide else {"range": [0, 1.16 * max(values, default=1.0)]}),
+    )
     figure.update_yaxes(autorange="reversed", showgrid=False)
     return figure
 
@@ -116,18 +119,22 @@ def evolution(curve: Sequence[tuple[int, float]], references: Mapping[str, Any])
         return None
     x, y = zip(*curve, strict=True)
     figure = go.Figure()
-    for name in ("dense", "wanda", "magnitude"):
+    for name in ("wanda", "magnitude"):
         if (value := _number(references.get(name))) is not None:
             figure.add_scatter(
                 x=[x[0], max(x[-1], x[0] + 1)], y=[value, value], mode="lines", name=WHO[name], hovertemplate=f"{WHO[name]}: %{{y:.4g}}<extra></extra>",
                 line={"color": _COLOUR[name], "width": 1.5, "dash": "dot"},
             )  # fmt: skip
     figure.add_scatter(
-        x=x, y=y, mode="lines", name="Best formula so far", line={"color": _COLOUR["formula"], "width": 2.5, "shape": "hv"},
+        x=x, y=y, mode="lines", name="Best so far", line={"color": _COLOUR["formula"], "width": 2.5, "shape": "hv"},
         hovertemplate="after %{x} formulas: %{y:.4g}<extra></extra>",
     )  # fmt: skip
-    figure.update_layout(margin={**MARGIN, "t": 30}, legend={"orientation": "h", "y": 1.14, "x": 0}, showlegend=True)
-    low = [value for name in ("wanda", "magnitude", "dense") if (value := _number(references.get(name))) is not None]
+    figure.update_layout(
+        margin={**MARGIN, "t": 48},
+        legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0, "entrywidth": 76},
+        showlegend=True,
+    )
+    low = [value for name in ("wanda", "magnitude") if (value := _number(references.get(name))) is not None]
     if low and max(y) > 3 * max(low):  # the first formulas are far off, and would flatten the rest
         figure.update_yaxes(range=[0.95 * min(*low, *y), 1.6 * max(*low, y[-1])])
     figure.update_xaxes(title=titled("formulas tried"))

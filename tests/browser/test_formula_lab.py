@@ -65,7 +65,9 @@ def test_a_search_evolves_a_formula_that_one_click_puts_into_the_prune_plan(stud
     grave = [at["id"] for at in Axe().run(page).response["violations"] if at["impact"] in ("serious", "critical")]
     assert grave == []
     page.locator("#evolve-use").click()
-    expect(page.locator("#plan .plan")).to_contain_text("Remove 60 % of the weights in every layer of tiny-llama by Own formula")
+    expect(page.locator("#plan .plan")).to_contain_text(
+        f"Remove 60 % of the weights in every layer of tiny-llama by Own formula ({best})"
+    )
     page.locator("#show-command").get_by_text("Show command").click()
     expect(page.locator("#show-command")).to_contain_text("method: formula")
     expect(page.locator("#show-command")).to_contain_text(best)
