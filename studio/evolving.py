@@ -71,8 +71,8 @@ def _shown() -> _Shown:
         title = facts.component("evolve-finding")
         curve = PlotlyView(height=260, alt="The best perplexity so far over the formulas tried", elem_id="evolve-curve")
         best = gr.Dataframe(
-            headers=["Formula", "Perplexity", "Second look", "Parts"], datatype="str", interactive=False, label="Best formulas; choose one to put it above",
-            elem_id="evolve-best", max_height=280, buttons=["copy"], column_widths=["46%", "20%", "20%", "14%"], wrap=True,
+            headers=["Formula", "First look", "Second look", "Parts"], datatype="str", interactive=False, label="Best formulas and their perplexity; choose one to put it above",
+            elem_id="evolve-best", max_height=280, buttons=["copy"], column_widths=["38%", "23%", "23%", "16%"], wrap=True,
         )  # fmt: skip
         use = gr.Button("Use the best in Prune", elem_id="evolve-use", interactive=False)
     return _Shown(nothing, part, title, curve, best, use, gr.Timer(1.0, active=False), gr.State(None))
