@@ -188,8 +188,7 @@ class Observe(Section):
 
 
 class Evolve(Section):
-    """A genetic search for a pruning formula of W, X and G, judged by the perplexity that it leaves on windows drawn
-    from `source`, which must not be the text that is measured.
+    """A genetic search for a pruning formula, judged by the perplexity it leaves on windows of `source`, which may not be the text measured.
 
     `start`: formulas that are among the first generation. `resume`: the folder of an earlier search whose findings are used again.
     """

@@ -71,7 +71,8 @@ def _shown() -> _Shown:
         title = facts.component("evolve-finding")
         curve = PlotlyView(height=260, alt="The best perplexity so far over the formulas tried", elem_id="evolve-curve")
         best = gr.Dataframe(
-            headers=["Formula", "First look", "Second look", "Parts"], datatype="str", interactive=False, label="Best formulas and their perplexity; choose one to put it above",
+            headers=["Formula", "First look", "Second look", "Parts"], datatype="str", interactive=False,
+            label="Best formulas and their perplexity; choose one to put it above",
             elem_id="evolve-best", max_height=280, buttons=["copy"], column_widths=["38%", "23%", "23%", "16%"], wrap=True,
         )  # fmt: skip
         use = gr.Button("Use the best in Prune", elem_id="evolve-use", interactive=False)
@@ -161,5 +162,5 @@ def _note(search: formulas.Search) -> str:
     if at.ended:
         return charts.proof(search.found)
     if done >= asked:
-        return "The best is being measured behind a real prune step, on text that chose nothing."
+        return "The best are looked at again on more text, then the first of them behind a real prune step, on text that chose nothing."
     return f"Generation {done + 1} of {asked}." if done >= 0 else "The first generation is drawn."

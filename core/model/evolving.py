@@ -58,6 +58,7 @@ def evolve_formulas(
         raise ModelError("No formula that was tried gives a score for every weight.", "Search with a larger population.")
     more = text.sequences(ask.source, loaded.tokenizer, SECOND_LOOK * ask.samples, ask.tokens, recipe.seed + 1, ask.column)
     found.again = _again(lab, ask, found.best(), known_ids(loaded, more))
+    found.write()
     if held_out is not None:
         found.held_out = _proved(lab, recipe, found.best(), held_out, calibration)
     found.write()

@@ -16,7 +16,10 @@ from studio.plotview import PlotlyView, table_twin
 _INTRO = """## Formula lab
 Most pruning criteria are a few symbols. Type one of your own: what it scores lowest in each row goes."""
 # in words, for Gradio reads stars in a hint as emphasis
-_LANGUAGE = "W the weight, X the norm of its input, G of its gradient; numbers; + - /, a star for times, two for a power; abs sqrt log exp square minmax zscore rank mean"
+_LANGUAGE = (
+    "W the weight, X the norm of its input, G of its gradient; numbers; + - /, a star for times, two for a power; "
+    "abs sqrt log exp square minmax zscore rank mean"
+)
 _FIRST = "abs(W) * X"
 _TOLD: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}  # queued: only then do signals reach other rooms
 _QUIET = {**_TOLD, "queue": False}

@@ -55,6 +55,8 @@ def test_a_search_evolves_a_formula_that_one_click_puts_into_the_prune_plan(stud
     put(page, "#evolve-population", 4)
     put(page, "#evolve-generations", 1)
     page.locator("#evolve-go").click()
+    for stage in ("formulas so far", "second look"):  # each within its own patience
+        expect(page.locator("#evolve-finding")).to_contain_text(stage)
     expect(page.locator("#evolve-finding")).to_contain_text("Behind a real prune step, on 32 test windows that chose nothing")
     expect(page.locator(f"#evolve-curve {DRAWN}")).to_be_visible()
     expect(page.locator("#evolve-go")).to_be_enabled()
