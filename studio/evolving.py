@@ -82,8 +82,8 @@ def _shown() -> _Shown:
 def _wire(bench: Bench, text: gr.Textbox, share: gr.Slider, controls: _Controls, shown: _Shown) -> None:
     everything = [*vars(shown).values(), controls.go, controls.halt, controls.on]
 
-    def look(source: str | None) -> Any:
-        return _told(formulas.newest(bench, formulas.model_for(bench, source)))
+    def look(source: str | None, run: str | None) -> Any:
+        return _told(formulas.newest(bench, formulas.model_for(bench, source), run))
 
     @plainly
     def start(expression: str, percent: float, size: float, count: float, with_mine: bool, source: str | None) -> str:
@@ -102,21 +102,21 @@ def _wire(bench: Bench, text: gr.Textbox, share: gr.Slider, controls: _Controls,
     def chosen(event: gr.SelectData) -> str:
         return str(event.row_value[0])
 
-    def use(source: str | None, before: list[Any] | None) -> Any:
-        search = formulas.newest(bench, formulas.model_for(bench, source))
+    def use(source: str | None, run: str | None, before: list[Any] | None) -> Any:
+        search = formulas.newest(bench, formulas.model_for(bench, source), run)
         if search is None or not search.best:
             return gr.skip()
         return gr.Tabs(selected="prune"), [(before or [0])[0] + 1, search.best[0]["formula"], 100 * search.recipe.evolve.sparsity]
 
     signals = [bench.model.change, bench.run.change, bench.ended.change]
-    gr.on(signals, look, bench.model, everything, trigger_mode="multiple", **_QUIET)
-    shown.timer.tick(look, bench.model, everything, **_QUIET)
+    gr.on(signals, look, [bench.model, bench.run], everything, trigger_mode="multiple", **_QUIET)
+    shown.timer.tick(look, [bench.model, bench.run], everything, **_QUIET)
     asked = [text, share, controls.population, controls.generations, controls.mine, bench.model]
     controls.go.click(start, asked, bench.run, **_TOLD)
     controls.halt.click(stop, shown.followed, controls.halt, **_TOLD)
     controls.on.click(resume, shown.followed, bench.run, **_TOLD)
     shown.best.select(chosen, None, text, **_QUIET)
-    shown.use.click(use, [bench.model, bench.formula], [bench.tabs, bench.formula], **_TOLD)
+    shown.use.click(use, [bench.model, bench.run, bench.formula], [bench.tabs, bench.formula], **_TOLD)
 
 
 def _told(search: formulas.Search | None) -> tuple[Any, ...]:

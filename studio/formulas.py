@@ -103,9 +103,10 @@ def search_recipe(
     }
 
 
-def newest(bench: Bench, model: str) -> Search | None:
-    """The newest search on that model, running or ended; None where there was none."""
-    for path in folder.runs(bench.runs):
+def newest(bench: Bench, model: str, followed: str | None = None) -> Search | None:
+    """The search that is followed, else the newest on that model, running or ended; None where there was none."""
+    just_asked = [bench.runs / followed] if followed else []  # its folder may hold nothing yet
+    for path in (*just_asked, *folder.runs(bench.runs)):
         recipe = _recipe(path) if path.name.startswith("evolve") or (path / folder.FORMULAS).exists() else None
         at = jobs.status(path) if recipe and recipe.evolve and recipe.model and recipe.model.source == model else None
         if at and recipe:

@@ -9,7 +9,7 @@ from core.catalogue import resolve
 from core.errors import PrunariumError
 from core.events import Progress
 from core.recipe import parse, to_yaml
-from studio import evolving, formulas
+from studio import evolving, formulas, jobs
 from studio.bench import Bench
 from studio.charts import formula as charts
 from studio.workspace import DEMO, Workspace
@@ -141,6 +141,19 @@ def test_the_newest_search_is_read_from_its_folder_and_can_be_taken_up_again(ben
     assert evolving._note(formulas.newest(bench, DEMO)) == "The search failed. It ended. Mend it."
     with pytest.raises(PrunariumError, match="no search to go on with"):
         formulas.again(bench, "evolve-b")
+
+
+@pytest.mark.quick
+def test_a_search_that_was_only_just_asked_for_is_followed(bench):
+    """Its folder holds nothing yet, and the page must not wait for the end to hear of it."""
+    searched(bench, state="done")
+    recipe = resolve(parse(formulas.search_recipe(DEMO, 60, 8, 3, None)))
+    folder.create(bench.runs / "evolve-new")
+    (bench.runs / jobs.ASKED).mkdir()
+    folder.write_text(bench.runs / jobs.ASKED / "evolve-new.yaml", to_yaml(recipe))
+    search = formulas.newest(bench, DEMO, "evolve-new")
+    assert search.status.name == "evolve-new" and search.status.state == "waiting" and search.found is None
+    assert formulas.newest(bench, DEMO, "gone").status.name == "evolve-a"
 
 
 @pytest.mark.quick
