@@ -54,8 +54,9 @@ def parse(text: str) -> Node:
     try:
         tree = ast.parse(text, mode="eval").body
     except SyntaxError as error:
-        place = min(max((error.offset or 1) - 1, 0), len(text))
+        place = min(error.offset - 1, len(text)) if error.offset else len(text)  # 0: more was expected
         at = f"at {text[place:][:20]!r}" if text[place:].strip() else "at its end"
+        at += ": its bracket is never closed" if "never closed" in error.msg else ""
         raise RecipeError(f"The formula {_short(text)} cannot be read {at}.", _MAY) from None
     except (ValueError, RecursionError, MemoryError):
         raise RecipeError(f"The formula {_short(text)} cannot be read.", _MAY) from None

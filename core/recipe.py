@@ -6,7 +6,6 @@ Method names and their parameters are checked against the catalogue (`core.catal
 
 from __future__ import annotations
 
-import difflib
 import io
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -32,9 +31,10 @@ from core.recipe_steps import (
     n_of_m,
     tile_size,
 )
+from core.recipe_words import said
 
 __all__ = [
-    "STRUCTURES", "VERSION", "Accuracy", "Allocation", "Budget", "Clusters", "Curves", "Data", "Embedding", "Latency", "Measure", "Model", "Observe",
+    "STRUCTURES", "VERSION", "Accuracy", "Allocation", "Budget", "Clusters", "Curves", "Data", "Embedding", "Evolve", "Latency", "Measure", "Model", "Observe",
     "Perplexity", "Projection", "Prove", "Prune", "Recipe", "Reconstruct", "Recover", "Save", "Section", "Select", "Step", "Text",
     "from_yaml", "n_of_m", "parse", "read", "tile_size", "to_dict", "to_yaml",
 ]  # fmt: skip
@@ -85,6 +85,34 @@ class Observe(Section):
     scores: tuple[str, ...] = ("magnitude", "wanda", "block_influence")
     similarity: bool = True
     curves: Curves | None = None
+
+
+class Evolve(Section):
+    """A genetic search for a pruning formula, judged by the perplexity it leaves on windows of `source`, which may not be the text measured.
+
+    `start`: formulas that are among the first generation. `resume`: the folder of an earlier search whose findings are used again.
+    """
+
+    sparsity: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.5
+    structure: str = "unstructured"
+    population: Annotated[int, Field(ge=4, le=200)] = 24
+    generations: Annotated[int, Field(ge=1, le=200)] = 10
+    start: Annotated[tuple[str, ...], Field(max_length=20)] = ()
+    source: str = "builtin:wikitext2/valid"
+    samples: Count = 16
+    tokens: Annotated[int, Field(ge=2)] = 128
+    column: str | None = None
+    resume: str | None = None
+
+    @model_validator(mode="after")
+    def _fits(self) -> Evolve:
+        pattern = n_of_m(self.structure)
+        if pattern is None and self.structure != "unstructured":
+            raise ValueError(f"structure must be unstructured or N:M such as 2:4, not {self.structure!r}")
+        implied = 1 - pattern[0] / pattern[1] if pattern else self.sparsity
+        if abs(self.sparsity - implied) > 1e-9:
+            raise ValueError(f"structure {self.structure} means a sparsity of {implied:g}, not {self.sparsity:g}")
+        return self
 
 
 class Save(Section):
@@ -153,6 +181,7 @@ class Recipe(Section):
     calibration: Text = Text()
     steps: tuple[Step, ...] = ()
     observe: Observe | None = None
+    evolve: Evolve | None = None
     measure: Measure = Measure()
     save: Save = Save()
     data: Data | None = None
@@ -164,17 +193,22 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _whole(self) -> Recipe:
-        asks_model, asks_data = bool(self.steps or self.observe), bool(self.select or self.projection)
+        asks_model, asks_data = bool(self.steps or self.observe or self.evolve), bool(self.select or self.projection)
         if not asks_model and not asks_data:
-            raise ValueError("a recipe needs model + steps (or observe), or data + select (or projection)")
+            raise ValueError("a recipe needs model + steps (or observe, or evolve), or data + select (or projection)")
         if asks_model and self.model is None:
             raise ValueError(
-                "steps and observe need model: say which model to work on, such as model: {source: builtin:tiny-llama}"
+                "steps, observe and evolve need model: say which model to work on, such as model: {source: builtin:tiny-llama}"
             )
         if (asks_data or self.prove) and self.data is None:
             raise ValueError("select, projection and prove need data: say which rows, such as data: {source: builtin:digits}")
         if self.embedding.source.startswith("model@") and self.model is None:
             raise ValueError(f"embedding {self.embedding.source} needs model")
+        if self.evolve and self.measure.perplexity and self.evolve.source == self.measure.perplexity.source:
+            raise ValueError(
+                f"evolve chooses formulas on {self.evolve.source}, so a perplexity on that text would prove nothing; "
+                "measure on another, such as builtin:wikitext2/test"
+            )
         return self
 
 
@@ -190,7 +224,7 @@ def parse(value: Any) -> Recipe:
     try:
         return Recipe.model_validate(value)
     except ValidationError as error:
-        raise _said(error) from None
+        raise said(error, Recipe) from None
 
 
 def from_yaml(text: str) -> Recipe:
@@ -249,37 +283,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items()}
     return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value
-
-
-def _said(error: ValidationError) -> RecipeError:
-    """The first thing wrong, in one sentence: the key as a person wrote it, and the nearest key that exists."""
-    first = error.errors()[0]
-    place = ".".join(str(part) for part in first["loc"])
-    if first["type"] == "extra_forbidden":
-        known = _keys_at(first["loc"][:-1])
-        near = difflib.get_close_matches(str(first["loc"][-1]), known, 1)
-        remedy = f"Did you mean {near[0]!r}?" if near else f"Known there: {', '.join(known)}."
-        return RecipeError(f"The recipe has an unknown key {place!r}.", remedy)
-    if first["type"] == "missing":
-        return RecipeError(f"The recipe lacks {place!r}.", "Add it; see assets/recipes for examples.")
-    message = first["msg"].removeprefix("Value error, ")
-    given = "" if first["type"] in ("value_error",) else f" (it says {str(first['input'])[:60]!r})"
-    return RecipeError(
-        f"In the recipe, {place + ': ' if place else ''}{message[0].lower() + message[1:]}{given}.", "Correct that value."
-    )
-
-
-def _keys_at(loc: tuple[int | str, ...]) -> list[str]:
-    """The keys a section at this place may have."""
-    section: type[Section] = Recipe
-    for part in loc:
-        if isinstance(part, str) and part in section.model_fields:
-            inner = _sections(section.model_fields[part].annotation)
-            section = inner[0] if inner else section
-    return list(section.model_fields)
-
-
-def _sections(annotation: Any) -> list[type[Section]]:
-    if isinstance(annotation, type) and issubclass(annotation, Section):
-        return [annotation]
-    return [found for part in getattr(annotation, "__args__", ()) for found in _sections(part)]

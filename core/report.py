@@ -40,7 +40,10 @@ class LayerRow:
 
 @dataclass(frozen=True)
 class Report:
-    """Everything measured in a run. `sparsity`: over the pruned layers and over all parameters. `protocol`: how each figure was taken."""
+    """Everything measured in a run. `sparsity`: over the pruned layers and over all parameters. `protocol`: how each figure was taken.
+
+    `formulas`: what a genetic search found, as in formulas.json but with its best alone.
+    """
 
     name: str
     seed: int
@@ -51,6 +54,7 @@ class Report:
     steps: tuple[dict[str, Any], ...] = ()
     layers: tuple[LayerRow, ...] = ()
     data: dict[str, Any] | None = None
+    formulas: dict[str, Any] | None = None
     prove: tuple[dict[str, Any], ...] = ()
     protocol: dict[str, Any] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)

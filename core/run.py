@@ -85,7 +85,7 @@ def _work(recipe: Recipe, path: Path, watcher: Watcher) -> Report:
     folder.write_text(path / folder.RECIPE, to_yaml(recipe, full=True))
     folder.write_json(path / folder.ENVIRONMENT, environment(recipe, loaded))
     fields: dict[str, Any] = {}
-    if loaded and (recipe.steps or recipe.observe):
+    if loaded and (recipe.steps or recipe.observe or recipe.evolve):
         from core.model.steps import run_model
 
         fields |= run_model(recipe, path, watcher, loaded, clock)
@@ -109,7 +109,7 @@ def _by_blocks(recipe: Recipe) -> bool:
     """Can all that the recipe asks be done a block at a time, where the model is larger than memory?"""
     weights = all(s.prune and (s.prune.structure == "unstructured" or n_of_m(s.prune.structure)) for s in recipe.steps)
     asked = recipe.measure
-    return weights and not (recipe.observe or recipe.data or asked.accuracy or asked.latency or asked.generate)
+    return weights and not (recipe.observe or recipe.evolve or recipe.data or asked.accuracy or asked.latency or asked.generate)
 
 
 def _with_calibration(recipe: Recipe, loaded: LoadedModel) -> Recipe:

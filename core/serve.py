@@ -125,11 +125,16 @@ def find(name: str) -> Ask:
     """The function that answers `name`; the data part is imported at the first question that needs it."""
     if name in ASKS:
         return ASKS[name]
+    if name == "formula":
+        from core import serve_formula
+
+        return serve_formula.formula
     from core import serve_data
 
     if name not in serve_data.ASKS:
         raise ModelError(
-            f"The worker knows no question called {name!r}.", f"It knows {', '.join(sorted({*ASKS, *serve_data.ASKS}))}."
+            f"The worker knows no question called {name!r}.",
+            f"It knows {', '.join(sorted({*ASKS, *serve_data.ASKS, 'formula'}))}.",
         )
     return serve_data.ASKS[name]
 

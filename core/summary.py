@@ -21,7 +21,14 @@ _FIGURES = {  # key in Metrics -> (label, how it is written)
 
 def text(report: dict[str, Any]) -> str:
     """The figures that were measured: a column for each moment of the model, then what the data half found, then seconds and memory."""
-    parts = [_moments(report), _tokens(report), _data(report), _proof(report.get("prove") or ()), _cost(report)]
+    parts = [
+        _moments(report),
+        _tokens(report),
+        _formulas(report.get("formulas") or {}),
+        _data(report),
+        _proof(report.get("prove") or ()),
+        _cost(report),
+    ]
     return "\n\n".join(part for part in parts if part)
 
 
@@ -41,6 +48,22 @@ def _tokens(report: dict[str, Any]) -> str:
     if ((report.get("protocol") or {}).get("perplexity") or {}).get("dense_has_other_tokens"):
         return "The vocabulary is another one than the dense model's: do not compare their perplexities; compare bits a byte."
     return ""
+
+
+def _formulas(found: dict[str, Any]) -> str:
+    """The best formulas of a genetic search, then what the best is worth on text that it was not chosen by."""
+    if not found:
+        return ""
+    rows = [("perplexity", "second look", "formula")]
+    rows += [
+        (f"{row['perplexity']:,.2f}", f"{row['again']:,.2f}" if row.get("again") else "", row["formula"])
+        for row in found["best"][:5]
+    ]
+    lines = [f"{first:>10}  {again:>11}  {formula}" for first, again, formula in rows]
+    held = found.get("held_out") or {}
+    figures = [f"{name} {held[name]:,.2f}" for name in ("dense", "magnitude", "wanda", "formula") if held.get(name) is not None]
+    proof = [f"held out ({held['source']}): {', '.join(figures)}"] if figures else []
+    return "\n".join([f"{found['tried']} formulas tried, {found['worked']} work", *lines, *proof])
 
 
 def _data(report: dict[str, Any]) -> str:

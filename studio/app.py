@@ -33,6 +33,7 @@ ROOMS = (
     ("budget", "Budget"),
     ("prune", "Prune & recover"),
     ("compare", "Compare"),
+    ("formula", "Formula lab"),
     ("data", "Data"),
     ("runs", "Runs"),
 )
@@ -60,7 +61,7 @@ def build(place: Place, quit_now: threading.Event) -> tuple[gr.Blocks, Worker]:
 
     worker = Worker(place.workspace / "worker")
     with gr.Blocks(title="Prunarium", analytics_enabled=False, fill_width=True, delete_cache=(3600, 86400)) as page:
-        signals = {name: gr.State(None) for name in ("model", "data", "budget", "by_hand", "run", "ended")}
+        signals = {name: gr.State(None) for name in ("model", "data", "budget", "by_hand", "formula", "run", "ended")}
         alive, timer, seen = gr.State([]), gr.Timer(0.5, active=False), gr.State(0)
         top = header.component()
         bar = strip.component()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import gradio as gr
@@ -13,17 +14,21 @@ _TELL: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 
 
 def details(title: str, page: gr.Blocks, chosen: gr.components.Component, params: gr.State, card_of: Callable[[str], MethodCard | None],
-            elem_id: str) -> None:  # fmt: skip
-    """A folded part with the words and controls of the method that `chosen` names. params: {name: value} of those that were moved."""
-    with gr.Accordion(title, open=False, elem_id=elem_id):
+            elem_id: str, redrawn: gr.State | None = None) -> None:  # fmt: skip
+    """A folded part with the words and controls of the method that `chosen` names. params: {name: value} of those that were moved.
 
-        @gr.render(inputs=chosen, triggers=[chosen.change, page.load], queue=False, show_progress="hidden")
-        def shown(name: str) -> None:
+    redrawn: where `params` may be set from elsewhere, what changes after it and `chosen` did; the controls then show them.
+    """
+    with gr.Accordion(title, open=False, elem_id=elem_id):
+        changed = chosen.change if redrawn is None else redrawn.change
+
+        @gr.render(inputs=[chosen, params], triggers=[changed, page.load], queue=False, show_progress="hidden")
+        def shown(name: str, given: dict[str, Any]) -> None:
             card = card_of(name)
             if card is None:
                 return
             for param in card.params:
-                control(param, params)
+                control(param if redrawn is None else replace(param, default=given.get(param.name, param.default)), params)
             gr.Markdown(card.doc)
             if card.paper:
                 gr.Markdown(f"*{card.paper.authors} ({card.paper.year}), {card.paper.title}, arXiv {card.paper.arxiv}*")

@@ -162,7 +162,8 @@ def sentence(recipe: Recipe, cards: tuple[catalogue.MethodCard, ...]) -> str:
         if step.prune:
             card = catalogue.pruner(cards, step.prune.method)
             model, inside = _short(recipe.model.source), f" inside the {card.inside}" if card.inside else ""
-            how = f"by {card.label}{_against(step.prune, card)}{_seen(recipe, step.prune, cards)}"
+            formula = f" ({step.prune.params['expression']})" if "expression" in step.prune.params else ""
+            how = f"by {card.label}{formula}{_against(step.prune, card)}{_seen(recipe, step.prune, cards)}"
             if step.prune.budget:
                 parts.append(f"{_what(step.prune, model)} {how}{_spread(step.prune)}, {_until(step.prune)}")
             else:

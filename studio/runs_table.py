@@ -57,6 +57,8 @@ def what(recipe: Recipe | None) -> str:
     words = [_step(step) for step in recipe.steps]
     if recipe.observe:
         words.append("observe" + (" + curves" if recipe.observe.curves else ""))
+    if recipe.evolve:
+        words.append(f"evolve formulas {100 * recipe.evolve.sparsity:.0f} %")
     if recipe.select:
         name = recipe.select.method or recipe.select.score or recipe.select.selector
         words.append(f"{name} keep {100 * (recipe.select.keep or 0):.0f} %")

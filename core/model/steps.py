@@ -23,6 +23,7 @@ from core.model.allocating import needs_of_allocation
 from core.model.blocks import known_ids
 from core.model.counts import check_in_memory, size_when_saved_bytes
 from core.model.depth_pruning import needs_loss
+from core.model.evolving import evolve_formulas
 from core.model.experts import ExpertLayer
 from core.model.groups import UNITS
 from core.model.lean import counts_of
@@ -54,8 +55,9 @@ def run_model(recipe: Recipe, path: Path, watcher: Watcher, loaded: LoadedModel,
         with clock.stage("observe"):
             found = observe_model(loaded, recipe.observe, state.calibration, recipe.seed, watcher)
         folder.write_json(path / folder.OBSERVATIONS, found)
+    evolved = state.evolved() if recipe.evolve else None
     if not recipe.steps:
-        return {"protocol": state.protocol}
+        return {"protocol": state.protocol, "formulas": evolved}
     check_steps(recipe, loaded)
     state.dense = state.metrics("dense")
     for number, step in enumerate(recipe.steps):
@@ -75,7 +77,7 @@ def run_model(recipe: Recipe, path: Path, watcher: Watcher, loaded: LoadedModel,
         elif kind == "recover" and following != "recover":
             state.last = state.recovered = state.metrics("recovered")
     state.save()
-    return state.fields()
+    return state.fields() | {"formulas": evolved}
 
 
 class _State:
@@ -117,6 +119,14 @@ class _State:
     @cached_property
     def _prepared(self) -> measure.Prepared:
         return measure.prepare(self.loaded, self.recipe.measure)
+
+    def evolved(self) -> dict[str, Any]:
+        """What a genetic search over formulas found; the model is left as it was."""
+        held_out = self._prepared.sequences if self.recipe.measure.perplexity else None
+        with self.clock.stage("evolve"):
+            found = evolve_formulas(self.recipe, self.path, self.loaded, self.calibration, held_out, self.watcher)
+        self.protocol |= self._prepared.protocol if held_out is not None else {}
+        return found
 
     def metrics(self, name: str) -> Metrics:
         with self.clock.stage("measure"):

@@ -23,13 +23,7 @@ def _needs_of(params: dict[str, Any]) -> set[str]:
 
 
 def _rehearse(given: Mapping[str, Any], params: Mapping[str, Any]) -> None:
-    """Score a layer of the dense model, then once more as if its least driven input were never driven, as happens after blocks before it are pruned."""
-    node, values = _parsed(params.get("expression", _DEFAULT)), _values(given)
-    scores_of(node, values)
-    if "X" in node.names() and values["X"].numel():
-        lowest = values["X"].clone()
-        lowest.view(-1)[lowest.argmin()] = 0.0
-        scores_of(node, {**values, "X": lowest})
+    rehearsed(_parsed(params.get("expression", _DEFAULT)), values_of(given))
 
 
 @score(
@@ -60,7 +54,7 @@ def formula(
     if one input were never driven.
     Deviations from the paper: none, there is no paper; Pruner-Zero (arXiv 2406.02924) searches such expressions by evolution.
     """
-    return scores_of(_parsed(expression), _values({"weight": weight, **statistics}))
+    return scores_of(_parsed(expression), values_of({"weight": weight, **statistics}))
 
 
 def scores_of(node: Node, values: Mapping[str, Tensor]) -> Tensor:
@@ -73,7 +67,21 @@ def scores_of(node: Node, values: Mapping[str, Tensor]) -> Tensor:
     return found.expand(values["W"].shape).contiguous()
 
 
-def _values(given: Mapping[str, Any]) -> dict[str, Tensor]:
+def rehearsed(node: Node, values: Mapping[str, Tensor]) -> Tensor:
+    """Score a layer of the dense model, then once more as if its least driven input were never driven, as happens after blocks before it are pruned.
+
+    Returns the first scores. Raises ModelError as `scores_of`.
+    """
+    found = scores_of(node, values)
+    if "X" in node.names() and values["X"].numel():
+        lowest = values["X"].clone()
+        lowest.view(-1)[lowest.argmin()] = 0.0
+        scores_of(node, {**values, "X": lowest})
+    return found
+
+
+def values_of(given: Mapping[str, Any]) -> dict[str, Tensor]:
+    """W, X and G as a formula's parts are worked out with, of what a score is given: those that are there."""
     values = {"W": given["weight"]}
     for name, statistic in _STATISTICS.items():
         if statistic in given:

@@ -10,7 +10,7 @@ import gradio as gr
 from core import catalogue
 from core.errors import ModelError, PrunariumError
 from core.recipe import Recipe, n_of_m, parse
-from studio import cards, known, target, views
+from studio import adopting, cards, known, target, views
 from studio.bench import Bench, plainly
 from studio.params import details
 from studio.plans import BY_HAND, PROMPT, WHOLE, Order, sentence, spreads, structures, to_recipe
@@ -22,10 +22,12 @@ _TELL: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 
 @dataclass(frozen=True)
 class Params:
-    """{name: value} of the parameters that a person has set: of the method, and of the allocator."""
+    """{name: value} of the parameters that a person has set: of the method, and of the allocator. redrawn: counts up when the method's controls are to
+    show others."""
 
     method: gr.State
     spread: gr.State
+    redrawn: gr.State
 
     def all(self) -> list[gr.State]:
         return [self.method, self.spread]
@@ -58,7 +60,7 @@ def build(bench: Bench) -> None:
     gr.Markdown(
         "## Prune & recover\nChoose what goes, read the plan, press *Prune*. The run is a process of its own: close the page and it goes on."
     )
-    params = Params(gr.State({}), gr.State({}))
+    params = Params(gr.State({}), gr.State({}), gr.State(0))
     with gr.Row(elem_classes="split"):
         with gr.Column(scale=5, min_width=300):
             controls = _controls(bench, params)
@@ -71,6 +73,7 @@ def build(bench: Bench) -> None:
             results(bench)
     _wire(bench, controls, params, plan, codes, go)
     _wire_controls(bench, controls, params)
+    adopting.wire(bench, controls, params)
     compare.click(lambda: gr.Tabs(selected="compare"), None, bench.tabs, **_QUIET)
 
 
@@ -82,7 +85,7 @@ def _controls(bench: Bench, params: Params) -> Controls:
     broken = [f"{card.label} cannot be used: {card.problem}." for card in catalogue.pruners() if card.problem]
     if broken:
         cards.hint(" ".join(broken), elem_id="broken-methods")
-    details("About this method", bench.page, method, params.method, _card, "method-details")
+    details("About this method", bench.page, method, params.method, _card, "method-details", params.redrawn)
     structure = gr.Dropdown(structures(_card(start)), value="unstructured", label="What goes", elem_id="structure")
     goal, sparsity, limit, allocation = _amount(bench, params)
     recovery = gr.Radio(healers, value="none", label="Recovery: training after pruning", elem_id="recovery")
@@ -219,10 +222,10 @@ def _wire(bench: Bench, controls: Controls, params: Params, plan: gr.HTML, codes
 def _wire_controls(bench: Bench, controls: Controls, params: Params) -> None:
     """Controls that depend on each other: each shows only what means something with the others."""
 
-    def method_chosen(name: str, structure: str) -> Any:
+    def method_chosen(name: str, structure: str, redrawn: int) -> Any:
         choices = structures(_card(name))
         kept = structure if structure in [value for _, value in choices] else choices[0][1]
-        return gr.Dropdown(info=_card(name).summary), gr.Dropdown(choices=choices, value=kept), {}
+        return gr.Dropdown(info=_card(name).summary), gr.Dropdown(choices=choices, value=kept), {}, redrawn + 1
 
     def fitting(structure: str, allocation: str, goal: str) -> Any:
         """Only controls that mean something for this structure are shown, and only costs that fall with it are offered."""
@@ -243,9 +246,8 @@ def _wire_controls(bench: Bench, controls: Controls, params: Params) -> None:
         single = structure in WHOLE and "unstructured" in [value for _, value in structures(_card(name))]
         return "unstructured" if single else gr.skip(), BY_HAND
 
-    controls.method.input(
-        method_chosen, [controls.method, controls.structure], [controls.method, controls.structure, params.method], **_TELL
-    )
+    chosen = [controls.method, controls.structure, params.method, params.redrawn]
+    controls.method.input(method_chosen, [controls.method, controls.structure, params.redrawn], chosen, **_TELL)
     shapes = [controls.structure, controls.allocation]
     fits = [controls.target, controls.sparsity, controls.limit, controls.allocation]
     gr.on([part.change for part in (*shapes, controls.target)], fitting, [*shapes, controls.target], fits, **_QUIET)

@@ -76,9 +76,10 @@ def test_the_tree_is_frozen_and_knows_its_names():
     [
         ("", "is empty"),
         ("   ", "is empty"),
-        ("abs(W", "cannot be read at"),
-        ("W +", "cannot be read at"),
-        ("W X", "cannot be read at"),
+        ("abs(W", "cannot be read at '(W': its bracket is never closed"),
+        ("W +", "cannot be read at its end"),
+        ("W X", "cannot be read at 'X'"),
+        ("W + )", "cannot be read at ')'"),
         ("W\x00", "cannot be read"),
         ("w * X", "does not know 'w'"),
         ("abs * W", "does not know 'abs'"),
