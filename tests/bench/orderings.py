@@ -13,7 +13,7 @@ from core.model.pruning import prune
 from core.recipe import Prune
 from tests.bench import Figure
 
-MODEL, TOKENS, SAMPLES, WINDOWS = "builtin:smollm2-135m", 512, 32, 32
+MODEL, TOKENS, SAMPLES, WINDOWS = "builtin:smollm2-135m", 512, 16, 32
 ABOUT = (
     f"SmolLM2-135M-Instruct (dequantised Q4_1), float32. Calibration: {SAMPLES} x {TOKENS} tokens of WikiText-2 train, seed 0 (searches: 8 x 256). "
     f"Perplexity on WikiText-2 test: {WINDOWS} consecutive windows of {TOKENS} tokens, rows joined by a blank line, no stride: not the protocol of "

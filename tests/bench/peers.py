@@ -24,7 +24,7 @@ from core.model.pruning import prune
 from core.recipe import Prune
 from tests.bench import Figure
 
-MODEL, SAMPLES, WINDOWS, LENGTH, PEER = "builtin:smollm2-135m", 32, 32, 512, "llmcompressor==0.14.0.1"
+MODEL, SAMPLES, WINDOWS, LENGTH, PEER = "builtin:smollm2-135m", 16, 32, 512, "llmcompressor==0.14.0.1"
 ABOUT = (
     f"SmolLM2-135M, float32, {SAMPLES} x {LENGTH} tokens of WikiText-2 train (seed 0), 50 %: the same folder and the same ids to both, seconds of the pruning "
     f"alone, one after the other in one run. Peer: {PEER}, its oneshot with the sequential pipeline, a batch of one. Perplexity of both by our measure: "
