@@ -14,7 +14,7 @@ _FIGURES = {  # key in Metrics -> (label, how it is written)
     "parameters": ("parameters", lambda x: f"{x:,}"),
     "nonzero": ("non-zero", lambda x: f"{x:,}"),
     "size_bytes": ("size, MB", lambda x: f"{x / 1e6:,.2f}"),
-    "flops_per_token": ("MFLOPs a token", lambda x: f"{x / 1e6:,.1f}"),
+    "flops_per_token": ("MFLOPs a token (image)", lambda x: f"{x / 1e6:,.1f}"),
     "latency_ms": ("latency, ms", lambda x: f"{x:,.1f}"),
 }
 

@@ -20,7 +20,7 @@ FIGURES = {
     "nonzero": ("Non-zero weights", True),
     "parameters": ("Parameters", True),
     "size_bytes": ("Size on disk", True),
-    "flops_per_token": ("FLOPs a token", True),
+    "flops_per_token": ("FLOPs a token (image)", True),
     "latency_ms": ("Latency", True),
     "peak_memory_mb": ("Peak memory", True),
 }

@@ -154,8 +154,8 @@ def _measure(order: Order) -> dict[str, Any]:
     return out
 
 
-def sentence(recipe: Recipe, cards: tuple[catalogue.MethodCard, ...]) -> str:
-    """What a run of the recipe will do, in one sentence."""
+def sentence(recipe: Recipe, cards: tuple[catalogue.MethodCard, ...], kind: str = "decoder") -> str:
+    """What a run of the recipe will do, in one sentence. kind: the model's, as its anatomy says."""
     labels = {(card.kind, card.name): card.label for card in cards}
     parts = []
     for step in recipe.steps:
@@ -163,11 +163,11 @@ def sentence(recipe: Recipe, cards: tuple[catalogue.MethodCard, ...]) -> str:
             card = catalogue.pruner(cards, step.prune.method)
             model, inside = _short(recipe.model.source), f" inside the {card.inside}" if card.inside else ""
             formula = f" ({step.prune.params['expression']})" if "expression" in step.prune.params else ""
-            how = f"by {card.label}{formula}{_against(step.prune, card)}{_seen(recipe, step.prune, cards)}"
+            how = f"by {card.label}{formula}{_against(step.prune, card)}{_seen(recipe, step.prune, cards, kind)}"
             if step.prune.budget:
-                parts.append(f"{_what(step.prune, model)} {how}{_spread(step.prune)}, {_until(step.prune)}")
+                parts.append(f"{_what(step.prune, model)} {how}{_spread(step.prune, labels)}, {_until(step.prune)}")
             else:
-                parts.append(f"{_amount(step.prune)}{inside} of {model} {how}")
+                parts.append(f"{_amount(step.prune, labels)}{inside} of {model} {how}")
         elif step.recover:
             label = labels.get(("recovery", step.recover.method), step.recover.method)
             parts.append(f"train {label} for {step.recover.steps} steps to win quality back")
@@ -185,7 +185,7 @@ def sentence(recipe: Recipe, cards: tuple[catalogue.MethodCard, ...]) -> str:
     return text[:1].upper() + text[1:] + "."
 
 
-def _amount(prune: Any) -> str:
+def _amount(prune: Prune, labels: dict[tuple[str, str], str]) -> str:
     pattern = n_of_m(prune.structure)
     if pattern:
         return f"keep {pattern[0]} of each {pattern[1]} consecutive inputs"
@@ -201,7 +201,7 @@ def _amount(prune: Any) -> str:
     spread = (
         f"in every {place}"
         if prune.allocation.method == "uniform"
-        else f"in all, spread over the {place}s by {prune.allocation.method}"
+        else f"in all, spread over the {place}s by {_allocator(prune, labels)}"
     )
     what = "of the weights" if prune.structure == "unstructured" else f"of the {prune.structure}"
     return f"remove {share} {what} {spread}"
@@ -220,8 +220,12 @@ def _what(prune: Prune, model: str) -> str:
     return f"remove {WHOLE.get(prune.structure, prune.structure)} of {model}"
 
 
-def _spread(prune: Prune) -> str:
-    return "" if prune.structure in WHOLE else f", spread by {prune.allocation.method}"
+def _spread(prune: Prune, labels: dict[tuple[str, str], str]) -> str:
+    return "" if prune.structure in WHOLE else f", spread by {_allocator(prune, labels)}"
+
+
+def _allocator(prune: Prune, labels: dict[tuple[str, str], str]) -> str:
+    return labels.get(("allocator", prune.allocation.method), prune.allocation.method)
 
 
 def _until(prune: Prune) -> str:
@@ -230,7 +234,7 @@ def _until(prune: Prune) -> str:
     return words + (", counting what is not zero" if masked else "")
 
 
-def _seen(recipe: Recipe, prune: Prune, cards: tuple[catalogue.MethodCard, ...]) -> str:
+def _seen(recipe: Recipe, prune: Prune, cards: tuple[catalogue.MethodCard, ...], kind: str) -> str:
     """What the method, or the allocator, reads besides the weights. (An allocator's "scores" are the method's own.)"""
     asked = [card for card in cards if card.kind in catalogue.PRUNERS and card.name == prune.method]
     asked += [card for card in cards if card.kind == "allocator" and card.name == prune.allocation.method]
@@ -241,6 +245,8 @@ def _seen(recipe: Recipe, prune: Prune, cards: tuple[catalogue.MethodCard, ...])
     ):
         return ", which looks at the weights alone"
     at, source = recipe.calibration, recipe.calibration.source
+    if kind == "image_classifier":
+        return f", looking at {at.samples} images from {'its standard calibration set' if source == 'auto' else _short(source)}"
     named = "its standard calibration text" if source == "auto" else _short(source)
     other = f", weighed against {_short(prune.general.source)}" if prune.general else ""
     return f", looking at {at.samples} sequences of {at.tokens} tokens from {named}{other}"

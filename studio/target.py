@@ -12,7 +12,7 @@ SHARE = "share"
 LABELS = {
     "parameters": "The model's parameters",
     "bytes": "Its bytes on disk",
-    "flops": "Its FLOPs a token",
+    "flops": "Its FLOPs a token (image)",
     "kv_bytes": "Its key-value cache",
     "latency": "Its latency, measured here",
 }

@@ -205,7 +205,8 @@ def _wire(bench: Bench, controls: Controls, params: Params, plan: gr.HTML, codes
             recipe = _recipe(bench, values)
         except PrunariumError as error:
             return {"text": str(error), "wrong": True}, gr.Button(interactive=False), "", "", ""
-        said = {"text": sentence(recipe, catalogue.load()), "wrong": False}
+        described = known.description(recipe.model.source, bench.workspace.folder) or {}
+        said = {"text": sentence(recipe, catalogue.load(), str(described.get("kind") or "decoder")), "wrong": False}
         return said, gr.Button(interactive=True), *views.texts(recipe)
 
     @plainly
