@@ -26,6 +26,7 @@ STEPS = 1600  # of the first stage; the second has a quarter of that
 EXPERTS, TOP_K = 8, 2
 BALANCE = 0.01  # weight of the loss that keeps experts equally busy, over all kinds of text together, so each kind may still have its own
 DOMAINS = ("encyclopaedia", "questions and tweets", "film reviews")
+SELDOM = 0.005  # of a block's visits
 HELD_OUT = 10  # one row of so many is kept from training, where the source has no test part
 
 _CARD = """# tiny-moe
@@ -42,6 +43,7 @@ scratch by `python assets/train_demos.py tiny-moe`, for sliders, lessons and tes
 | Perplexity a token, held-out questions and tweets | {perplexity_questions:.2f} |
 | Perplexity a token, held-out film reviews | {perplexity_reviews:.2f} |
 | How far apart the kinds route | {apart:.2f} (0: all alike; 1: no expert in common), mean over blocks and pairs of kinds |
+| Experts that hardly any token visits | {unvisited} of all blocks' (under {seldom:.1%} of the visits, whatever the kind of text) |
 
 Measured on the saved bfloat16 weights, computed in float32: windows of 512 tokens without overlap. `expert_use` in card.json gives each expert's share
 of the visits, for each kind of text and each block.
@@ -121,15 +123,16 @@ def _next_token_loss(model: MixtralForCausalLM, hidden: Tensor, ids: Tensor) -> 
 
 @torch.no_grad()
 def measure(folder: Path, windows: int | None) -> dict:
-    """Of a saved folder, computed in float32, on the held-out text of each kind cut into windows of WINDOW tokens without overlap (the rest, and
-    all but the first `windows`, left out): perplexity a token, and which experts the tokens visit. `apart`: half the summed difference of two kinds'
-    shares of visits, mean over blocks and pairs."""
+    """Of a saved folder, computed in float32, on the held-out text of each kind cut into windows of WINDOW tokens without overlap (the rest left
+    out; `windows` of them, spread evenly over the text, or all): perplexity a token, and which experts the tokens visit. `apart`: half the summed
+    difference of two kinds' shares of visits, mean over blocks and pairs. `unvisited`: experts with less than SELDOM of the visits in every kind."""
     model = MixtralForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     tokenizer, found = PreTrainedTokenizerFast.from_pretrained(folder), {}
     layers, use = expert_layers(model, read_anatomy(model).blocks), {}
     for domain, text in zip(DOMAINS, _texts("test"), strict=True):
         ids = torch.tensor(tokenizer(text)["input_ids"])
-        cut = ids[: len(ids) // WINDOW * WINDOW].view(-1, WINDOW)[:windows]
+        cut = ids[: len(ids) // WINDOW * WINDOW].view(-1, WINDOW)
+        cut = cut if windows is None else cut[:: max(len(cut) // windows, 1)][:windows]
         visits, losses = torch.zeros(len(layers), EXPERTS, dtype=torch.float64), []
         for window in cut:
             with _counting(model, layers, visits):
@@ -143,6 +146,8 @@ def measure(folder: Path, windows: int | None) -> dict:
     return {
         **dict(zip(("perplexity", "perplexity_questions", "perplexity_reviews"), found.values(), strict=True)),
         "apart": round(apart, 4),
+        "unvisited": int((torch.stack(list(use.values())).amax(0) < SELDOM).sum()),
+        "seldom": SELDOM,
         "expert_use": {domain: [[round(share, 4) for share in row] for row in shares.tolist()] for domain, shares in use.items()},
     }
 
