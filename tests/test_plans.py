@@ -122,7 +122,7 @@ def test_the_plan_is_one_sentence_that_says_it_all():
 
 def test_neurons_and_heads_are_said_by_block_and_take_a_budget_by_hand():
     assert "emove 50 % of the neurons in every block" in said(method="flap", structure="neurons", sparsity=0.5)
-    assert "spread over the blocks by global" in said(method="flap", structure="heads", allocation="global")
+    assert "spread over the blocks by Global ranking" in said(method="flap", structure="heads", allocation="global")
     prune = made(method="magnitude", structure="heads", allocation=BY_HAND, shares={"blocks.0": 0.5}).steps[0].prune
     assert (prune.structure, prune.allocation.shares) == ("heads", {"blocks.0": 0.5})
 
@@ -138,7 +138,7 @@ def test_a_target_cost_goes_in_as_a_budget_and_is_read_back_in_words(cost):
     assert (prune.budget.cost, prune.budget.remove, prune.sparsity) == (cost, 0.2, None)
     words = said(structure="neurons", method="flap", cost=cost, sparsity=0.2)
     assert words.startswith("Remove neurons of tiny-llama by FLAP, looking at 128 sequences")
-    assert ", spread by uniform, until the " in words and "20 %" in words
+    assert ", evenly from every block, until the " in words and "20 %" in words
 
 
 def test_a_limit_is_said_in_peoples_unit_and_wins_over_the_share():
