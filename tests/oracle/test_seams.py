@@ -115,6 +115,28 @@ def test_a_budget_that_a_structure_cannot_take_is_refused_in_good_english(struct
         recipe(method=method, structure=structure, budget={"cost": "parameters", "remove": 0.1})
 
 
+@pytest.mark.parametrize("wrong", [float("nan"), float("inf")])
+@pytest.mark.parametrize(
+    ("method", "structure"),
+    [
+        ("wanda", "unstructured"),
+        ("sparsegpt", "unstructured"),
+        ("flap", "neurons"),
+        ("greedy_output", "heads"),
+        ("laco", "blocks"),
+    ],
+)
+def test_a_weight_that_is_no_number_is_refused_with_the_model_as_it_was(method, structure, wrong):
+    model = tiny_models.llama(3)
+    model.get_parameter("model.layers.1.mlp.down_proj.weight").data[3, 5] = wrong
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with pytest.raises(ModelError, match=r"weights of blocks\.1\.mlp\.down_proj are not all numbers"):
+        run(from_module(model, "tiny"), method=method, structure=structure, sparsity=0.4)
+    now = model.state_dict()
+    assert now.keys() == before.keys()
+    assert all(torch.equal(value.nan_to_num(), before[name].nan_to_num()) for name, value in now.items())
+
+
 def test_masks_are_made_of_scores_that_still_have_a_gradient():
     scores = torch.randn(4, 8, requires_grad=True)
     assert torch.equal(keep_highest(scores, 11), keep_highest(scores.detach(), 11))
