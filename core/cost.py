@@ -35,7 +35,7 @@ FALLS = {  # structure -> what falls when it goes
 }
 _NO_BUDGET = {
     "N:M": "fixes the share of every layer",
-    "channels": "share layers, so what one gives back depends on which others go",
+    "channels": "shares layers, so what one gives back depends on which others go",
 }
 _CALLS = 40  # of an allocator, to find the sparsity that meets a budget; five are usual
 
@@ -44,9 +44,9 @@ def check(structure: str, cost: str) -> None:
     """Raises RecipeError where this cost cannot fall when this structure goes. `structure`: as catalogue cards name it (N:M, tiles)."""
     falls, words = FALLS.get(structure), COSTS[cost][0]
     if falls is None:
-        why = _NO_BUDGET.get(structure, "go by one share of the whole model")
+        why = _NO_BUDGET.get(structure, "goes by one share of the whole model")
         raise RecipeError(
-            f"{structure} {why}, so no budget in {words} can be met.", "Leave budget out, or choose another structure."
+            f"Structure {structure} {why}, so no budget in {words} can be met.", "Leave budget out, or choose another structure."
         )
     if cost in falls:
         return
@@ -122,7 +122,7 @@ class Owed:
             return
         nearest = f"{said(self.cost, self.before - most)} ({100 * most / self.before:.3g} % off)"
         raise RecipeError(
-            f"The budget asks for {said(self.cost, self.target)} after pruning {self.structure}{how}, and there are {said(self.cost, self.before)}: "
+            f"The budget asks for {said(self.cost, self.target)} with structure {self.structure}{how}, and there are {said(self.cost, self.before)}: "
             f"the nearest that can be reached is {nearest}.",
             "Ask for no more than that, widen `only`, shorten `protect`, "
             + ("change the allocation's parameters, or choose another." if how else "or choose another structure."),

@@ -38,7 +38,7 @@ def keep_highest(scores: Tensor, drop: int) -> Tensor:
     """Drop the `drop` lowest entries of the whole matrix; ties drop the earlier entry in row-major order first."""
     if scores.device.type != "cpu" or scores.dtype != torch.float32 or not 0 < drop < scores.numel():
         return keep_highest_per_row(scores.reshape(1, -1), drop).reshape(scores.shape)
-    flat = scores.contiguous().numpy().reshape(-1)
+    flat = scores.detach().contiguous().numpy().reshape(-1)
     cut, owed = cut_of(flat, drop)
     keep = np.empty(len(flat), np.bool_)
     tied = _above(flat, cut, keep)
@@ -65,7 +65,7 @@ def keep_n_of_m(scores: Tensor, n: int, m: int) -> Tensor:
     """
     if scores.device.type == "cpu" and scores.dtype == torch.float32 and m <= _UNROLLED:
         keep = torch.empty(scores.shape, dtype=torch.bool)
-        _ranking(m)(scores.contiguous().numpy(), keep.numpy(), m - n)
+        _ranking(m)(scores.detach().contiguous().numpy(), keep.numpy(), m - n)
         return keep
     return keep_n_of_m_in_torch(scores, n, m)
 

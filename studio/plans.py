@@ -36,6 +36,7 @@ WHOLE = {
     "vocabulary": "rows of the vocabulary",
 }
 PATTERNS = ("2:4", "4:8", "1:4", "1:2")
+IMAGES = ("builtin:mnist5k/train", "builtin:mnist5k/test", "builtin:digits")  # calibration sources that hold images, not text
 PROMPT = "The city was founded in"
 
 
@@ -166,8 +167,10 @@ def sentence(recipe: Recipe, cards: tuple[catalogue.MethodCard, ...], kind: str 
             how = f"by {card.label}{formula}{_against(step.prune, card)}{_seen(recipe, step.prune, cards, kind)}"
             if step.prune.budget:
                 parts.append(f"{_what(step.prune, model)} {how}{_spread(step.prune, labels)}, {_until(step.prune)}")
+            elif step.prune.allocation.method in ("uniform", BY_HAND) or n_of_m(step.prune.structure):
+                parts.append(f"{_amount(step.prune)}{inside} of {model} {how}")
             else:
-                parts.append(f"{_amount(step.prune, labels)}{inside} of {model} {how}")
+                parts.append(f"{_amount(step.prune)}{inside} of {model} {how}{_spread(step.prune, labels)}")
         elif step.recover:
             label = labels.get(("recovery", step.recover.method), step.recover.method)
             parts.append(f"train {label} for {step.recover.steps} steps to win quality back")
@@ -185,7 +188,7 @@ def sentence(recipe: Recipe, cards: tuple[catalogue.MethodCard, ...], kind: str 
     return text[:1].upper() + text[1:] + "."
 
 
-def _amount(prune: Prune, labels: dict[tuple[str, str], str]) -> str:
+def _amount(prune: Prune) -> str:
     pattern = n_of_m(prune.structure)
     if pattern:
         return f"keep {pattern[0]} of each {pattern[1]} consecutive inputs"
@@ -197,14 +200,19 @@ def _amount(prune: Prune, labels: dict[tuple[str, str], str]) -> str:
     share = f"{100 * (prune.sparsity or 0):.3g} %"
     if prune.structure in WHOLE:
         return f"remove {share} of the {WHOLE[prune.structure]}"
-    place = "block" if prune.structure in ("neurons", "heads", "experts") else "layer"
-    spread = (
-        f"in every {place}"
-        if prune.allocation.method == "uniform"
-        else f"in all, spread over the {place}s by {_allocator(prune, labels)}"
-    )
-    what = "of the weights" if prune.structure == "unstructured" else f"of the {prune.structure}"
-    return f"remove {share} {what} {spread}"
+    place = _place(prune.structure)
+    what = "weights" if prune.structure == "unstructured" else _named(prune.structure)
+    return f"remove {share} of " + (f"the {what} in every {place}" if prune.allocation.method == "uniform" else f"all {what}")
+
+
+def _place(structure: str) -> str:
+    return "block" if structure in ("neurons", "heads", "experts") else "layer"
+
+
+def _named(structure: str) -> str:
+    """tiles:16 -> 16 × 16 tiles"""
+    size = tile_size(structure)
+    return f"{size} × {size} tiles" if size else structure
 
 
 def _against(prune: Prune, card: catalogue.MethodCard) -> str:
@@ -217,19 +225,22 @@ def _what(prune: Prune, model: str) -> str:
     """remove neurons of tiny-llama"""
     if prune.structure == "unstructured":
         return f"set weights of {model} to zero"
-    return f"remove {WHOLE.get(prune.structure, prune.structure)} of {model}"
+    verb = f"set {_named(prune.structure)} of {model} to zero" if tile_size(prune.structure) else ""
+    return verb or f"remove {WHOLE.get(prune.structure, prune.structure)} of {model}"
 
 
 def _spread(prune: Prune, labels: dict[tuple[str, str], str]) -> str:
-    return "" if prune.structure in WHOLE else f", spread by {_allocator(prune, labels)}"
-
-
-def _allocator(prune: Prune, labels: dict[tuple[str, str], str]) -> str:
-    return labels.get(("allocator", prune.allocation.method), prune.allocation.method)
+    """How the share comes apart: evenly, or by the allocator, under the name that the menu gives it."""
+    place, method = _place(prune.structure), prune.allocation.method
+    if prune.structure in WHOLE:
+        return ""
+    if method == "uniform":
+        return f", evenly from every {place}"
+    return f", spread over the {place}s by {labels.get(('allocator', method), method)}"
 
 
 def _until(prune: Prune) -> str:
-    masked = prune.structure in MASKS
+    masked = prune.structure in MASKS or tile_size(prune.structure)
     words = target.words(prune.budget.cost, prune.budget.remove, prune.budget.at_most)
     return words + (", counting what is not zero" if masked else "")
 
@@ -245,9 +256,9 @@ def _seen(recipe: Recipe, prune: Prune, cards: tuple[catalogue.MethodCard, ...],
     ):
         return ", which looks at the weights alone"
     at, source = recipe.calibration, recipe.calibration.source
-    if kind == "image_classifier":
-        return f", looking at {at.samples} images from {'its standard calibration set' if source == 'auto' else _short(source)}"
     named = "its standard calibration text" if source == "auto" else _short(source)
+    if kind == "image_classifier" or prune.structure == "channels" or source in IMAGES or recipe.measure.accuracy:
+        return f", looking at {at.samples} images from {'its standard calibration set' if source == 'auto' else _short(source)}"
     other = f", weighed against {_short(prune.general.source)}" if prune.general else ""
     return f", looking at {at.samples} sequences of {at.tokens} tokens from {named}{other}"
 

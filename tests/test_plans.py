@@ -138,7 +138,7 @@ def test_a_target_cost_goes_in_as_a_budget_and_is_read_back_in_words(cost):
     assert (prune.budget.cost, prune.budget.remove, prune.sparsity) == (cost, 0.2, None)
     words = said(structure="neurons", method="flap", cost=cost, sparsity=0.2)
     assert words.startswith("Remove neurons of tiny-llama by FLAP, looking at 128 sequences")
-    assert ", spread by Uniform, until the " in words and "20 %" in words
+    assert ", evenly from every block, until the " in words and "20 %" in words
 
 
 def test_a_limit_is_said_in_peoples_unit_and_wins_over_the_share():

@@ -189,5 +189,7 @@ def test_tiny_moe_predicts_held_out_text_as_well_as_its_card_says_and_its_kinds_
         assert found[name] < 200  # of 4,096 ids
     use = np.array(list(card["expert_use"].values()))
     assert card["apart"] > 0.1 and found["apart"] == pytest.approx(card["apart"], abs=0.05)
-    seldom = use.max(0) < card["seldom"]  # a quarter of the experts learnt nothing: the balance loss did not hold them (docs/tried.md)
+    seldom = (
+        use.max(0) < card["seldom"]
+    )  # a quarter of the experts learnt nothing: the balance loss did not hold them (docs/tried.md)
     assert card["unvisited"] == seldom.sum() == found["unvisited"] and (~seldom).sum(1).min() >= 5

@@ -187,7 +187,8 @@ def call(loaded: LoadedModel, inputs: Tensor) -> Any:
 
 
 def known_ids(loaded: LoadedModel, ids: Tensor) -> Tensor:
-    """The same ids. Raises ModelError where the tokenizer names a token that the model has no embedding for."""
+    """The same ids. Raises ModelError where they are longer than the model reads, or name a token that it has no embedding for."""
+    check_context(loaded, ids.shape[-1])
     table = loaded.model.get_input_embeddings() if hasattr(loaded.model, "get_input_embeddings") else None
     rows = getattr(table, "num_embeddings", None)
     if rows is not None and ids.numel() and int(ids.max()) >= rows:
@@ -196,6 +197,16 @@ def known_ids(loaded: LoadedModel, ids: Tensor) -> Tensor:
             "The tokenizer belongs to another model: put the model's own tokenizer files into its folder.",
         )
     return ids
+
+
+def check_context(loaded: LoadedModel, tokens: int) -> None:
+    """Raise ModelError where the model reads fewer tokens at a time: a table of positions would fail in the middle."""
+    most = loaded.anatomy.context
+    if most and tokens > most:
+        raise ModelError(
+            f"{loaded.name} reads at most {most:,} tokens at a time, and {tokens:,} are asked for.",
+            f"Say tokens: {most}, or fewer.",
+        )
 
 
 def _first_block(loaded: LoadedModel) -> nn.Module:

@@ -9,7 +9,7 @@ from typing import TypeVar
 from core.errors import RecipeError
 from core.model.anatomy import Anatomy, Layer
 from core.model.experts import ExpertLayer
-from core.model.groups import Group
+from core.model.groups import UNITS, Group
 from core.recipe import Prune
 
 Units = TypeVar("Units", Group, ExpertLayer)
@@ -77,6 +77,7 @@ def removed_by_hand(shares: Mapping[str, float], names: Mapping[str, int]) -> li
 def chosen_groups(groups: Sequence[Units], anatomy: Anatomy, step: Prune) -> list[Units]:
     """The groups that may give units. `only` and `protect` name groups, their blocks or layers, or patterns; one that fits nothing is an error."""
     names = {group.name: _names(group, anatomy) for group in groups}
+    what = step.structure if step.structure in (*UNITS, "experts") else "experts"  # weights inside experts are chosen by them
 
     def fits(group: Units, patterns: Sequence[str]) -> bool:
         return any(fnmatchcase(name, p) or name.startswith(p + ".") for name in names[group.name] for p in patterns)
@@ -88,14 +89,10 @@ def chosen_groups(groups: Sequence[Units], anatomy: Anatomy, step: Prune) -> lis
     for pattern in (*step.only, *step.protect):
         if not any(fits(group, (pattern,)) for group in groups):
             shown = ", ".join(group.name for group in groups[:3])
-            raise RecipeError(
-                f"No {step.structure} of this model fit {pattern!r}.", f"They are called {shown}, ... or by their block."
-            )
+            raise RecipeError(f"No {what} of this model fit {pattern!r}.", f"They are called {shown}, ... or by their block.")
     allowed = [group for group in groups if (not step.only or chosen(group)) and not fits(group, step.protect)]
     if not allowed:
-        raise RecipeError(
-            f"The step leaves no {step.structure} to remove: all are protected.", "Shorten `protect`, or widen `only`."
-        )
+        raise RecipeError(f"The step leaves no {what} to remove: all are protected.", "Shorten `protect`, or widen `only`.")
     return allowed
 
 

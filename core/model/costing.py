@@ -75,9 +75,9 @@ def figure(loaded: LoadedModel, asked: Owed, watcher: Watcher, stage: str) -> fl
         return float(counted.size_bytes if asked.cost == "bytes" else counted.nonzero if masked else counted.parameters)
     check_in_memory(loaded)
     if asked.cost == "latency":
-        return latency(loaded, at["batch"], at["tokens"], at["repeats"], watcher, f"latency: {stage}").low_ms
+        return latency(loaded, at["batch"], at.get("tokens", 0), at["repeats"], watcher, f"latency: {stage}").low_ms
     if asked.cost == "kv_bytes":
-        found: float | None = kv_bytes(loaded, at["tokens"], at["batch"])
+        found: float | None = kv_bytes(loaded, at.get("tokens", 0), at["batch"])
         why = "keeps no keys and values"
     else:
         found, why = flops_per_token(loaded, nonzero=masked, context=at.get("tokens", 512)), "has no known number of operations"

@@ -36,7 +36,8 @@ def gradient_statistics(
     if not names:
         return {}
     check_in_memory(loaded)
-    wanted, ids = [get("statistic", name) for name in names], _text(loaded, inputs)
+    check_has_gradient(loaded)
+    wanted, ids = [get("statistic", name) for name in names], inputs()
     keep = activation_bytes(loaded.model, ids[:1]) <= KEPT_SHARE * available_bytes()
     _check_memory(loaded, layers, len(wanted), ids[:1], keep)
     states: dict[str, dict[str, Any]] = {layer.name: {} for layer in layers}
@@ -63,15 +64,14 @@ def gradients_of(loaded: LoadedModel, scores: Sequence[Method], inputs: Tensor, 
     return gradient_statistics(loaded, loaded.anatomy.layers, names, lambda: inputs, watcher)
 
 
-def _text(loaded: LoadedModel, inputs: Callable[[], Tensor]) -> Tensor:
-    """The calibration ids of a causal language model. Raises ModelError for any other."""
+def check_has_gradient(loaded: LoadedModel) -> None:
+    """Raise ModelError for any but a causal language model in memory."""
     if loaded.lazy is not None:
         raise ModelError("Gradients need the whole model in memory, and this one is read a block at a time.", _OTHER)
     if loaded.anatomy.kind != "decoder":
         what = type(loaded.model).__name__
         raise ModelError(f"{what} predicts no next token, so its loss on text has no gradient.", _OTHER)
     check_causal(loaded.model, "has no gradient of its loss on text")
-    return inputs()
 
 
 def _check_memory(loaded: LoadedModel, layers: Sequence[Layer], statistics: int, ids: Tensor, keep: bool) -> None:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from core.errors import ModelError
 from core.events import Progress, Watcher, follow
+from core.model.blocks import check_context
 from core.model.counts import blank_image, unique
 from core.model.loading import LoadedModel
 from core.model.memory import give_back
@@ -73,6 +74,7 @@ def _forward(loaded: LoadedModel, batch: int, tokens: int) -> Callable[[], objec
             f"Latency cannot be measured for {loaded.name}: nobody knows what {type(loaded.model).__name__} reads.",
             "Leave latency out for this model.",
         )
+    check_context(loaded, tokens)
     ids = fixed_ids(loaded, batch, tokens)
     takes = signature(loaded.model.forward).parameters
     options = {"use_cache": False, "logits_to_keep": 1} if loaded.anatomy.kind == "decoder" else {}

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from core.errors import ModelError
 from core.events import Progress, Watcher, follow
-from core.model.blocks import known_ids
+from core.model.blocks import check_context, known_ids
 from core.model.counts import check_in_memory, flops_per_token
 from core.model.latency import WARM_UPS, latency
 from core.model.lean import counts_of, summed_losses
@@ -47,6 +47,8 @@ def prepare(loaded: LoadedModel, measure: Measure) -> Prepared:
     """Read the text and images that `measure` names. Raises ModelError where this kind of model has no such figure, before anything is read."""
     if measure.accuracy or measure.latency or measure.generate:
         check_in_memory(loaded)
+    if measure.latency:
+        check_context(loaded, measure.latency.tokens)
     sequences = images = labels = None
     protocol: dict[str, Any] = {}
     text_bytes = 0

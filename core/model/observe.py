@@ -45,7 +45,7 @@ def observe_block(
             for method in of_block:
                 if before.shape != after.shape:
                     raise ModelError(f"{block.name} changes the shape of its input, so {method.card.label.lower()} is not defined for it.",
-                                     "Choose a criterion for single weights.")  # fmt: skip
+                                     "Choose a criterion for single weights, or allocation uniform.")  # fmt: skip
                 states[method.card.name] = method.function(states.get(method.card.name), before.float(), after.float())
             if also:
                 also(number, before, after)

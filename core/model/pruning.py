@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from core.catalogue import PRUNERS
@@ -50,6 +51,7 @@ def prune(
         raise ModelError(
             loaded.anatomy.refused[step.structure], "Choose a structure that this model has; the Model room lists them."
         )
+    _check_numbers(loaded)
     method = pruner(step.method)
     if method.card.kind == "transform":
         return method(_given_to_transform(loaded, step, inputs, seed, watcher), step.params)
@@ -68,6 +70,20 @@ def prune(
     return told(done, asked, watcher) if asked else done
 
 
+def _check_numbers(loaded: LoadedModel) -> None:
+    """Raise ModelError where a weight is NaN or infinite: its scores would say so too, with the blocks before it already cut.
+
+    A sum tells, at a small part of the price of looking at each weight. A model read block by block is not read for this.
+    """
+    for layer in loaded.anatomy.layers if loaded.lazy is None else ():
+        weight = loaded.module(layer.path).weight.detach()
+        if not torch.isfinite(weight.sum(dtype=torch.float32)) and not torch.isfinite(weight).all():
+            raise ModelError(
+                f"The weights of {layer.name} are not all numbers.",
+                "The file is damaged, or its training failed: take another copy of the model.",
+            )
+
+
 def _given_to_transform(
     loaded: LoadedModel, step: Prune, inputs: Callable[[], Tensor], seed: int, watcher: Watcher
 ) -> dict[str, Any]:
@@ -79,7 +95,7 @@ def _given_to_transform(
         )
     if (step.only or step.protect) and step.structure != "blocks":
         raise RecipeError(
-            f"{step.structure} are taken from the whole model, so no part can be chosen.", "Leave only and protect out."
+            f"Structure {step.structure} is taken from the whole model, so no part can be chosen.", "Leave only and protect out."
         )
     paths = {block.name: block.path for block in loaded.anatomy.blocks}
     units = tuple(chosen_units(paths, "block", step.only, step.protect)) if step.structure == "blocks" else ()

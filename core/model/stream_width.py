@@ -56,8 +56,9 @@ def channel_axes(model: nn.Module, blocks: Sequence[Block], hidden: int) -> dict
         raise ModelError(f"The blocks of {what} hand on no stream of one width.", _ANOTHER)
     if hasattr(model.config, KEY):
         raise ModelError(
-            f"The config of {what} no longer says all its shapes since it was pruned, so it cannot say a smaller width.",
-            "Narrow the stream first, then prune the rest.",
+            f"The config of {what} no longer says all its shapes since it was pruned, so it cannot say a smaller width; "
+            "narrow the stream first.",
+            _ANOTHER,
         )
     # shapes too: a model that is being cut may be asked before its config says so
     key = (type(model), hidden, json.dumps(model.config.to_dict(), sort_keys=True, default=str), tuple(_shapes(model).items()))

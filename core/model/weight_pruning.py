@@ -16,7 +16,7 @@ from core.model import blocks
 from core.model.allocating import allocate, asked_of_layers, check_structure, gather, needs_of_allocation
 from core.model.anatomy import Layer
 from core.model.choosing import chosen_layers
-from core.model.gradients import gradient_statistics
+from core.model.gradients import check_has_gradient, gradient_statistics
 from core.model.loading import LoadedModel
 from core.model.masks import PackedMask, decide
 from core.model.observe import Statistics, check_collectable, matrix, observe_block, of_kind, stream
@@ -63,6 +63,8 @@ def _gradients(loaded: LoadedModel, layers: Sequence[Layer], needs: frozenset[st
     if second and general is None:
         raise RecipeError("This criterion reads a second text, and the step names none.",
                           "Say which, such as general: {source: builtin:wikitext2/train}.")  # fmt: skip
+    if second:
+        check_has_gradient(loaded)  # before a text is read: an image classifier has none
     ids = general() if second else None
     found = gradient_statistics(loaded, layers, of_kind(needs, "gradient"), inputs, watcher)
     for name, statistics in gradient_statistics(loaded, layers, second, lambda: ids, watcher).items():

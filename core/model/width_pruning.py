@@ -28,6 +28,7 @@ from core.recipe import Prune
 from core.report import LayerRow
 from kernels.masks import keep_highest
 
+_EVEN = 16  # some products want rows of whole 16 or 32 bytes, such as the experts' of torch
 Statistics = dict[str, dict[str, Tensor]]
 
 
@@ -125,5 +126,5 @@ def _check_runs(loaded: LoadedModel) -> None:
     except Exception as error:  # a family's own code may fail in any way once a number is not what it was built for
         raise ModelError(
             f"{type(loaded.model).__name__} does not run with a narrower stream: it fails with {type(error).__name__}.",
-            "Choose another structure for this model.",
+            f"Ask for a share that leaves a multiple of {_EVEN} channels, or choose another structure for this model.",
         ) from error
