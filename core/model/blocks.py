@@ -18,6 +18,7 @@ from core.model.loading import LoadedModel
 
 BATCH_TOKENS = 512  # enough to keep the matrix products busy; more only makes a block's activations larger
 BATCH_IMAGES = 32
+_SPARE_POSITIONS = 8  # more rows than positions: OPT and RoBERTa have two
 Hidden = list[Tensor]
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 Return = TypeVar("Return")
@@ -200,13 +201,21 @@ def known_ids(loaded: LoadedModel, ids: Tensor) -> Tensor:
 
 
 def check_context(loaded: LoadedModel, tokens: int) -> None:
-    """Raise ModelError where the model reads fewer tokens at a time: a table of positions would fail in the middle."""
+    """Raise ModelError where the model has a table of positions and reads fewer tokens at a time: it would fail in the middle. Positions that are computed
+    (rotary ones) have no end."""
     most = loaded.anatomy.context
-    if most and tokens > most:
+    if most and tokens > most and _position_table(loaded.model, most):
         raise ModelError(
             f"{loaded.name} reads at most {most:,} tokens at a time, and {tokens:,} are asked for.",
             f"Say tokens: {most}, or fewer.",
         )
+
+
+def _position_table(model: nn.Module, most: int) -> bool:
+    """Is there a table with a row for each position? Some families keep a few rows more."""
+    words = model.get_input_embeddings() if hasattr(model, "get_input_embeddings") else None
+    tables = (part for part in model.modules() if isinstance(part, nn.Embedding) and part is not words)
+    return any(most <= table.num_embeddings <= most + _SPARE_POSITIONS for table in tables)
 
 
 def _first_block(loaded: LoadedModel) -> nn.Module:
