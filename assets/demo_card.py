@@ -8,6 +8,8 @@ import time
 from pathlib import Path
 
 import numpy as np
+import torch
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 
 def curve(losses: list[float]) -> list[tuple[int, float]]:
@@ -35,3 +37,12 @@ def write_card(folder: Path, card: dict, words: str) -> None:
         words.format(**card, minutes=card["train_seconds"] / 60, size=(folder / "model.safetensors").stat().st_size / 1e6)
     )
     print(json.dumps({key: value for key, value in card.items() if key != "loss_curve"}))
+
+
+def sample(folder: Path, prompt: str, seed: int) -> str:
+    """What the saved language model goes on with after the prompt, 60 tokens by lot."""
+    torch.manual_seed(seed)
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    ids = model.generate(**tokenizer(prompt, return_tensors="pt"), max_new_tokens=60, do_sample=True, temperature=0.7, top_k=40)
+    return tokenizer.decode(ids[0])

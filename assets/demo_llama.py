@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from demo_card import write_card
+from demo_card import sample, write_card
 from demo_training import TOKENS_A_STEP, VOCABULARY, WINDOW, in_two_stages
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor
@@ -63,7 +63,7 @@ def train(folder: Path, steps: int, test_windows: int | None = None) -> dict:
         "tokens_seen": len(losses) * TOKENS_A_STEP, "parameters": model.num_parameters(), "dtype": "bfloat16",
         "train_loss": round(float(np.mean(losses[-50:])), 4), "loss_curve": points, **measure(folder, test_windows),
         "slice": {"windows": SLICE_WINDOWS, "perplexity": measure(folder, SLICE_WINDOWS)["perplexity"]},
-        "sample": " ".join(_sample(folder, "The history of the city").split()),
+        "sample": " ".join(sample(folder, "The history of the city", SEED).split()),
     }  # fmt: skip
     write_card(folder, card, _CARD)
     return card
@@ -116,11 +116,3 @@ def measure(folder: Path, windows: int | None) -> dict[str, float]:
         "bits_per_byte": round(loss * len(ids) / len(text.encode()) / math.log(2), 4),
         "test_tokens": cut.numel(),
     }
-
-
-def _sample(folder: Path, prompt: str) -> str:
-    torch.manual_seed(SEED)
-    tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
-    model = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
-    ids = model.generate(**tokenizer(prompt, return_tensors="pt"), max_new_tokens=60, do_sample=True, temperature=0.7, top_k=40)
-    return tokenizer.decode(ids[0])

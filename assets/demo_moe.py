@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from demo_card import write_card
+from demo_card import sample, write_card
 from demo_training import TOKENS_A_STEP, VOCABULARY, WINDOW, in_two_stages
 from torch import Tensor
 from torch.nn import functional as F
@@ -69,7 +69,7 @@ def train(folder: Path, steps: int, test_windows: int | None = None) -> dict:
         "name": "tiny-moe", "data": "WikiText-2 raw, TREC questions, disaster tweets, Rotten Tomatoes reviews, their training parts", "seed": SEED,
         "steps": len(losses), "train_seconds": round(seconds), "tokens_seen": len(losses) * TOKENS_A_STEP, "parameters": model.num_parameters(),
         "dtype": "bfloat16", "experts": EXPERTS, "top_k": TOP_K, "train_loss": round(float(np.mean(losses[-50:])), 4), "loss_curve": points,
-        **measure(folder, test_windows), "sample": " ".join(_sample(folder, "What is").split()),
+        **measure(folder, test_windows), "sample": " ".join(sample(folder, "What is", SEED).split()),
     }  # fmt: skip
     write_card(folder, card, _CARD)
     return card
@@ -162,11 +162,3 @@ def _counting(model: MixtralForCausalLM, layers: Sequence[ExpertLayer], visits: 
 
         stack.enter_context(listening(model, layer, count))
     return stack
-
-
-def _sample(folder: Path, prompt: str) -> str:
-    torch.manual_seed(SEED)
-    tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
-    model = MixtralForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
-    ids = model.generate(**tokenizer(prompt, return_tensors="pt"), max_new_tokens=60, do_sample=True, temperature=0.7, top_k=40)
-    return tokenizer.decode(ids[0])

@@ -23,6 +23,7 @@ from core.recipe import parse
 from core.run import Clock
 from tests import tiny_models
 from tests.model_folders import inputs, tiny
+from tests.oracle.test_block_pruner import unlike
 
 pytestmark = pytest.mark.quick
 IDS = torch.randint(0, 300, (7, 12), generator=torch.Generator().manual_seed(3))
@@ -41,15 +42,6 @@ def recipe(**fields):
 
 def run(model, ids=IDS, watcher=None, **fields):
     return prune(from_module(model, "tiny"), recipe(**fields).steps[0].prune, lambda: ids, 0, watcher or Silent())
-
-
-def unlike(layers: int = 3):
-    """A Llama whose sub-layers matter differently."""
-    model = tiny_models.llama(layers)
-    for index, block in enumerate(model.model.layers):
-        block.mlp.down_proj.weight.data *= (40, 3, 15, 1)[index]
-        block.self_attn.o_proj.weight.data *= (5, 60, 1, 12)[index]
-    return model
 
 
 def plain_loss(model) -> float:
