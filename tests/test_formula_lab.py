@@ -196,3 +196,11 @@ def test_the_worker_answers_formulas_and_survives_bad_ones(tmp_path):
         assert says in told["problem"] and told["remedy"]
     again = ask(expression="abs(W) * X", share=0.6)["answer"]
     assert {**again, "seconds": 0} == {**first, "seconds": 0} and session.loaded is None
+
+
+@pytest.mark.quick
+def test_where_all_agree_the_heat_map_still_ends_at_a_hundred_percent():
+    layers = [{**layer, "scores": {**layer["scores"], "agreement": 1.0}} for layer in SEEN["layers"]]
+    for seen in ({**SEEN, "layers": layers}, SEEN):
+        heat = charts.heat(seen, "agreement").data[0]
+        assert heat.zmax == 100 and heat.zmin <= min(min(row) for row in heat.z) and heat.zmin < heat.zmax

@@ -37,7 +37,7 @@ def heat(seen: Mapping[str, Any], view: str) -> go.Figure:
         hovertemplate=f"block %{{x}}, %{{y}}: %{{customdata:{VIEWS[view][2]}}}<extra></extra>",
     )  # fmt: skip
     if view != "mean_score":
-        picture.update(zmin=0 if view == "share_kept" else min(_numbers(cells), default=0), zmax=100)
+        picture.update(zmin=0 if view == "share_kept" else min((*_numbers(cells), 99)), zmax=100)
     if len(blocks) <= 12:
         picture.update(texttemplate="%{z:.2g}" if view == "mean_score" else "%{z:.0f}", textfont={"size": 10})
     figure = go.Figure(picture)
