@@ -69,7 +69,7 @@ def _wire_opening(bench: Bench, room: Room) -> None:
 
     @plainly
     def changed(source: str, text: str, label: str, skip: bool, embedding: str, way: str, view: View | None, *looks: Any) -> Any:
-        """A value was chosen, typed, or set by ourselves: only the first two differ from what is open."""
+        """A value was chosen or typed, or a box was only left as it was: what is open already is not opened again."""
         same = view is None or (view.choice.source, view.choice.embedding) == (source, embedding)
         skip = skip and view is not None and view.choice.source == source  # said for other rows, it says nothing about these
         return gr.skip() if same else opened(source, text, label, skip, embedding, way, view, *looks)
@@ -82,7 +82,7 @@ def _wire_opening(bench: Bench, room: Room) -> None:
     start = [room.view, room.way, *room.controls()[1:]]
     asked = [room.open.click, room.text.submit, room.label.submit, room.way.input]
     gr.on(asked, opened, inputs, outputs, **_QUIET)
-    gr.on([room.source.change, room.embedding.change], changed, inputs, outputs, **_QUIET)
+    gr.on([room.source.input, room.embedding.input], changed, inputs, outputs, **_QUIET)
     bench.data.change(elsewhere, [bench.data, *start], outputs, **_QUIET)
     bench.tabs.select(_when_data(first), start, outputs, **_QUIET)
     bench.page.load(_when_asked(first), start, outputs, **_QUIET)
