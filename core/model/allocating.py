@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
-from core.cost import Owed, Price
+from core.cost import Price
 from core.errors import ModelError, RecipeError
-from core.events import Progress, Watcher
+from core.events import Progress
 from core.method import Method, get
 from core.model.anatomy import Layer
 from core.model.asked import Asked
 from core.model.choosing import by_hand
 from core.model.costing import layer_prices
 from core.model.fitness import trying, weight_masks
-from core.model.loading import LoadedModel
-from core.model.masks import decide, generator
+from core.model.masks import decide
 from core.model.observe import Statistics, observe_block, of_kind, stream
 from core.model.scoring import criterion, layer_scores, layer_weight, output_error
+from core.model.task import Task
 from core.recipe import Prune, n_of_m
 
 LEVELS = tuple(level / 10 for level in range(1, 10))  # shares at which each layer's curve is measured
@@ -47,18 +47,18 @@ def needs_of_allocation(step: Prune, method: Method) -> frozenset[str]:
     return asked | ({"gram"} if "curves" in asked else frozenset())
 
 
-def gather(loaded: LoadedModel, step: Prune, method: Method, layers: Sequence[Layer], needs: frozenset[str], gradients: Mapping[str, Statistics],
-           inputs: Callable[[], Tensor], seed: int, watcher: Watcher) -> Evidence:  # fmt: skip
+def gather(task: Task, layers: Sequence[Layer], needs: frozenset[str], gradients: Mapping[str, Statistics]) -> Evidence:
     """One pass of the dense model where `needs` names what only a pass can tell; its Gram matrices live as long as their block."""
+    loaded, step, watcher = task.loaded, task.step, task.watcher
     names = of_kind(needs, "layer", "block")
     found = Evidence({layer.name: dict(gradients.get(layer.name, {})) for layer in layers})
     chosen = {layer.name for layer in layers}
-    if names and not loaded.anatomy.blocks and not of_kind(method.needed(step.params), "layer", "block"):
+    if names and not loaded.anatomy.blocks and not of_kind(task.method.needed(step.params), "layer", "block"):
         raise ModelError(
             f"This model has no chain of blocks to go through, and allocation {step.allocation.method} needs the activations of one.",
             "Use allocation uniform, erk or pq_index, which need none.",
         )
-    for block, module, hidden, extra in stream(loaded, inputs(), watcher, "observe") if names else ():
+    for block, module, hidden, extra in stream(loaded, task.inputs(), watcher, "observe") if names else ():
         part = replace(block, layers=tuple(layer for layer in block.layers if layer.name in chosen))
         of_layers, of_block = observe_block(loaded, part, module, hidden, extra, names, watcher, keep_outputs=True)
         if "influence" in of_block:
@@ -67,18 +67,16 @@ def gather(loaded: LoadedModel, step: Prune, method: Method, layers: Sequence[La
             statistics = found.layers[layer.name] | of_layers[layer.name]
             if "curves" in needs:
                 watcher.check()
-                found.curves[layer.name] = _curve(loaded, layer, step, method, statistics, seed)
+                found.curves[layer.name] = _curve(task, layer, statistics)
             kept = set(statistics) - ({"gram"} if "curves" in needs else set())
             found.layers[layer.name] = {name: statistics[name] for name in sorted(kept)}
     return found
 
 
-def _curve(
-    loaded: LoadedModel, layer: Layer, step: Prune, method: Method, statistics: Statistics, seed: int
-) -> dict[float, float]:
+def _curve(task: Task, layer: Layer, statistics: Statistics) -> dict[float, float]:
     """{share removed: relative output error} of one layer alone, with the masks that the step's criterion would make; from 0 to 1."""
-    score, params = criterion(method, step.params)
-    scores, weight = layer_scores(loaded, layer, score, params, statistics, seed), layer_weight(loaded, layer)
+    score, params = criterion(task.method, task.step.params)
+    scores, weight = layer_scores(task.loaded, layer, score, params, statistics, task.seed), layer_weight(task.loaded, layer)
     curve = {0.0: 0.0}
     for level in LEVELS:
         keep = decide(scores, "unstructured", level, score.card.compare, layer.name).to(weight.device)
@@ -86,20 +84,22 @@ def _curve(
     return curve | {1.0: 1.0}
 
 
-def asked_of_layers(loaded: LoadedModel, step: Prune, method: Method, layers: Sequence[Layer], owed: Owed | None) -> Asked:
-    """How much the step asks of these layers in all. Raises RecipeError where they cannot give as much. owed: the step's budget."""
+def asked_of_layers(task: Task, layers: Sequence[Layer]) -> Asked:
+    """How much the step asks of these layers in all. Raises RecipeError where they cannot give as much."""
+    step, card, owed = task.step, task.method.card, task.owed
     sizes = {layer.name: weights(layer) for layer in layers}
     asked = Asked(step, owed, sizes)
-    by_row = method.card.kind == "score" and method.card.compare == "row" and step.structure == "unstructured"
+    by_row = card.kind == "score" and card.compare == "row" and step.structure == "unstructured"
     return asked.priced(
-        layer_prices(loaded, layers, by_row, owed) if owed else {name: Price.linear(size, 1.0) for name, size in sizes.items()}
+        layer_prices(task.loaded, layers, by_row, owed)
+        if owed
+        else {name: Price.linear(size, 1.0) for name, size in sizes.items()}
     )
 
 
-def allocate(loaded: LoadedModel, asked: Asked, method: Method, layers: Sequence[Layer], known: Evidence, inputs: Callable[[], Tensor],
-             seed: int, watcher: Watcher) -> dict[str, float]:  # fmt: skip
+def allocate(task: Task, asked: Asked, layers: Sequence[Layer], known: Evidence) -> dict[str, float]:
     """The share that each layer gives. `known`: what `gather` found for `needs_of_allocation`."""
-    step = asked.step
+    loaded, step, method, watcher = task.loaded, task.step, task.method, task.watcher
     if step.allocation.method == "by_hand":
         return by_hand(step.allocation.shares, loaded.anatomy, layers)
     allocator, by_name = get("allocator", step.allocation.method), {layer.name: layer for layer in layers}
@@ -110,7 +110,7 @@ def allocate(loaded: LoadedModel, asked: Asked, method: Method, layers: Sequence
     block_names = {block.index: block.name for block in loaded.anatomy.blocks}
 
     def scores(name: str) -> Tensor:
-        return layer_scores(loaded, by_name[name], score, params, known.layers[name], seed).flatten().cpu()
+        return layer_scores(loaded, by_name[name], score, params, known.layers[name], task.seed).flatten().cpu()
 
     given = {
         "sizes": asked.sizes,
@@ -122,12 +122,12 @@ def allocate(loaded: LoadedModel, asked: Asked, method: Method, layers: Sequence
         "influence": known.influence,
         "curves": known.curves,
         "watcher": watcher,
-        "generator": generator(seed, "allocate"),
+        "generator": task.generator("allocate"),
     }
     if "fitness" not in allocator.needs:
         return asked.spread(allocator, given)
     masks = weight_masks(loaded, layers, {name: scores(name) for name in by_name}, score.card.compare)
-    with trying(loaded, masks, inputs(), watcher) as fitness:
+    with trying(loaded, masks, task.inputs(), watcher) as fitness:
         return asked.spread(allocator, given | {"fitness": fitness, "sequences": fitness.sequences})
 
 

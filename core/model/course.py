@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import torch
@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from core.errors import ModelError
-from core.events import Progress, Watcher
-from core.method import Method, get
+from core.events import Progress
+from core.method import get
 from core.model.allocating import allocate, asked_of_layers, gather, needs_of_allocation
 from core.model.anatomy import Layer
 from core.model.blocks import BATCH_TOKENS, known_ids
@@ -22,13 +22,13 @@ from core.model.gates import Masks, laid_over, listening
 from core.model.gradients import gradient_statistics
 from core.model.groups import Group
 from core.model.likelihood import token_losses
-from core.model.loading import LoadedModel
 from core.model.masks import decide, generator, nearest
 from core.model.memory import available_bytes, check_fits
 from core.model.observe import of_kind
 from core.model.scoring import layer_scores
+from core.model.task import Task
 from core.model.training import KEPT_SHARE, activation_bytes, recomputed
-from core.recipe import Prune, n_of_m
+from core.recipe import n_of_m
 from kernels.masks import keep_highest
 
 Scores = dict[str, Tensor]
@@ -38,19 +38,18 @@ FORWARD_ONLY = "Use a method that needs no gradient, such as bonsai (neurons, he
 
 @dataclass
 class Course:
-    """A step that learns masks, under way. places: the layers or groups whose masks are learned. ids (sequences, tokens)."""
+    """A step that learns masks, under way. places: the layers or groups whose masks are learned."""
 
-    loaded: LoadedModel
-    step: Prune
-    method: Method
+    task: Task
     places: tuple[Layer, ...] | tuple[Group, ...]
-    ids: Tensor
-    seed: int
-    watcher: Watcher
-    fresh: Callable[[], Iterator[Tensor]] | None = None
     losses: list[float] = field(default_factory=list)
     _dense: dict[nn.Parameter, Tensor] = field(default_factory=dict)
     _hooks: list[RemovableHandle] = field(default_factory=list)
+
+    @cached_property
+    def ids(self) -> Tensor:
+        """The calibration sequences, (sequences, tokens)."""
+        return self.task.inputs()
 
     @cached_property
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -63,81 +62,79 @@ class Course:
     @cached_property
     def shares(self) -> dict[str, float] | None:
         """The share that each gives; None where only the scores can say (an allocator that ranks all of them together)."""
-        allocation = self.step.allocation
+        allocation = self.task.step.allocation
         if allocation.method != "by_hand" and "scores" in get("allocator", allocation.method).needs:
             return None
-        if self.step.structure in ("neurons", "heads"):
+        if self.task.step.structure in ("neurons", "heads"):
             if allocation.method == "by_hand":
-                return units_by_hand(allocation.shares, self.loaded.anatomy, self.places)
+                return units_by_hand(allocation.shares, self.task.loaded.anatomy, self.places)
             return get("allocator", allocation.method)(
-                {"sizes": self._sizes(), "sparsity": self.step.sparsity}, allocation.params
+                {"sizes": self._sizes(), "sparsity": self.task.step.sparsity}, allocation.params
             )
-        needs, gradients, inputs = needs_of_allocation(self.step, self.method), {}, lambda: self.ids
+        needs, gradients, task = needs_of_allocation(self.task.step, self.task.method), {}, self.task
         if names := of_kind(needs, "gradient"):
-            gradients = gradient_statistics(self.loaded, self.places, names, inputs, self.watcher)
-        known = gather(self.loaded, self.step, self.method, self.places, needs, gradients, inputs, self.seed, self.watcher)
-        asked = asked_of_layers(self.loaded, self.step, self.method, self.places, None)
-        return allocate(self.loaded, asked, self.method, self.places, known, inputs, self.seed, self.watcher)
+            gradients = gradient_statistics(task.loaded, self.places, names, task.inputs, task.watcher)
+        return allocate(task, asked_of_layers(task, self.places), self.places, gather(task, self.places, needs, gradients))
 
     @cached_property
     def targets(self) -> tuple[Target, ...]:
         """Which masks lose how many entries together: each its own number, or all of them one."""
         if self.shares is None:
             total = sum(self._sizes().values())
-            return ((tuple(self.shapes), min(nearest(self.step.sparsity * total), total - len(self.places))),)
+            return ((tuple(self.shapes), min(nearest(self.task.step.sparsity * total), total - len(self.places))),)
         return tuple(((name,), self._count(name, share)) for name, share in self.shares.items())
 
     def decide(self, scores: Scores, part: float = 1.0) -> Scores:
         """{name: bool, True = kept}: the lowest scores go, as many as `part` of the shares asks for. N:M has one share only."""
         shares = self.final_shares(scores, part)
-        if self.step.structure in ("neurons", "heads"):
+        if self.task.step.structure in ("neurons", "heads"):
             return {name: keep_highest(scores[name][None], self._count(name, shares[name]))[0] for name in self.shapes}
-        return {name: decide(scores[name], self.step.structure, shares[name], "layer", name) for name in self.shapes}
+        return {name: decide(scores[name], self.task.step.structure, shares[name], "layer", name) for name in self.shapes}
 
     def final_shares(self, scores: Scores, part: float = 1.0) -> dict[str, float]:
         if self.shares is not None:
             return {name: part * share for name, share in self.shares.items()}
-        given = {"sizes": self._sizes(), "sparsity": part * self.step.sparsity,
+        given = {"sizes": self._sizes(), "sparsity": part * self.task.step.sparsity,
                  "scores": lambda name: scores[name].detach().float().flatten().cpu()}  # fmt: skip
-        return get("allocator", self.step.allocation.method)(given, self.step.allocation.params)
+        return get("allocator", self.task.step.allocation.method)(given, self.task.step.allocation.params)
 
     def loss(self, masks: Masks, rows: Sequence[int] | None = None) -> float:
         """Mean negative log-likelihood in nats a token of these sequences (all where left out) with the masks on; infinite where it is no number."""
         total, ids = 0.0, self.ids if rows is None else self.ids[list(rows)]
-        with laid_over(self.loaded, self.places, masks), torch.no_grad():
+        with laid_over(self.task.loaded, self.places, masks), torch.no_grad():
             for batch in self._batches(ids):
-                self.watcher.check()
-                total += float(token_losses(self.loaded.model, batch).double().sum())
+                self.task.watcher.check()
+                total += float(token_losses(self.task.loaded.model, batch).double().sum())
         mean = total / (ids.shape[0] * (ids.shape[1] - 1))
         return mean if mean == mean else float("inf")
 
     def draw(self, size: int) -> Tensor:
         """Ids (size, tokens) that nobody has trained on yet: at random places of the whole calibration source. Where only the sampled sequences
         are known, `size` of those, any of them again."""
-        if self.fresh is None:
+        if self.task.texts.fresh is None:
             return self.ids[torch.randint(len(self.ids), (size,), generator=self._lots)]
-        return torch.cat([known_ids(self.loaded, next(self._windows)) for _ in range(size)])
+        return torch.cat([known_ids(self.task.loaded, next(self._windows)) for _ in range(size)])
 
     @cached_property
     def _lots(self) -> torch.Generator:
-        return generator(self.seed, "draw")
+        return generator(self.task.seed, "draw")
 
     @cached_property
     def _windows(self) -> Iterator[Tensor]:
-        return self.fresh()
+        return self.task.texts.fresh()
 
     def backward(self, masks: Masks, ids: Tensor) -> float:
         """The mean loss on these ids, and its gradient added to whatever the masks were made from (and to `weights`, where they were asked for)."""
         leaves = {name: mask.detach().requires_grad_(True) for name, mask in masks.items()}
         total, count = 0.0, ids.shape[0] * (ids.shape[1] - 1)
         for batch in self._batches(ids):
-            self.watcher.check()
+            self.task.watcher.check()
             with ExitStack() as stack:
                 if not self._keeps_activations:
-                    stack.enter_context(recomputed(self.loaded.model))
+                    stack.enter_context(recomputed(self.task.loaded.model))
                 stack.enter_context(torch.enable_grad())
-                stack.enter_context(laid_over(self.loaded, self.places, leaves))
-                loss = token_losses(self.loaded.model, batch).sum() / count
+                stack.enter_context(laid_over(self.task.loaded, self.places, leaves))
+                loss = token_losses(self.task.loaded.model, batch).sum() / count
                 loss.backward()
             total += float(loss.detach())
         if not total < float("inf"):
@@ -158,7 +155,7 @@ class Course:
             sums[group.name] = sums.get(group.name, 0) + values.float().abs().sum(0)
             tokens[0] += len(values) if group is self.places[0] else 0
 
-        with listening(self.loaded, self.places, hear):
+        with listening(self.task.loaded, self.places, hear):
             self.loss(masks)
         return {
             group.name: (sums[group.name] / tokens[0])[group.reader.index.to(sums[group.name].device)].mean(1).cpu()
@@ -167,20 +164,18 @@ class Course:
 
     def scores(self, criterion: str) -> Scores:
         """{layer: what a registered criterion for single weights gives it in the dense model, with default parameters}."""
-        method, inputs = get("score", criterion), lambda: self.ids
-        gradients = {}
+        method, gradients = get("score", criterion), {}
         if names := of_kind(method.needed(), "gradient"):
-            gradients = gradient_statistics(self.loaded, self.places, names, inputs, self.watcher)
-        step = self.step.model_copy(update={"method": criterion, "params": {}})
-        known = gather(self.loaded, step, method, self.places, method.needed(), gradients, inputs, self.seed, self.watcher)
-        return {
-            layer.name: layer_scores(self.loaded, layer, method, {}, known.layers[layer.name], self.seed) for layer in self.places
-        }
+            gradients = gradient_statistics(self.task.loaded, self.places, names, self.task.inputs, self.task.watcher)
+        step = self.task.step.model_copy(update={"method": criterion, "params": {}})
+        task = replace(self.task, step=step, method=method)
+        known = gather(task, self.places, method.needed(), gradients).layers
+        return {layer.name: layer_scores(task.loaded, layer, method, {}, known[layer.name], task.seed) for layer in self.places}
 
     def weights(self) -> list[nn.Parameter]:
         """The weights under the masks, which `backward` then gives gradients too. What is zero already stays zero. Put back where the step fails."""
         paths = dict.fromkeys(part.path for place in self.places for part in getattr(place, "everything", (place,)))
-        found = [self.loaded.module(path).weight for path in paths]
+        found = [self.task.loaded.module(path).weight for path in paths]
         check_fits(20 * sum(weight.numel() for weight in found), "Training the weights under the masks",
                    "Leave the weights as they are (weight_rate: 0).")  # fmt: skip
         for weight in found:
@@ -195,8 +190,8 @@ class Course:
     def note(self, done: int, total: int, loss: float) -> None:
         """Tell how far the method is, and obey a stop."""
         self.losses.append(loss)
-        self.watcher.say(Progress(f"learn: {self.method.card.name}", done, total, values={"loss": loss}))
-        self.watcher.check()
+        self.task.watcher.say(Progress(f"learn: {self.task.method.card.name}", done, total, values={"loss": loss}))
+        self.task.watcher.check()
 
     def put_back(self) -> None:
         with torch.no_grad():
@@ -211,15 +206,17 @@ class Course:
 
     def check_memory(self) -> None:
         """Raise ResourceError where the masks, their gradients and the way back do not fit."""
-        if self.loaded.device.type != "cpu":
+        if self.task.loaded.device.type != "cpu":
             return
         entries = sum(self._sizes().values())
-        needed = self.method.extra["bytes_each"] * entries
-        if self.method.extra["gradients"]:
-            whole = activation_bytes(self.loaded.model, self.ids[: self._batch])
-            needed += int(whole if self._keeps_activations else whole / max(len(self.loaded.anatomy.blocks), 1))
+        needed = self.task.method.extra["bytes_each"] * entries
+        if self.task.method.extra["gradients"]:
+            whole = activation_bytes(self.task.loaded.model, self.ids[: self._batch])
+            needed += int(whole if self._keeps_activations else whole / max(len(self.task.loaded.anatomy.blocks), 1))
         remedy = (
-            FORWARD_ONLY if self.method.extra["gradients"] else "Take fewer layers at a time with `only`, or shorter samples."
+            FORWARD_ONLY
+            if self.task.method.extra["gradients"]
+            else "Take fewer layers at a time with `only`, or shorter samples."
         )
         check_fits(needed, f"Learning {len(self.places)} masks with their gradients", remedy)
 
@@ -229,10 +226,10 @@ class Course:
 
     @cached_property
     def _keeps_activations(self) -> bool:
-        return activation_bytes(self.loaded.model, self.ids[: self._batch]) <= KEPT_SHARE * available_bytes()
+        return activation_bytes(self.task.loaded.model, self.ids[: self._batch]) <= KEPT_SHARE * available_bytes()
 
     def _batches(self, ids: Tensor) -> Sequence[Tensor]:
-        return ids.to(self.loaded.device).split(self._batch)
+        return ids.to(self.task.loaded.device).split(self._batch)
 
     def _sizes(self) -> dict[str, int]:
         return {name: torch.Size(shape).numel() for name, shape in self.shapes.items()}
@@ -240,6 +237,6 @@ class Course:
     def _count(self, name: str, share: float) -> int:
         """How many entries of a mask go. Of units one always stays."""
         size = self._sizes()[name]
-        if pattern := n_of_m(self.step.structure):
+        if pattern := n_of_m(self.task.step.structure):
             return size - size // pattern[1] * pattern[0]
-        return min(nearest(share * size), size - (self.step.structure in ("neurons", "heads")))
+        return min(nearest(share * size), size - (self.task.step.structure in ("neurons", "heads")))

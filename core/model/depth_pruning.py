@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from inspect import signature
 from itertools import accumulate
@@ -12,19 +12,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from core.cost import Owed, units_needed
+from core.cost import units_needed
 from core.errors import ModelError, RecipeError
-from core.events import Watcher
 from core.method import Method
 from core.model.bypass import Unit, block_units
 from core.model.choosing import chosen_units, removed_by_hand
 from core.model.costing import depth_costs
 from core.model.loading import LoadedModel
-from core.model.masks import generator, nearest
+from core.model.masks import nearest
 from core.model.observe import have, observe_block, statistics_of, stream
 from core.model.pruned import Pruned
 from core.model.sublayers import remove_sublayers, sublayer_units
 from core.model.surgery import remove_blocks
+from core.model.task import Task
 from core.model.trials import Trials, last_states, open_trials
 from core.recipe import Prune
 from core.report import LayerRow
@@ -32,30 +32,23 @@ from core.report import LayerRow
 _TRIED = ("evaluate", "evaluate_each")
 
 
-def prune_depth(
-    loaded: LoadedModel,
-    step: Prune,
-    method: Method,
-    inputs: Callable[[], Tensor],
-    seed: int,
-    watcher: Watcher,
-    owed: Owed | None = None,
-) -> Pruned:
-    """Take out the blocks or sub-layers that score lowest in the dense model, that a search found, or that were named by hand. owed: the step's budget."""
+def prune_depth(task: Task) -> Pruned:
+    """Take out the blocks or sub-layers that score lowest in the dense model, that a search found, or that were named by hand."""
+    loaded, step = task.loaded, task.step
     whole = step.structure == "blocks"
     units = block_units(loaded) if whole else sublayer_units(loaded)
     paths = {name: next(iter(unit.gone), unit.path) for name, unit in units.items()}
     allowed = chosen_units(paths, "block" if whole else "sub-layer", step.only, step.protect)
-    amount = _amount(loaded, step, units, allowed, owed, watcher)
+    amount = _amount(task, units, allowed)
     scores: dict[str, float] = {}
     said: dict[str, Any] = {}
     if step.allocation.method == "by_hand":
         named = removed_by_hand(step.allocation.shares, {name: unit.block for name, unit in units.items()})
         order = [name for name in named if name in allowed]
-    elif method.card.kind == "search":
-        order, scores, said = _searched(loaded, step, method, units, allowed, amount, inputs, seed, watcher)
+    elif task.method.card.kind == "search":
+        order, scores, said = _searched(task, units, allowed, amount)
     else:
-        scores = _block_scores(loaded, step, method, inputs, seed, watcher) if whole else _lots(units, step, method, seed)
+        scores = _block_scores(task) if whole else _lots(task, units)
         order = amount.first(sorted(allowed, key=lambda name: (scores[name], list(units).index(name))))
     return _removed(loaded, step, units, order, scores, said)
 
@@ -76,14 +69,15 @@ def _removed(loaded: LoadedModel, step: Prune, units: Mapping[str, Unit], order:
     return Pruned(left, {}, (), rows, summary, said, parts)
 
 
-def _lots(units: Mapping[str, Unit], step: Prune, method: Method, seed: int) -> dict[str, float]:
+def _lots(task: Task, units: Mapping[str, Unit]) -> dict[str, float]:
     """{sub-layer: score} of a method that looks at nothing but the name."""
+    method = task.method
     if method.needs:
         raise RecipeError(
-            f"{step.method} needs {', '.join(sorted(method.needs))}, which is not collected of sub-layers.",
+            f"{task.step.method} needs {', '.join(sorted(method.needs))}, which is not collected of sub-layers.",
             "Use block_pruner, or structure: blocks.",
         )
-    return {name: float(method(have(None, (), generator(seed, name), {}), step.params)) for name in units}
+    return {name: float(method(have(None, (), task.generator(name), {}), task.step.params)) for name in units}
 
 
 def needs_loss(method: Method) -> bool:
@@ -108,33 +102,33 @@ class _Amount:
         return list(ranked[: sum(before < self.owed * (1 - 1e-9) for before in (0.0, *total[:-1]))])
 
 
-def _amount(
-    loaded: LoadedModel, step: Prune, units: Mapping[str, Unit], allowed: Sequence[str], owed: Owed | None, watcher: Watcher
-) -> _Amount:
+def _amount(task: Task, units: Mapping[str, Unit], allowed: Sequence[str]) -> _Amount:
     """The nearest number to the step's share of all units, at least one kept; or what meets its budget. Raises RecipeError where nothing does."""
-    sizes = {name: unit.parameters for name, unit in units.items()}
+    sizes, owed = {name: unit.parameters for name, unit in units.items()}, task.owed
     if owed is None:
-        share = step.sparsity or 0.0  # left out where blocks are named by hand
+        share = task.step.sparsity or 0.0  # left out where blocks are named by hand
         return _Amount(min(nearest(share * len(units)), len(units) - 1, len(allowed)), share, sizes)
-    costs = depth_costs(loaded, units.values(), owed, watcher)
+    costs = depth_costs(task.loaded, units.values(), owed, task.watcher)
     may = sorted((costs[name] for name in allowed), reverse=True)[: len(units) - 1]
     owed.check(sum(may))
     share = owed.amount / max(sum(costs.values()), owed.amount)
     return _Amount(min(units_needed(may, owed.amount), len(may)), share, costs, owed.amount)
 
 
-def _searched(loaded: LoadedModel, step: Prune, method: Method, units: Mapping[str, Unit], allowed: Sequence[str], amount: _Amount,
-              inputs: Callable[[], Tensor], seed: int, watcher: Watcher) -> tuple[list[str], dict[str, float], dict[str, Any]]:  # fmt: skip
+def _searched(
+    task: Task, units: Mapping[str, Unit], allowed: Sequence[str], amount: _Amount
+) -> tuple[list[str], dict[str, float], dict[str, Any]]:
     """(names in the order of removal, {unit: loss with it alone gone} where tried, what the report says of the search)."""
+    loaded, step, watcher = task.loaded, task.step, task.watcher
     given: dict[str, Any] = {
-        "units": tuple(allowed), "sizes": amount.costs, "count": amount.count, "share": amount.share, "generator": generator(seed, "search"),
-        "watcher": watcher, "last_states": lambda: last_states(loaded, inputs(), watcher),
+        "units": tuple(allowed), "sizes": amount.costs, "count": amount.count, "share": amount.share,
+        "generator": task.generator("search"), "watcher": watcher, "last_states": lambda: last_states(loaded, task.inputs(), watcher),
     }  # fmt: skip
     trials: Trials | None = None
-    if needs_loss(method):
-        trials = open_trials(loaded, units, inputs(), watcher)
+    if needs_loss(task.method):
+        trials = open_trials(loaded, units, task.inputs(), watcher)
         given |= {"evaluate": trials.evaluate, "evaluate_each": trials.evaluate_each}
-    order = [str(name) for name in method(given, step.params)]
+    order = [str(name) for name in task.method(given, step.params)]
     if len(set(order)) != len(order) or not set(order) <= set(allowed) or len(order) >= len(units):
         raise ModelError(
             f"{step.method} found something that cannot be removed: {', '.join(order)[:120]}.",
@@ -147,17 +141,16 @@ def _searched(loaded: LoadedModel, step: Prune, method: Method, units: Mapping[s
     return order, alone, {"dense_loss": trials.losses[frozenset()], "loss_after_each": after, "evaluations": len(trials.losses)}
 
 
-def _block_scores(
-    loaded: LoadedModel, step: Prune, method: Method, inputs: Callable[[], Tensor], seed: int, watcher: Watcher
-) -> dict[str, float]:
+def _block_scores(task: Task) -> dict[str, float]:
     """{block name: score} from one dense pass, or from no pass where the method needs none."""
+    loaded, method, watcher = task.loaded, task.method, task.watcher
     names = statistics_of([method])
     statistics: dict[str, dict[str, Tensor]] = {block.name: {} for block in loaded.anatomy.blocks}
     if names:
-        for block, module, hidden, extra in stream(loaded, inputs(), watcher, "observe"):
+        for block, module, hidden, extra in stream(loaded, task.inputs(), watcher, "observe"):
             statistics[block.name] = observe_block(loaded, block, module, hidden, extra, names, watcher, keep_outputs=True)[1]
     return {
-        block.name: float(method(have(None, (), generator(seed, block.name), statistics[block.name]), step.params))
+        block.name: float(method(have(None, (), task.generator(block.name), statistics[block.name]), task.step.params))
         for block in loaded.anatomy.blocks
     }
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 
 from core.errors import RecipeError
-from core.events import Watcher
-from core.method import Method, get
+from core.method import get
 from core.model.allocating import check_structure
 from core.model.anatomy import Layer
 from core.model.choosing import chosen_groups, units_by_hand
@@ -20,10 +19,11 @@ from core.model.expert_reading import matrices, reads
 from core.model.expert_search import Visit, passing
 from core.model.experts import ExpertLayer, expert_layers
 from core.model.loading import LoadedModel
-from core.model.masks import PackedMask, decide, generator
+from core.model.masks import PackedMask, decide
 from core.model.observe import each_changed, have, of_kind
 from core.model.pruned import Pruned
 from core.model.routing import Routed
+from core.model.task import Task
 from core.recipe import Prune
 from core.report import LayerRow
 
@@ -35,35 +35,31 @@ KIND = "expert weights"  # of its statistics
 class _Work:
     """A step under way. turned: {layer name: {weight: is each expert's matrix stored (in, out)?}}."""
 
-    loaded: LoadedModel
-    step: Prune
-    method: Method
+    task: Task
     shares: Mapping[str, float]
     turned: Mapping[str, Mapping[str, bool]]
-    seed: int
     masks: dict[str, PackedMask] = field(default_factory=dict)
     rows: list[LayerRow] = field(default_factory=list)
     scores: dict[str, Tensor] = field(default_factory=dict)
 
 
-def prune_expert_weights(
-    loaded: LoadedModel, step: Prune, method: Method, inputs: Callable[[], Tensor], seed: int, watcher: Watcher
-) -> Pruned:
+def prune_expert_weights(task: Task) -> Pruned:
     """Carry out a step for the weights inside experts on the model in memory; all other weights stay as they are.
 
     Each expert's matrices are scored, each compared within itself. Raises RecipeError or ModelError before any weight has changed.
     """
+    loaded, step = task.loaded, task.step
     check_in_memory(loaded)
     layers = chosen_groups(expert_layers(loaded.model, loaded.anatomy.blocks), loaded.anatomy, step)
     turned = {layer.name: _turned(loaded, layer) for layer in layers}
     check_structure(
         step, [_as_layer(loaded, layer, name, turned[layer.name][name]) for layer in layers for name in turned[layer.name]]
     )
-    work = _Work(loaded, step, method, _shares(loaded, step, layers), turned, seed)
+    work = _Work(task, _shares(loaded, step, layers), turned)
     by_block = {layer.block: layer for layer in layers}
-    for block, module, hidden, extra in each_changed(loaded, inputs(), watcher, f"prune: {step.method}", by_block):
+    for block, module, hidden, extra in each_changed(loaded, task.inputs(), task.watcher, task.stage, by_block):
         layer = by_block[block.index]
-        _prune_layer(work, layer, Visit(loaded.model, layer, module, hidden, extra, watcher))
+        _prune_layer(work, layer, Visit(loaded.model, layer, module, hidden, extra, task.watcher))
     return Pruned(loaded, work.masks, rows=tuple(work.rows), scores=work.scores)
 
 
@@ -95,14 +91,15 @@ def _shares(loaded: LoadedModel, step: Prune, layers: Sequence[ExpertLayer]) -> 
 
 def _prune_layer(work: _Work, layer: ExpertLayer, visit: Visit) -> None:
     """Observe one block's experts, and prune each matrix of each."""
-    turned, method, step = work.turned[layer.name], work.method, work.step
+    task, turned = work.task, work.turned[layer.name]
+    method, step = task.method, task.step
     statistics = _observed(visit, of_kind(method.needed(step.params), KIND), turned)
-    for name, weight in matrices(work.loaded.module(layer.path)).items():
+    for name, weight in matrices(task.loaded.module(layer.path)).items():
         keep, means = torch.ones(weight.shape, dtype=torch.bool), []
         for expert in range(layer.count):
             place = f"{layer.name}.{expert}.{name}"
             flat, kept = (each.T if turned[name] else each for each in (weight[expert], keep[expert]))
-            given = have(flat.float(), tuple(flat.shape), generator(work.seed, place), statistics[expert, name])
+            given = have(flat.float(), tuple(flat.shape), task.generator(place), statistics[expert, name])
             scores = method(given, step.params)
             kept.copy_(decide(scores, step.structure, work.shares[layer.name], method.card.compare, place))
             flat.masked_fill_(~kept.to(flat.device), 0.0)

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import torch
-from torch import Tensor
 
 from core.errors import ModelError, RecipeError
-from core.events import Watcher
-from core.method import Method, get
+from core.method import get
 from core.model.allocating import check_structure
 from core.model.anatomy import Layer, read_anatomy
 from core.model.asked import knows_prices
@@ -20,12 +18,13 @@ from core.model.groups import STRUCTURES as UNITS
 from core.model.groups import Group, unit_groups
 from core.model.likelihood import check_causal
 from core.model.loading import LoadedModel
-from core.model.masks import PackedMask, generator
+from core.model.masks import PackedMask
 from core.model.narrow import cut
 from core.model.observe import matrix
 from core.model.pruned import Pruned, UnitCut
 from core.model.rehearse import rehearse
 from core.model.super_weights import PROTECT
+from core.model.task import Task
 from core.model.training import only_trains
 from core.model.widths import settle
 from core.recipe import Prune
@@ -57,18 +56,13 @@ def _check_allocator(step: Prune) -> None:
         )
 
 
-def prune_learned(
-    loaded: LoadedModel, step: Prune, method: Method, inputs: Callable[[], Tensor], seed: int, watcher: Watcher,
-    fresh: Callable[[], Iterator[Tensor]] | None = None,
-) -> Pruned:  # fmt: skip
-    """Carry out a step whose masks are learned. fresh(): windows from all of the calibration source, to train on (`Texts`).
-
-    Whatever is raised, a stop too, leaves the model as it was.
-    """
+def prune_learned(task: Task) -> Pruned:
+    """Carry out a step whose masks are learned. Whatever is raised, a stop too, leaves the model as it was."""
+    loaded, step = task.loaded, task.step
     check_learnable(loaded)
     _check_allocator(step)
     places = _groups(loaded, step) if step.structure in UNITS else _layers(loaded, step)
-    course = Course(loaded, step, method, places, inputs(), seed, watcher, fresh)
+    course = Course(task, places)
     course.check_memory()
     try:
         with only_trains(loaded.model, ()), torch.enable_grad():
@@ -107,7 +101,7 @@ def _layers(loaded: LoadedModel, step: Prune) -> tuple[Layer, ...]:
 def _learned(course: Course) -> tuple[float, Scores]:
     """(the loss before, what the method gives each mask), checked: of every shape asked for, and all of it numbers."""
     course.shares  # noqa: B018 - a budget that does not fit is refused before the first forward
-    method, before = course.method, course.loss({})
+    task, method, before = course.task, course.task.method, course.loss({})
     if before == float("inf"):
         raise ModelError(
             "The loss of the whole model on the calibration text is not a number.", "Check its weights, or compute in float32."
@@ -115,9 +109,9 @@ def _learned(course: Course) -> tuple[float, Scores]:
     given = {
         "shapes": course.shapes, "targets": course.targets, "ids": course.ids, "loss": course.loss, "backward": course.backward,
         "weights": course.weights, "draw": course.draw, "scores": course.scores, "activity": course.activity, "decide": course.decide, "note": course.note,
-        "generator": generator(course.seed, method.card.name), "watcher": course.watcher,
+        "generator": task.generator(method.card.name), "watcher": task.watcher,
     }  # fmt: skip
-    scores = {name: value.detach().float() for name, value in method(given, course.step.params).items()}
+    scores = {name: value.detach().float() for name, value in method(given, task.step.params).items()}
     for name, shape in course.shapes.items():
         if tuple(scores[name].shape) != shape or torch.isnan(scores[name]).any():
             raise ModelError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -21,10 +21,10 @@ from core.model.expert_weights import INSIDE, prune_expert_weights
 from core.model.groups import UNITS
 from core.model.learned_pruning import prune_learned
 from core.model.loading import LoadedModel
-from core.model.masks import generator
 from core.model.pruned import Pruned
 from core.model.second import second_models
 from core.model.stream_width import STRUCTURE as WIDTH
+from core.model.task import Task
 from core.model.texts import NO_TEXTS, Texts
 from core.model.unit_pruning import prune_units
 from core.model.weight_pruning import prune_weights
@@ -52,22 +52,21 @@ def prune(
             loaded.anatomy.refused[step.structure], "Choose a structure that this model has; the Model room lists them."
         )
     _check_numbers(loaded)
-    method = pruner(step.method)
-    if method.card.kind == "transform":
-        return method(_given_to_transform(loaded, step, inputs, seed, watcher), step.params)
-    if method.card.inside == INSIDE:
-        return prune_expert_weights(loaded, step, method, inputs, seed, watcher)
-    if method.card.kind == "learned":
-        return prune_learned(loaded, step, method, inputs, seed, watcher, texts.fresh)
-    if step.structure == WIDTH:
-        return prune_width(loaded, step, method, inputs, seed, watcher)
+    task = Task(loaded, step, pruner(step.method), inputs, seed, watcher, texts)
+    way = _way(task)
+    if way not in PRICED:
+        return way(task)
     asked = owed(loaded, step, watcher)
-    ways = {"blocks": prune_depth, "sublayers": prune_depth, "experts": prune_experts, **dict.fromkeys(UNITS, prune_units)}
-    if step.structure in ways:
-        done = ways[step.structure](loaded, step, method, inputs, seed, watcher, asked)
-    else:
-        done = prune_weights(loaded, step, method, inputs, seed, watcher, asked, texts.general)
+    done = way(replace(task, owed=asked))
     return told(done, asked, watcher) if asked else done
+
+
+def _way(task: Task) -> Callable[[Task], Pruned]:
+    """Who carries it out: the kind of the method decides where it must, else the structure; single weights where neither is special."""
+    card = task.method.card
+    if card.inside == INSIDE:
+        return prune_expert_weights
+    return BY_KIND.get(card.kind) or BY_STRUCTURE.get(task.step.structure, prune_weights)
 
 
 def _check_numbers(loaded: LoadedModel) -> None:
@@ -84,10 +83,9 @@ def _check_numbers(loaded: LoadedModel) -> None:
             )
 
 
-def _given_to_transform(
-    loaded: LoadedModel, step: Prune, inputs: Callable[[], Tensor], seed: int, watcher: Watcher
-) -> dict[str, Any]:
-    """What a transform may name. It decides for the whole model, so a budget by hand is refused."""
+def _transform(task: Task) -> Pruned:
+    """A method that changes the whole model itself, given by name what it may ask for. A budget by hand is refused: it decides for all."""
+    loaded, step = task.loaded, task.step
     check_in_memory(loaded)
     if step.allocation.method != "uniform":
         raise RecipeError(
@@ -99,11 +97,19 @@ def _given_to_transform(
         )
     paths = {block.name: block.path for block in loaded.anatomy.blocks}
     units = tuple(chosen_units(paths, "block", step.only, step.protect)) if step.structure == "blocks" else ()
-    seconds = second_models(loaded, pruner(step.method), step.params)
-    return {
-        **{f"{name}_model": second for name, second in seconds.items()}, "loaded": loaded, "share": step.sparsity, "units": units, "inputs": inputs,
-        "generator": generator(seed, step.method), "watcher": watcher,
+    seconds = second_models(loaded, task.method, step.params)
+    given = {
+        **{f"{name}_model": second for name, second in seconds.items()}, "loaded": loaded, "share": step.sparsity, "units": units,
+        "inputs": task.inputs, "generator": task.generator(step.method), "watcher": task.watcher,
     }  # fmt: skip
+    return task.method(given, step.params)
+
+
+BY_KIND = {"transform": _transform, "learned": prune_learned}
+BY_STRUCTURE = {
+    "blocks": prune_depth, "sublayers": prune_depth, "experts": prune_experts, WIDTH: prune_width, **dict.fromkeys(UNITS, prune_units)
+}  # fmt: skip
+PRICED = (prune_depth, prune_experts, prune_units, prune_weights)  # those that a budget in a cost may steer
 
 
 def pruner(name: str) -> Method:

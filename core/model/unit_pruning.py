@@ -13,10 +13,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from core.cost import Owed, Price
+from core.cost import Price
 from core.errors import ModelError, RecipeError
-from core.events import Watcher, follow
-from core.method import Method, get
+from core.events import follow
+from core.method import get
 from core.model import blocks
 from core.model.anatomy import read_anatomy
 from core.model.asked import Asked
@@ -28,69 +28,55 @@ from core.model.fitness import trying, unit_masks
 from core.model.gradients import gradient_statistics
 from core.model.groups import CHANNELS, Group, unit_groups
 from core.model.loading import LoadedModel
-from core.model.masks import generator, nearest
+from core.model.masks import nearest
 from core.model.observe import matrix, observe_block, observe_whole, of_kind, stream
 from core.model.pruned import Pruned, UnitCut
 from core.model.rehearse import rehearse, rehearse_together
 from core.model.scoring import criterion, output_error
+from core.model.task import Task
 from core.model.unit_cutting import Found, asked_of, cut_out, decided, make_up
 from core.model.unit_scoring import Statistics, observed, unit_scores
 from core.model.widths import settle
-from core.recipe import Prune
 
 
-def prune_units(
-    loaded: LoadedModel,
-    step: Prune,
-    method: Method,
-    inputs: Callable[[], Tensor],
-    seed: int,
-    watcher: Watcher,
-    owed: Owed | None = None,
-) -> Pruned:
-    """Carry out a step for neurons, heads or channels on the model in memory: what goes is really gone, and the config says so. owed: its budget."""
-    groups = chosen_groups(_all_groups(loaded, step), loaded.anatomy, step)
+def prune_units(task: Task) -> Pruned:
+    """Carry out a step for neurons, heads or channels on the model in memory: what goes is really gone, and the config says so."""
+    loaded, step = task.loaded, task.step
+    groups = chosen_groups(_all_groups(loaded, step.structure), loaded.anatomy, step)
     if step.structure == CHANNELS:
         check_in_memory(loaded)
         rehearse_together(loaded, groups)
     else:
         rehearse_each_kind(loaded, groups)
-    gradients = _gradients(loaded, step, method, groups, inputs, watcher)
-    work = _Work(loaded, step, method, groups, inputs, seed, watcher, owed, gradients, Found(step, method))
+    work = _Work(task, groups, _gradients(task, groups), Found(step, task.method))
     if step.structure == CHANNELS or (loaded.anatomy.kind == "image_classifier" and not loaded.anatomy.hidden):
         _prune_together(work)
     else:
         _prune_by_block(work, _shares(work, lambda: _dense_scores(work)))
     settle(loaded.model)
-    work.found.note_spared(watcher)
+    work.found.note_spared(task.watcher)
     return work.found.pruned(replace(loaded, anatomy=read_anatomy(loaded.model)))
 
 
-def _all_groups(loaded: LoadedModel, step: Prune) -> tuple[Group, ...]:
-    if step.structure == CHANNELS:
+def _all_groups(loaded: LoadedModel, structure: str) -> tuple[Group, ...]:
+    if structure == CHANNELS:
         return channel_groups(loaded)
-    return unit_groups(loaded.model, loaded.anatomy.blocks, loaded.anatomy.family, step.structure)
+    return unit_groups(loaded.model, loaded.anatomy.blocks, loaded.anatomy.family, structure)
 
 
 @dataclass(frozen=True)
 class _Work:
     """A step under way."""
 
-    loaded: LoadedModel
-    step: Prune
-    method: Method
+    task: Task
     groups: Sequence[Group]
-    inputs: Callable[[], Tensor]
-    seed: int
-    watcher: Watcher
-    owed: Owed | None
     gradients: Statistics  # of the dense model
     found: Found
 
     @property
     def needs(self) -> tuple[str, ...]:
         """Statistics of layers' inputs that the method asks for."""
-        return of_kind(self.method.needed(self.step.params), "layer", "block")
+        return of_kind(self.task.method.needed(self.task.step.params), "layer", "block")
 
     def known(self, statistics: Statistics) -> Statistics:
         """Statistics of inputs, and those of gradients beside them."""
@@ -98,8 +84,8 @@ class _Work:
 
     def scores(self, group: Group, statistics: Statistics) -> Tensor:
         """Of the units of a group; a solver has none, so Wanda's stand in where an allocator asks."""
-        method, params = criterion(self.method, self.step.params)
-        return unit_scores(self.loaded, group, method, params, self.known(statistics), self.seed)
+        method, params = criterion(self.task.method, self.task.step.params)
+        return unit_scores(self.task.loaded, group, method, params, self.known(statistics), self.task.seed)
 
 
 def rehearse_each_kind(loaded: LoadedModel, groups: Sequence[Group]) -> None:
@@ -109,62 +95,63 @@ def rehearse_each_kind(loaded: LoadedModel, groups: Sequence[Group]) -> None:
         rehearse(loaded, group)
 
 
-def _gradients(loaded: LoadedModel, step: Prune, method: Method, groups: Sequence[Group], inputs: Callable[[], Tensor],
-               watcher: Watcher) -> Statistics:  # fmt: skip
+def _gradients(task: Task, groups: Sequence[Group]) -> Statistics:
     """What the method asks of gradients, of the layers that the groups run through."""
-    names = of_kind(method.needed(step.params), "gradient")
+    names = of_kind(task.method.needed(task.step.params), "gradient")
     paths = {part.path for group in groups for part in group.everything}
-    return gradient_statistics(loaded, [layer for layer in loaded.anatomy.layers if layer.path in paths], names, inputs, watcher)
+    layers = [layer for layer in task.loaded.anatomy.layers if layer.path in paths]
+    return gradient_statistics(task.loaded, layers, names, task.inputs, task.watcher)
 
 
 def _shares(work: _Work, scores: Callable[[], Mapping[str, Tensor]]) -> dict[str, float]:
     """Allocate: the share of its units that each group gives. scores(): {group name: a score for each unit}, where the allocator asks."""
-    loaded, step, owed, watcher = work.loaded, work.step, work.owed, work.watcher
+    task, loaded, step, watcher = work.task, work.task.loaded, work.task.step, work.task.watcher
     if step.allocation.method == "by_hand":
-        return units_by_hand(step.allocation.shares, work.loaded.anatomy, work.groups)
+        return units_by_hand(step.allocation.shares, loaded.anatomy, work.groups)
     allocator = get("allocator", step.allocation.method)
     sizes = {group.name: group.units for group in work.groups}
-    asked = Asked(step, owed, sizes)
+    asked = Asked(step, task.owed, sizes)
     asked.priced(
-        group_prices(loaded, work.groups, owed, watcher)
-        if owed
+        group_prices(loaded, work.groups, task.owed, watcher)
+        if task.owed
         else {name: Price.linear(n, 1.0, n - 1) for name, n in sizes.items()}
     )
     known = scores() if "scores" in allocator.needs else {}
-    given = {"sizes": sizes, "scores": known.__getitem__, "watcher": watcher, "generator": generator(work.seed, "allocate")}
+    given = {"sizes": sizes, "scores": known.__getitem__, "watcher": watcher, "generator": task.generator("allocate")}
     if "fitness" not in allocator.needs:
         return asked.spread(allocator, given)
-    with trying(loaded, unit_masks(loaded, work.groups, known), work.inputs(), watcher) as fitness:
+    with trying(loaded, unit_masks(loaded, work.groups, known), task.inputs(), watcher) as fitness:
         return asked.spread(allocator, given | {"fitness": fitness, "sequences": fitness.sequences})
 
 
 def _dense_scores(work: _Work) -> dict[str, Tensor]:
     """{group name: a score for each unit} of the model as it stands, block by block, for one ranking over all of them."""
-    method, params = criterion(work.method, work.step.params)
+    task = work.task
+    method, params = criterion(task.method, task.step.params)
     names, statistics = of_kind(method.needed(params), "layer", "block"), {}
     if names:
-        for block, module, hidden, extra in stream(work.loaded, work.inputs(), work.watcher, "observe"):
-            seen = observed(work.loaded, method, [group for group in work.groups if group.block == block.index])
+        for block, module, hidden, extra in stream(task.loaded, task.inputs(), task.watcher, "observe"):
+            seen = observed(task.loaded, method, [group for group in work.groups if group.block == block.index])
             part = replace(block, layers=seen)
-            statistics |= observe_block(work.loaded, part, module, hidden, extra, names, work.watcher, keep_outputs=True)[0]
+            statistics |= observe_block(task.loaded, part, module, hidden, extra, names, task.watcher, keep_outputs=True)[0]
     return {group.name: work.scores(group, statistics).cpu() for group in work.groups}
 
 
 def _prune_by_block(work: _Work, shares: Mapping[str, float]) -> None:
     """Each block: observe it dense, cut its units, run it again cut to feed the next one."""
-    loaded, watcher = work.loaded, work.watcher
+    task, loaded, watcher = work.task, work.task.loaded, work.task.watcher
     if not work.needs:
-        for group in follow(work.groups, f"prune: {work.step.method}", watcher):
+        for group in follow(work.groups, task.stage, watcher):
             _prune_group(work, group, shares[group.name], {})
         return
     by_block = {group.block: group for group in work.groups}
     last = max(by_block)
-    for block, module, hidden, extra in stream(loaded, work.inputs(), watcher, f"prune: {work.step.method}"):
+    for block, module, hidden, extra in stream(loaded, task.inputs(), watcher, task.stage):
         if block.index > last:
             continue
         group = by_block.get(block.index)
         if group is not None:
-            part = replace(block, layers=observed(loaded, work.method, [group]))
+            part = replace(block, layers=observed(loaded, task.method, [group]))
             statistics = observe_block(loaded, part, module, hidden, extra, work.needs, watcher)[0]
             _prune_group(work, group, shares[group.name], statistics)
         if block.index < last:
@@ -172,19 +159,20 @@ def _prune_by_block(work: _Work, shares: Mapping[str, float]) -> None:
 
 
 def _prune_group(work: _Work, group: Group, share: float, statistics: Statistics) -> None:
-    if work.method.card.kind == "solver":
+    loaded = work.task.loaded
+    if work.task.method.card.kind == "solver":
         done = _solved(work, group, share, statistics)
     else:
         scores = work.scores(group, statistics)
-        done = work.found.add(work.loaded, group, decided(scores, share, work.found.ceiling), share, scores)
+        done = work.found.add(loaded, group, decided(scores, share, work.found.ceiling), share, scores)
     if work.found.adds_bias and not done.keep.all():
-        make_up(work.loaded, group, done.keep, statistics)
-    cut_out(work.loaded, done)
+        make_up(loaded, group, done.keep, statistics)
+    cut_out(loaded, done)
 
 
 def _solved(work: _Work, group: Group, share: float, statistics: Statistics) -> UnitCut:
     """A solver says which go, and rewrites the layer that reads those that stay."""
-    loaded, count = work.loaded, asked_of(group.units, share)
+    task, loaded, count = work.task, work.task.loaded, asked_of(group.units, share)
     if not count:
         return work.found.add(loaded, group, torch.ones(group.units, dtype=torch.bool), share, None, 0.0)
     reader = loaded.anatomy.by_path[group.reader.path]
@@ -200,10 +188,10 @@ def _solved(work: _Work, group: Group, share: float, statistics: Statistics) -> 
         "index": group.reader.index,
         "count": count,
         "share": share,
-        "watcher": work.watcher,
+        "watcher": task.watcher,
         **known,
     }
-    after, keep = work.method(given, work.step.params)
+    after, keep = task.method(given, task.step.params)
     keep = keep.cpu()
     gone = group.reader.index[~keep].flatten().to(after.device)
     after = after.index_fill(1, gone, 0.0).masked_fill(before == 0, 0.0)  # earlier zeros stay
@@ -215,19 +203,19 @@ def _solved(work: _Work, group: Group, share: float, statistics: Statistics) -> 
 
 def _prune_together(work: _Work) -> None:
     """Observe the dense model once, score and decide all groups, then cut: a layer may lose rows of one group and columns of another."""
-    loaded, watcher, label = work.loaded, work.watcher, f"prune: {work.step.method}"
-    if work.method.card.kind == "solver":
+    task, loaded, watcher = work.task, work.task.loaded, work.task.watcher
+    if task.method.card.kind == "solver":
         raise ModelError(
-            f"{work.method.card.label} goes block by block, and {type(loaded.model).__name__} does something of its own between its blocks.",
+            f"{task.method.card.label} goes block by block, and {type(loaded.model).__name__} does something of its own between its blocks.",
             "Choose a method that scores units, such as magnitude or FLAP.",
         )
-    seen = observed(loaded, work.method, work.groups)
-    statistics = observe_whole(loaded, seen, work.inputs(), work.needs, watcher, label) if work.needs else {}
+    seen = observed(loaded, task.method, work.groups)
+    statistics = observe_whole(loaded, seen, task.inputs(), work.needs, watcher, task.stage) if work.needs else {}
     scores = {group.name: work.scores(group, statistics).cpu() for group in work.groups}
     shares = _shares(work, lambda: scores)
     for group in work.groups:
         _check_share(group, shares[group.name])
-    for group in follow(work.groups, label, watcher):
+    for group in follow(work.groups, task.stage, watcher):
         share = shares[group.name]
         work.found.add(loaded, group, decided(scores[group.name], share, work.found.ceiling), share, scores[group.name])
     for done in work.found.cuts if work.found.adds_bias else ():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -10,8 +9,6 @@ import torch
 from torch import Tensor
 
 from core.errors import ModelError, RecipeError
-from core.events import Watcher
-from core.method import Method
 from core.model import blocks
 from core.model.anatomy import read_anatomy
 from core.model.counts import blank_image, check_in_memory
@@ -19,10 +16,11 @@ from core.model.gradients import gradient_statistics
 from core.model.groups import Group
 from core.model.latency import fixed_ids
 from core.model.loading import LoadedModel
-from core.model.masks import generator, nearest
+from core.model.masks import nearest
 from core.model.observe import have, observe_block, of_kind, stream
 from core.model.pruned import Pruned, UnitCut
 from core.model.stream_width import NAME, accepted, channel_axes, channel_group, narrowed
+from core.model.task import Task
 from core.model.unit_scoring import by_weight, checked, sum_over_weights
 from core.recipe import Prune
 from core.report import LayerRow
@@ -32,22 +30,20 @@ _EVEN = 16  # some products want rows of whole 16 or 32 bytes, such as the exper
 Statistics = dict[str, dict[str, Tensor]]
 
 
-def prune_width(
-    loaded: LoadedModel, step: Prune, method: Method, inputs: Callable[[], Tensor], seed: int, watcher: Watcher
-) -> Pruned:
+def prune_width(task: Task) -> Pruned:
     """Carry out a step for the width: a new model of the family's own config, loaded by from_pretrained. The old one stays as it was.
 
     The width is the nearest to the share asked for that the family's config accepts (Llama's wants a multiple of its heads). Raises RecipeError
     or ModelError before anything is made.
     """
+    loaded, step = task.loaded, task.step
     _check(step)
     check_in_memory(loaded)
     anatomy = loaded.anatomy
     axes = channel_axes(loaded.model, anatomy.blocks, anatomy.hidden)
     group = channel_group(axes, anatomy.layers, anatomy.hidden)
     width = _width(loaded, step)
-    statistics = _statistics(loaded, group, step, method, inputs, watcher)
-    scores = checked("the stream's channels", _scores(loaded, group, step, method, statistics, seed).float()).cpu()
+    scores = checked("the stream's channels", _scores(task, group, _statistics(task, group)).float()).cpu()
     keep = keep_highest(scores[None], anatomy.hidden - width)[0].cpu()
     model = loaded.model if keep.all() else narrowed(loaded.model, axes, keep)
     after = replace(loaded, model=model, anatomy=loaded.anatomy if keep.all() else read_anatomy(model))
@@ -82,33 +78,33 @@ def _width(loaded: LoadedModel, step: Prune) -> int:
     return width
 
 
-def _statistics(loaded: LoadedModel, group: Group, step: Prune, method: Method, inputs: Callable[[], Tensor],
-                watcher: Watcher) -> Statistics:  # fmt: skip
+def _statistics(task: Task, group: Group) -> Statistics:
     """{layer name: {statistic: tensor}} of the dense model: of gradients, and of what the layers are given, in one pass."""
-    needs, touched = method.needed(step.params), {part.path for part in group.everything}
+    loaded, watcher = task.loaded, task.watcher
+    needs, touched = task.method.needed(task.step.params), {part.path for part in group.everything}
     layers = [layer for layer in loaded.anatomy.layers if layer.path in touched]
     found = {
         name: dict(known)
-        for name, known in gradient_statistics(loaded, layers, of_kind(needs, "gradient"), inputs, watcher).items()
+        for name, known in gradient_statistics(loaded, layers, of_kind(needs, "gradient"), task.inputs, watcher).items()
     }
     if names := of_kind(needs, "layer", "block"):
-        for block, module, hidden, extra in stream(loaded, inputs(), watcher, "observe"):
+        for block, module, hidden, extra in stream(loaded, task.inputs(), watcher, "observe"):
             part = replace(block, layers=tuple(layer for layer in block.layers if layer.path in touched))
             for name, known in observe_block(loaded, part, module, hidden, extra, names, watcher, keep_outputs=True)[0].items():
                 found.setdefault(name, {}).update(known)
     return found
 
 
-def _scores(loaded: LoadedModel, group: Group, step: Prune, method: Method, statistics: Statistics, seed: int) -> Tensor:
+def _scores(task: Task, group: Group, statistics: Statistics) -> Tensor:
     """Of single weights: the sum over all rows and columns of a channel. Else asked with what each place reads of it."""
-    layers = loaded.anatomy.by_path
+    method, params, layers = task.method, task.step.params, task.loaded.anatomy.by_path
     if by_weight(method):
-        return sum_over_weights(loaded, group, method, step.params, statistics, seed)
-    given: dict[str, Any] = have(None, (group.units,), generator(seed, NAME), {})
+        return sum_over_weights(task.loaded, group, method, params, statistics, task.seed)
+    given: dict[str, Any] = have(None, (group.units,), task.generator(NAME), {})
     readers = [layers[part.path].name for part in group.everything if part.axis == 1]
-    for name in of_kind(method.needed(step.params), "layer"):
+    for name in of_kind(method.needed(params), "layer"):
         given[name] = torch.stack(_each_once([statistics[reader][name] for reader in readers]), 1)
-    return method(given, step.params)
+    return method(given, params)
 
 
 def _each_once(found: list[Tensor]) -> list[Tensor]:

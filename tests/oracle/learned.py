@@ -11,6 +11,7 @@ from core.model.course import Course
 from core.model.groups import unit_groups
 from core.model.loading import from_module
 from core.model.pruning import prune, pruner
+from core.model.task import Task
 from core.model.texts import NO_TEXTS
 from core.recipe import Prune
 
@@ -28,7 +29,7 @@ def course(model, method="movement", ids=IDS, structure="unstructured", sparsity
     if structure in ("neurons", "heads"):
         places = unit_groups(loaded.model, loaded.anatomy.blocks, loaded.anatomy.family, structure)
     step = Prune(method=method, structure=structure, sparsity=sparsity, **fields)
-    return Course(loaded, step, pruner(method), tuple(places), ids, 0, Silent())
+    return Course(Task(loaded, step, pruner(method), lambda: ids, 0, Silent()), tuple(places))
 
 
 def plain_loss(model, rows=None) -> torch.Tensor:

@@ -65,7 +65,7 @@ def test_a_mask_lies_over_the_turned_weights_of_gpt2_too():
     plain = copy.deepcopy(model)
     for layer in one.places:
         plain.get_submodule(layer.path).weight.data *= masks[layer.name].T
-    with laid_over(one.loaded, one.places, masks), torch.no_grad():
+    with laid_over(one.task.loaded, one.places, masks), torch.no_grad():
         found = model(IDS).logits
     assert torch.equal(found, plain(IDS).logits)
 
