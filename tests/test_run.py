@@ -16,7 +16,9 @@ import torch
 from safetensors.torch import load_file
 
 from core import folder
+from core.errors import PrunariumError
 from core.recipe import from_yaml, read, to_yaml
+from core.run import run
 
 SMALL = """
 recipe: 1
@@ -103,9 +105,8 @@ def test_replaying_the_resolved_recipe_gives_the_same_mask_bit_for_bit(done, tmp
 def test_each_example_recipe_runs(file, tmp_path):
     recipe = read(file)
     assert from_yaml(to_yaml(recipe)) == recipe
-    process = start(file.read_text(), tmp_path, "--json")
-    assert process.returncode == 0, process.stderr
-    report = json.loads(process.stdout)
+    run(recipe, tmp_path / "run")  # in this process: thirty times the imports of a new one would be minutes
+    report = folder.read_json(tmp_path / "run" / folder.REPORT)
     assert report["name"] == recipe.name and report["seconds"]
     if recipe.observe:
         seen = folder.read_json(tmp_path / "run" / folder.OBSERVATIONS)
@@ -116,6 +117,12 @@ def test_each_example_recipe_runs(file, tmp_path):
         assert report["pruned"]["size_bytes"] < report["dense"]["size_bytes"]
 
 
+def wrong(change: tuple[str, str], tmp_path: Path) -> str:
+    (tmp_path / "empty.txt").write_text("")
+    (tmp_path / "short.txt").write_text("two words")
+    return SMALL.replace(*change).replace("EMPTY", str(tmp_path / "empty.txt")).replace("SHORT", str(tmp_path / "short.txt"))
+
+
 @pytest.mark.parametrize(
     ("change", "says"),
     [
@@ -124,21 +131,31 @@ def test_each_example_recipe_runs(file, tmp_path):
         (("method: wanda", "method: wand"), "Did you mean 'wanda'?"),
         (("sparsity: 0.5", "sparsity: 0.5, params: {powr: 2.0}"), "Did you mean 'power'?"),
         (("sparsity: 0.5", "sparsity: 0.5, params: {power: 9.0}"), "between 0 and 2"),
-        (("sparsity: 0.5", "sparsity: 0.5, only: [blocks.99]"), "'blocks.99'"),
         (("builtin:tiny-llama", "builtin:tiny-lama"), "tiny-llama"),
-        (("builtin:tiny-llama", "/no/such/folder"), "/no/such/folder"),
-        (("source: builtin:wikitext2/train", "source: EMPTY"), "empty"),
-        (("source: builtin:wikitext2/train", "source: SHORT"), "64"),
         (("method: lora", "method: lora, learning_rate: 7"), "less than or equal to 1"),
     ],
 )
 def test_what_a_recipe_gets_wrong_ends_in_one_sentence_and_exit_1(change, says, tmp_path):
-    (tmp_path / "empty.txt").write_text("")
-    (tmp_path / "short.txt").write_text("two words")
-    text = SMALL.replace(*change).replace("EMPTY", str(tmp_path / "empty.txt")).replace("SHORT", str(tmp_path / "short.txt"))
-    process = start(text, tmp_path)
+    process = start(wrong(change, tmp_path), tmp_path)
     assert process.returncode == 1, process.stdout + process.stderr
     assert says in process.stderr and "Traceback" not in process.stderr + process.stdout
+    assert not (tmp_path / "run" / folder.REPORT).exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (("sparsity: 0.5", "sparsity: 0.5, only: [blocks.99]"), "'blocks.99'"),
+        (("builtin:tiny-llama", "/no/such/folder"), "/no/such/folder"),
+        (("source: builtin:wikitext2/train", "source: EMPTY"), "empty"),
+        (("source: builtin:wikitext2/train", "source: SHORT"), "64"),
+    ],
+)
+def test_what_does_not_fit_the_model_or_the_text_ends_in_one_sentence_in_the_folder(change, says, tmp_path):
+    with pytest.raises(PrunariumError):
+        run(from_yaml(wrong(change, tmp_path)), tmp_path / "run")
+    status = folder.status(tmp_path / "run")
+    assert status.state == "failed" and says in status.problem + status.remedy and status.remedy
     assert not (tmp_path / "run" / folder.REPORT).exists()
 
 
