@@ -98,6 +98,13 @@ def spectrum(session: Any, name: str, share: float | None = None) -> dict[str, A
     }
 
 
+def inputs(session: Any, name: str) -> dict[str, Any]:
+    """What a layer is given, as `spectrum` tells it too."""
+    from core.model import lens
+
+    return {"name": name, "activations": lens.inputs_of(_lens(session), _loaded(session).anatomy.layer(name))}
+
+
 def input_sizes(session: Any, layer: Any) -> dict[str, Any] | None:
     """A histogram of the values that a layer is given, and its loudest features; None where the model's inputs are not collected here."""
     from core.errors import PrunariumError
@@ -135,7 +142,7 @@ def ablate(session: Any, layer: str, row: int, column: int, prompt: str = PROMPT
 
 ASKS = {
     "xray_units": units, "xray_weights": weights, "xray_duplicates": duplicates, "xray_experts": experts, "xray_spectrum": spectrum,
-    "xray_spikes": spikes, "xray_ablate": ablate,
+    "xray_inputs": inputs, "xray_spikes": spikes, "xray_ablate": ablate,
 }  # fmt: skip
 
 
