@@ -198,7 +198,13 @@ def removal(bench: Bench, source: str, seen: Observed, run: tuple[int, int]) -> 
     if len(chosen) != count or count >= len(names):
         raise PrunariumError("These blocks cannot go: at least one must stay.", "Choose a shorter run in the map.")
     kind = (known.description(source, bench.workspace.folder) or {}).get("kind", "decoder")
-    measure: dict[str, Any] = {"accuracy": {}} if kind == "image_classifier" else {"perplexity": {}} if kind == "decoder" else {}
+    measure: dict[str, Any] = (
+        {"accuracy": {}}
+        if kind == "image_classifier"
+        else {"perplexity": {"samples": 64, "tokens": 256}}
+        if kind == "decoder"
+        else {}
+    )
     name = slug(source.removeprefix("builtin:").rstrip("/").rpartition("/")[2]).strip("-.")[:50] or "model"
     prune = {
         "method": "angular_distance",
