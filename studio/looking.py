@@ -80,7 +80,7 @@ def card(bench: Bench, seen: Observed, name: str) -> dict[str, Any] | None:
             for metric, value in row["scores"].items()
             if value is not None
         ),
-        ("The budget removes", f"{100 * share:.1f} %" if share else "nothing yet"),
+        ("The budget removes", f"{100 * share:.1f} %: {round(share * row['parameters']):,} weights" if share else "nothing yet"),
     ]
     return facts.said(name, badge=seen.badge, facts=shown)
 

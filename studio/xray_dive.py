@@ -15,7 +15,7 @@ from studio.bench import Bench
 from studio.charts import xray, xray_deep
 from studio.known import Observed
 from studio.looking import share_of
-from studio.plotview import Picked, PlotlyView, picked, table_twin
+from studio.plotview import PlotlyView, picked, table_twin
 from studio.xray_place import BLOCK, BLOCKS, UNITS, WEIGHTS, Place
 
 LIMIT_S = 180.0
@@ -73,7 +73,7 @@ def drawn(bench: Bench, source: str, seen: Observed, place: Place, metric: str, 
     try:
         if place.depth in (UNITS, WEIGHTS):
             answer = _ask(bench, source, place, metric, how, refused)
-            closer, badge, note = True, "measured", _protocol(answer)
+            closer, badge, note = True, "measured", _protocol(answer) + _grouped(described, place)
         told, figure, table = _picture(seen, place, metric, answer, share_of(bench, place.block))
         title = facts.said(told, badge=badge, note=note)
     except PrunariumError as error:
@@ -115,6 +115,18 @@ def _protocol(answer: dict[str, Any]) -> str:
     return seen + (" Click a tile to go closer." if "window" in answer else "")
 
 
+def _grouped(described: dict[str, Any], place: Place) -> str:
+    """What a head is, where several query heads share one key and value head."""
+    block = next((block for block in described.get("blocks", ()) if block["name"] == place.block), {})
+    attention = block.get("attention") or {}
+    queries, keys = attention.get("query_heads", 1), attention.get("kv_heads", 1)
+    if place.depth != UNITS or place.structure != "heads" or queries <= keys:
+        return ""
+    return (
+        f" A head here is a key and value head with the {queries // keys} query heads that read it: they stand or fall together."
+    )
+
+
 def _within(compare: str) -> str:
     return {"row": "each output row", "layer": "the layer"}.get(compare, "the layer")
 
@@ -130,51 +142,6 @@ def _picture(seen: Observed, place: Place, metric: str, answer: dict[str, Any], 
     if place.depth == UNITS:
         return xray_deep.unit_finding(answer), xray_deep.unit_bars(answer, share), xray_deep.unit_table(answer)
     return xray_deep.weight_finding(answer), xray_deep.weight_map(answer), xray_deep.weight_table(answer)
-
-
-def clicked(seen: Observed, place: Place, told: Picked) -> Place | None:
-    """Where a click on the picture leads; None where nowhere."""
-    data = seen.data
-    if place.depth == BLOCKS:
-        name = xray.block_at(data, str(told.x))
-        return Place(BLOCK, name) if name else None
-    rows = xray_deep.modules_of(data, place.block)
-    if place.depth == BLOCK:
-        return places.of_layer(data, rows[told.index]["name"]) if 0 <= told.index < len(rows) else None
-    if place.depth == UNITS:
-        return _into(rows, place, told)
-    row, column = (_first(told.y), _first(told.x))
-    shape = _shape(data, place.layer)
-    return places.zoomed(place, shape, row, column) if row is not None and column is not None else None
-
-
-def _into(rows: list[Any], place: Place, told: Picked) -> Place | None:
-    """From a neuron or head to its rows in the first layer that makes it."""
-    roles = {"neurons": ("up", "mlp"), "heads": ("query", "qkv")}.get(place.structure, ())
-    layer = next((row for row in rows if row["role"] in roles), None)
-    number = told.custom
-    if layer is None or not isinstance(number, int) or not told.total:
-        return None
-    height, width = layer["shape"][0], _shape({"layers": rows}, layer["name"])[1]
-    each = height // told.total if place.structure == "heads" and layer["role"] == "query" else 0
-    top = number * each if each else max(number - places.CLOSEST // 2, 0)
-    window = (top, min(top + (each or places.CLOSEST), height), 0, width)
-    return Place(WEIGHTS, place.block, layer=layer["name"], windows=(window,)) if window[0] < window[1] else None
-
-
-def _first(label: Any) -> int | None:
-    """The first number of a tile's label: "12–15" -> 12."""
-    head = str(label).partition("–")[0]
-    return int(head) if head.isdigit() else None
-
-
-def _shape(data: Any, name: str) -> tuple[int, int]:
-    """A layer's rows and columns as a matrix: a convolution's kernel counts as columns."""
-    row = next((row for row in data["layers"] if row["name"] == name), None)
-    if row is None:
-        return 1, 1
-    first = row["shape"][0]
-    return first, max(row["parameters"] // max(first, 1), 1)
 
 
 def wire(bench: Bench, dive: Dive, metric: gr.Radio, layer: gr.Dropdown) -> list[Any]:
@@ -197,7 +164,7 @@ def wire(bench: Bench, dive: Dive, metric: gr.Radio, layer: gr.Dropdown) -> list
         if told.rev != place.rev:
             gr.Info("The picture has changed meanwhile; click again.")
             return gr.skip()
-        return go(source, name, how, clicked(seen, place, told) if seen else None)
+        return go(source, name, how, places.clicked(seen.data, place, told) if seen else None)
 
     def of_crumb(source: str | None, held: Any, name: str | None, how: str, event: gr.EventData) -> Any:
         return go(source, name, how, places.read((event._data or {}).get("to")))
@@ -218,7 +185,7 @@ def wire(bench: Bench, dive: Dive, metric: gr.Radio, layer: gr.Dropdown) -> list
         if seen is None or place.depth != WEIGHTS:
             return gr.skip()
         try:
-            asked = places.typed_window(text, _shape(seen.data, place.layer))
+            asked = places.typed_window(text, places.shape_of(seen.data, place.layer))
         except PrunariumError as error:
             gr.Warning(html.escape(str(error)), title="Not done")
             return gr.skip()

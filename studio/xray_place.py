@@ -12,6 +12,7 @@ import gradio as gr
 
 from core.errors import RecipeError
 from studio.charts import xray, xray_deep
+from studio.plotview import Picked
 
 _HERE = Path(__file__).resolve().parent
 BLOCKS, BLOCK, UNITS, WEIGHTS = "blocks", "block", "units", "weights"
@@ -140,3 +141,47 @@ def typed_window(text: str, shape: tuple[int, int]) -> tuple[int, int, int, int]
     if not (0 <= top < bottom <= shape[0] and 0 <= left < right <= shape[1]):
         raise RecipeError(f"Rows {top} to {bottom}, columns {left} to {right} do not lie in this layer.", remedy)
     return top, bottom, left, right
+
+
+def clicked(data: xray.Observations, place: Place, told: Picked) -> Place | None:
+    """Where a click on the picture leads; None where nowhere."""
+    if place.depth == BLOCKS:
+        name = xray.block_at(data, str(told.x))
+        return Place(BLOCK, name) if name else None
+    rows = xray_deep.modules_of(data, place.block)
+    if place.depth == BLOCK:
+        return of_layer(data, rows[told.index]["name"]) if 0 <= told.index < len(rows) else None
+    if place.depth == UNITS:
+        return _into(rows, place, told)
+    row, column = (_first(told.y), _first(told.x))
+    shape = shape_of(data, place.layer)
+    return zoomed(place, shape, row, column) if row is not None and column is not None else None
+
+
+def _into(rows: list[Any], place: Place, told: Picked) -> Place | None:
+    """From a neuron or head to its rows in the first layer that makes it."""
+    roles = {"neurons": ("up", "mlp"), "heads": ("query", "qkv")}.get(place.structure, ())
+    layer = next((row for row in rows if row["role"] in roles), None)
+    number = told.custom
+    if layer is None or not isinstance(number, int) or not told.total:
+        return None
+    height, width = layer["shape"][0], shape_of({"layers": rows}, layer["name"])[1]
+    each = height // told.total if place.structure == "heads" and layer["role"] == "query" else 0
+    top = number * each if each else max(number - CLOSEST // 2, 0)
+    window = (top, min(top + (each or CLOSEST), height), 0, width)
+    return Place(WEIGHTS, place.block, layer=layer["name"], windows=(window,)) if window[0] < window[1] else None
+
+
+def _first(label: Any) -> int | None:
+    """The first number of a tile's label: "12–15" -> 12."""
+    head = str(label).partition("–")[0]
+    return int(head) if head.isdigit() else None
+
+
+def shape_of(data: Any, name: str) -> tuple[int, int]:
+    """A layer's rows and columns as a matrix: a convolution's kernel counts as columns."""
+    row = next((row for row in data["layers"] if row["name"] == name), None)
+    if row is None:
+        return 1, 1
+    first = row["shape"][0]
+    return first, max(row["parameters"] // max(first, 1), 1)

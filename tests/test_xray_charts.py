@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from core.errors import PrunariumError, RecipeError
-from studio import known, xray_layer, xray_place
+from studio import xray_layer, xray_place
 from studio.charts import xray, xray_agree, xray_deep, xray_repeat
 from studio.xray_place import BLOCK, UNITS, WEIGHTS, Place
 from tests.test_charts import observed
@@ -212,9 +212,9 @@ def test_a_typed_window_that_is_none_is_a_sentence(text):
 
 def test_a_click_leads_one_step_deeper():
     from studio.plotview import Picked
-    from studio.xray_dive import clicked
+    from studio.xray_place import clicked
 
-    seen = known.Observed(richer(), "measured")
+    seen = richer()
     block = clicked(seen, Place(), Picked(1, x="3"))
     assert block == Place(BLOCK, "blocks.3") and clicked(seen, Place(), Picked(1, x="99")) is None
     layer = clicked(seen, block, Picked(1, index=1))

@@ -50,16 +50,6 @@ def correlation(data: Observations, a: str, b: str) -> tuple[float | None, str]:
     return spearman([x for *_, x, _ in rows], [y for *_, y in rows]), f"{len(rows):,} {depth}"
 
 
-def badge(data: Observations, a: str, b: str) -> str:
-    """The rank correlation in one line."""
-    if a == b:
-        return "The same score twice: Spearman 1.00"
-    found, over = correlation(data, a, b)
-    return f"{label(a)} and {label(b)}: " + (
-        "no rank correlation (fewer than three, or all equal)" if found is None else f"Spearman {found:.2f} over {over}"
-    )
-
-
 def scatter_finding(data: Observations, a: str, b: str) -> str:
     """How two scores rank the same layers, in a sentence."""
     found, over = correlation(data, a, b)
