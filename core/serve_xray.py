@@ -62,6 +62,27 @@ def weights(session: Any, name: str, metric: str = "magnitude", window: list[int
     }  # fmt: skip
 
 
+def masks(session: Any, name: str, share: float = 0.5) -> dict[str, Any]:
+    """What the scores of a layer would remove at one share: for every two, the part of the weights that go which both take. Scores that cannot be had
+    here are left out, with the reason."""
+    from core.errors import PrunariumError
+    from core.model import lens
+    from core.model.masks import decide
+
+    seen = _lens(session)
+    layer = seen.loaded.anatomy.layer(name)
+    gone, left_out = {}, {}
+    for metric in _choices("unstructured"):
+        method = get("score", metric)
+        try:
+            scores = lens.scores_of_weights(seen, layer, method)
+            gone[metric] = ~decide(scores, "unstructured", share, method.card.compare, name).cpu()
+        except PrunariumError as error:
+            left_out[metric] = error.problem
+    both = [[float((a & b).sum() / a.sum().clamp_min(1)) for b in gone.values()] for a in gone.values()]
+    return {"name": name, "share": share, "metrics": list(gone), "overlap": both, "left_out": left_out, "protocol": seen.protocol}
+
+
 def duplicates(session: Any, block: str, structure: str, threshold: float = 0.9) -> dict[str, Any]:
     """Clusters of a block's units whose weights point the same way, and for each unit the cosine with the one most like it."""
     from core.model import lens
@@ -141,7 +162,7 @@ def ablate(session: Any, layer: str, row: int, column: int, prompt: str = PROMPT
 
 
 ASKS = {
-    "xray_units": units, "xray_weights": weights, "xray_duplicates": duplicates, "xray_experts": experts, "xray_spectrum": spectrum,
+    "xray_units": units, "xray_weights": weights, "xray_duplicates": duplicates, "xray_masks": masks, "xray_experts": experts, "xray_spectrum": spectrum,
     "xray_inputs": inputs, "xray_spikes": spikes, "xray_ablate": ablate,
 }  # fmt: skip
 

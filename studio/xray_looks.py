@@ -20,6 +20,7 @@ from studio.plans import PROMPT
 LIMIT_S = 180.0
 QUESTIONS = {
     "agree": "Do the scores agree?",
+    "masks": "Would they take the same weights?",
     "runs": "Which runs of blocks could go?",
     "duplicates": "Which units are near copies?",
     "experts": "What do the experts share?",
@@ -80,6 +81,15 @@ def _agree(bench: Bench, source: str, seen: Observed, asked: Asked) -> Look:
         f"Left out: {left}" if left else "A dot is a layer (a block, where a score knows blocks only).",
         xray_agree.furthest(data),
     )  # fmt: skip
+
+
+def _masks(bench: Bench, source: str, seen: Observed, asked: Asked) -> Look:
+    share = share_of(bench, asked.layer) or 0.5
+    found = _ask(bench, source, "xray_masks", name=asked.layer, share=share)
+    left = "".join(f" {xray.label(name)} left out: {why}" for name, why in found["left_out"].items())
+    why = "as the budget says" if share_of(bench, asked.layer) else "as no budget is set for this layer"
+    note = f"At {100 * share:.0f} %, {why}, on {found['protocol']}.{left}"
+    return Look((xray_agree.overlap_finding(found), xray_agree.overlap_map(found), xray_agree.overlap_table(found)), note=note)
 
 
 def _runs(bench: Bench, source: str, seen: Observed, asked: Asked) -> Look:

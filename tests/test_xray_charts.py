@@ -70,6 +70,17 @@ def test_the_disagreement_title_names_the_block_with_the_widest_ranks():
     assert xray_agree.rank_map(observed([0.5])) is None and "Fewer than two" in xray_agree.rank_finding(observed([0.5]))
 
 
+def test_the_masks_that_differ_most_are_named_and_random_is_no_voice():
+    found = {"name": "blocks.0.up", "share": 0.5, "metrics": ["magnitude", "wanda", "random"], "left_out": {},
+             "overlap": [[1, 0.8, 0.5], [0.8, 1, 0.5], [0.5, 0.5, 1]]}  # fmt: skip
+    assert (
+        xray_agree.overlap_finding(found)
+        == "Magnitude and Wanda differ most on blocks.0.up: 80 % of what goes in common (50 % is chance)"
+    )
+    assert xray_agree.overlap_map(found).data[0].z[0][1] == 80 and len(xray_agree.overlap_table(found)) == 3
+    assert xray_agree.overlap_map({**found, "metrics": ["wanda"], "overlap": [[1]]}) is None
+
+
 def test_ablation_is_a_score_of_blocks_and_its_title_names_what_is_missed_least():
     data = richer()
     assert xray.metrics(data)[-1] == xray.ABLATION and xray.ABLATION not in xray.metrics(data, "layers")

@@ -206,6 +206,23 @@ def test_the_weight_map_removes_what_the_mask_would(session, loaded):
     assert np.frombuffer(base64.b64decode(found["values"]), "<f4") == pytest.approx(scores.flatten().numpy(), rel=1e-6)
 
 
+def test_the_overlap_of_two_masks_is_what_both_remove(session, loaded):
+    from core.method import get
+    from core.model.masks import decide
+
+    name = "blocks.1.mlp.up_proj"
+    found = asked(session, "xray_masks", name=name, share=0.25)["answer"]
+    at = {metric: place for place, metric in enumerate(found["metrics"])}
+    assert {"magnitude", "wanda", "taylor", "random"} <= set(at) and found["left_out"] == {}
+    gone = {}
+    for metric in ("magnitude", "wanda"):
+        scores = lens.scores_of_weights(session.parts["xray"], loaded.anatomy.layer(name), get("score", metric))
+        gone[metric] = ~decide(scores, "unstructured", 0.25, get("score", metric).card.compare, name)
+    both = float((gone["magnitude"] & gone["wanda"]).sum() / gone["magnitude"].sum())
+    assert found["overlap"][at["magnitude"]][at["wanda"]] == pytest.approx(both)
+    assert all(found["overlap"][place][place] == 1.0 for place in at.values())
+
+
 @pytest.mark.parametrize("metric", ["magnitude", "wanda", "taylor"])
 @pytest.mark.parametrize("structure", ["neurons", "heads"])
 def test_the_scores_of_units_are_sums_over_their_weights(session, loaded, metric, structure):

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from itertools import combinations
+from typing import Any
 
 import pandas as pd
 import plotly.graph_objects as go
@@ -195,3 +196,41 @@ def _between(data: Observations, a: str, b: str) -> float | None:
     rows = [(score_of(data, block, a), score_of(data, block, b)) for block in data["blocks"]]
     both = [(x, y) for x, y in rows if x is not None and y is not None]
     return spearman([x for x, _ in both], [y for _, y in both])
+
+
+def overlap_map(answer: Mapping[str, Any]) -> go.Figure | None:
+    """Score x score: the part of the weights removed by one that the other removes too. None where fewer than two could be taken."""
+    names = [label(name) for name in answer["metrics"]]
+    if len(names) < 2:
+        return None
+    heat = go.Heatmap(
+        x=names, y=names, z=[[100 * x for x in row] for row in answer["overlap"]], colorscale=SCALE, zmin=100 * answer["share"], zmax=100, xgap=1, ygap=1,
+        texttemplate="%{z:.0f}", textfont={"size": 11}, hovertemplate="%{y} and %{x}: %{z:.1f} % in common<extra></extra>",
+        colorbar={"title": {**titled("% in common; dark = chance"), "side": "right"}, "thickness": 10, "outlinewidth": 0, "len": 0.96},
+    )  # fmt: skip
+    figure = go.Figure(heat)
+    figure.update_layout(margin={**MARGIN, "l": 130, "b": 84, "r": 4})
+    figure.update_xaxes(type="category", showgrid=False, tickangle=-35)
+    figure.update_yaxes(type="category", autorange="reversed", showgrid=False)
+    return figure
+
+
+def overlap_finding(answer: Mapping[str, Any]) -> str:
+    """The two scores, random aside, whose masks of this layer differ most, in a sentence."""
+    names = answer["metrics"]
+    found = [
+        (answer["overlap"][a][b], a, b) for a, b in combinations(range(len(names)), 2) if "random" not in (names[a], names[b])
+    ]
+    if not found:
+        return f"Fewer than two scores can be had for {answer['name']}"
+    x, a, b = min(found)
+    chance = f"{100 * answer['share']:.0f} % is chance"
+    return f"{label(names[a])} and {label(names[b])} differ most on {answer['name']}: {100 * x:.0f} % of what goes in common ({chance})"
+
+
+def overlap_table(answer: Mapping[str, Any]) -> pd.DataFrame:
+    names = answer["metrics"]
+    rows = [
+        [label(names[a]), label(names[b]), round(100 * answer["overlap"][a][b], 2)] for a, b in combinations(range(len(names)), 2)
+    ]
+    return pd.DataFrame(sorted(rows, key=lambda row: row[2]), columns=["Score", "And", "In common %"])
