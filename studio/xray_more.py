@@ -18,6 +18,7 @@ from studio.xray_looks import QUESTIONS, Asked, Look
 from studio.xray_place import STRUCTURES
 
 _TOLD: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+OF_A_LAYER = ("masks", "spectrum")  # questions about the layer that is chosen above
 _NO_RUN: dict[str, Any] = {"run": None, "rev": 0}
 
 
@@ -143,22 +144,25 @@ def _asked(source: str, bench: Bench, seen: Observed, metric: str | None, layer:
     )
 
 
-def controls(seen: Observed, question: str, metric: str) -> tuple[Any, ...]:
+def controls(seen: Observed, question: str, metric: str, against: str = "") -> tuple[Any, ...]:
     """against, block, structure, threshold: shown where the question needs them, with this model's choices."""
     data = seen.data
     there = dict.fromkeys([*xray.metrics(data), *xray.metrics(data, "layers")])
     others = [(xray.label(name), name) for name in there if name != metric]
+    against = against if against in [name for _, name in others] else (others[0][1] if others else None)
     names = [(xray_deep.words(row["name"]).capitalize(), row["name"]) for row in data["blocks"]]
     blocks = question in ("duplicates", "experts")
     return (
-        gr.Dropdown(choices=others, value=others[0][1] if others else None, visible=question == "agree"),
+        gr.Dropdown(choices=others, value=against, visible=question == "agree"),
         gr.Dropdown(choices=names, visible=blocks, **({} if blocks else {"value": names[0][1] if names else None})),
         gr.Radio(visible=question == "duplicates"),
         gr.Slider(visible=question == "duplicates"),
     )  # fmt: skip
 
 
-def wire(bench: Bench, more: More, metric: gr.Radio, layer: gr.Dropdown) -> None:
+def wire(bench: Bench, more: More, metric: gr.Radio, layer: gr.Dropdown, moves: list[Any]) -> None:
+    """moves: events that may have changed the layer."""
+
     def answer(source: str | None, name: str | None, at: str | None, *values: Any) -> Any:
         seen = known.observations(source or "", bench.runs)
         if seen is None:
@@ -168,6 +172,17 @@ def wire(bench: Bench, more: More, metric: gr.Radio, layer: gr.Dropdown) -> None
         if notice := bench.worker.take_notice():
             gr.Info(notice)
         return _shown(asked, found)
+
+    def of_layer(source: str | None, name: str | None, at: str | None, *values: Any) -> Any:
+        return answer(source, name, at, *values) if values[0] in OF_A_LAYER else gr.skip()
+
+    def of_metric(source: str | None, name: str | None, at: str | None, *values: Any) -> Any:
+        """The room's score is one side of the comparison."""
+        seen = known.observations(source or "", bench.runs)
+        if seen is None or values[0] != "agree":
+            return gr.skip()
+        dropdown = controls(seen, "agree", name or "", values[1])[0]
+        return dropdown, *answer(source, name, at, "agree", dropdown.value, *values[2:])
 
     def fit(source: str | None, question: str, name: str | None) -> Any:
         seen = known.observations(source or "", bench.runs)
@@ -203,6 +218,9 @@ def wire(bench: Bench, more: More, metric: gr.Radio, layer: gr.Dropdown) -> None
     more.question.input(fit, [bench.model, more.question, metric], fitted, **QUIET).then(answer, told, more.outputs(), **DEEP)
     for control in (more.against, more.block, more.structure):
         control.input(answer, told, more.outputs(), **DEEP)
+    metric.input(of_metric, told, [more.against, *more.outputs()], **QUIET)
+    for move in moves:
+        move.then(of_layer, told, more.outputs(), **DEEP)
     more.threshold.release(answer, told, more.outputs(), **DEEP)
     more.views[0].select(of_click, [bench.model, more.question, more.run], more.outputs(), **DEEP)
     more.deed.click(deed, [bench.model, more.question, more.run, more.spike], [bench.run, more.told, more.texts], **_TOLD)

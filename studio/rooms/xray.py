@@ -66,7 +66,7 @@ def build(bench: Bench) -> None:
     moves = xray_dive.wire(bench, dive, metric, beside.layer)
     moves.append(_wire_cells(bench, metric, maps, dive, beside.layer))
     xray_layer.wire(bench, beside, metric, moves)
-    xray_more.wire(bench, more, metric, beside.layer)
+    xray_more.wire(bench, more, metric, beside.layer, moves)
 
 
 def _maps() -> Maps:
