@@ -136,7 +136,7 @@ def _picture(seen: Observed, place: Place, metric: str, answer: dict[str, Any], 
     if place.depth == BLOCKS:
         return xray.importance_finding(data, metric), xray.importance(data, metric), xray.block_table(data)
     if place.depth == BLOCK:
-        own = metric if metric in xray.metrics(data, "layers") else next(reversed(xray.metrics(data, "layers")), metric)
+        own = xray.of_layers(data, metric)
         table = xray.layer_table({**data, "layers": xray_deep.modules_of(data, place.block)})
         return xray_deep.module_finding(data, place.block, own), xray_deep.module_bars(data, place.block, own), table
     if place.depth == UNITS:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -156,11 +157,16 @@ def _spikes(bench: Bench, source: str, seen: Observed, asked: Asked) -> Look:
         for s in found["spikes"]
     )
     note = "A weight whose input and output both exceed the threshold at one token (Yu et al. 2024). Leave one out and read what the model then writes."
-    return Look((xray_repeat.spike_finding(found), None, xray_repeat.spike_table(found)), note=note, spikes=places)
+    return Look(
+        (xray_repeat.spike_finding(found), xray_repeat.spike_dots(found), xray_repeat.spike_table(found)),
+        note=note,
+        spikes=places,
+    )
 
 
 _LOOKS = {
     "agree": _agree,
+    "masks": _masks,
     "runs": _runs,
     "duplicates": _duplicates,
     "experts": _experts,
@@ -169,8 +175,8 @@ _LOOKS = {
 }
 
 
-def _ask(bench: Bench, source: str, name: str, **args: Any) -> Any:
-    return bench.worker.about(source, name, timeout_s=LIMIT_S, **args)
+def _ask(bench: Bench, source: str, question: str, /, **args: Any) -> Any:
+    return bench.worker.about(source, question, timeout_s=LIMIT_S, **args)
 
 
 def _check(bench: Bench, source: str, structure: str) -> None:
@@ -193,7 +199,12 @@ def ablated(bench: Bench, source: str, place: str) -> tuple[dict[str, Any], list
         rise = without["loss"] - dense["loss"]
         told = f"Without this one weight ({found['weight']:.3g}) the loss {'rises' if rise >= 0 else 'falls'} by {abs(rise):.3f} nats, from {dense['loss']:.3f}"
     texts = [
-        {"title": title, "tone": tone, "lead": found["prompt"], "text": part["text"]}
+        {
+            "title": title,
+            "tone": tone,
+            "lead": found["prompt"],
+            "text": re.sub(r"[ \t]*\n\s*", "\n", part["text"]),
+        }  # small models love empty lines
         for title, tone, part in (("Dense", "#7c8a96", dense), ("Without it", "#d9772b", without))
     ]
     return facts.said(told, badge="measured", note="Mean loss a token of the calibration text; the weight was put back."), texts

@@ -144,16 +144,21 @@ def _asked(source: str, bench: Bench, seen: Observed, metric: str | None, layer:
     )
 
 
+def _other(seen: Observed, metric: str, against: str) -> tuple[list[tuple[str, str]], str]:
+    """The scores that `metric` can be compared with, and which of them is: the one that was, else the first."""
+    there = dict.fromkeys([*xray.metrics(seen.data), *xray.metrics(seen.data, "layers")])
+    others = [(xray.label(name), name) for name in there if name != metric]
+    return others, against if against in there and against != metric else (others[0][1] if others else "")
+
+
 def controls(seen: Observed, question: str, metric: str, against: str = "") -> tuple[Any, ...]:
     """against, block, structure, threshold: shown where the question needs them, with this model's choices."""
     data = seen.data
-    there = dict.fromkeys([*xray.metrics(data), *xray.metrics(data, "layers")])
-    others = [(xray.label(name), name) for name in there if name != metric]
-    against = against if against in [name for _, name in others] else (others[0][1] if others else None)
+    others, against = _other(seen, metric, against)
     names = [(xray_deep.words(row["name"]).capitalize(), row["name"]) for row in data["blocks"]]
     blocks = question in ("duplicates", "experts")
     return (
-        gr.Dropdown(choices=others, value=against, visible=question == "agree"),
+        gr.Dropdown(choices=others, value=against or None, visible=question == "agree"),
         gr.Dropdown(choices=names, visible=blocks, **({} if blocks else {"value": names[0][1] if names else None})),
         gr.Radio(visible=question == "duplicates"),
         gr.Slider(visible=question == "duplicates"),
@@ -181,8 +186,8 @@ def wire(bench: Bench, more: More, metric: gr.Radio, layer: gr.Dropdown, moves: 
         seen = known.observations(source or "", bench.runs)
         if seen is None or values[0] != "agree":
             return gr.skip()
-        dropdown = controls(seen, "agree", name or "", values[1])[0]
-        return dropdown, *answer(source, name, at, "agree", dropdown.value, *values[2:])
+        against = _other(seen, name or "", values[1] or "")[1]
+        return controls(seen, "agree", name or "", against)[0], *answer(source, name, at, "agree", against, *values[2:])
 
     def fit(source: str | None, question: str, name: str | None) -> Any:
         seen = known.observations(source or "", bench.runs)

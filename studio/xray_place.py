@@ -60,7 +60,12 @@ def component(elem_id: str) -> gr.HTML:
     """The trail. Give it `trail(...)`; its `select` says in event data {"to": place} where a person went."""
     css, js = ((_HERE / f"crumbs.{kind}").read_text(encoding="utf-8") for kind in ("css", "js"))
     return gr.HTML(
-        html_template='<div class="crumbs"></div>', css_template=css, js_on_load=js, apply_default_css=False, elem_id=elem_id
+        html_template='<div class="crumbs"></div>',
+        css_template=css,
+        js_on_load=js,
+        apply_default_css=False,
+        elem_id=elem_id,
+        elem_classes="drawn",
     )
 
 

@@ -249,3 +249,9 @@ def test_a_weight_that_was_not_chosen_is_told(tmp_path):
     for place in ("", "a/b", "blocks.0.up/x/1", "blocks.0.up/1/"):
         with pytest.raises(PrunariumError, match="No weight is chosen"):
             xray_looks.ablated(None, "x", place)
+
+
+def test_every_question_has_a_way_to_its_answer():
+    from studio import xray_looks
+
+    assert set(xray_looks.QUESTIONS) == set(xray_looks._LOOKS)

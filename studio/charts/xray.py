@@ -61,6 +61,12 @@ def score_of(data: Observations, row: Mapping[str, Any], metric: str) -> float |
     return None if dense is None or without is None else without - dense
 
 
+def of_layers(data: Observations, metric: str) -> str:
+    """The score that layers are shown by: the one asked for where they have it, else Wanda, else the last they have."""
+    there = metrics(data, "layers")
+    return next((name for name in (metric, "wanda") if name in there), next(reversed(there), ""))
+
+
 def label(metric: str) -> str:
     """What to call a score on screen."""
     return MEANING.get(metric, (metric.replace("_", " ").capitalize(), ""))[0]

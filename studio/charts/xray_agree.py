@@ -88,7 +88,7 @@ def scatter(data: Observations, a: str, b: str) -> go.Figure | None:
     )
     for axis, metric, place in (("xaxis", a, 2), ("yaxis", b, 3)):
         low, high = min(row[place] for row in rows), max(row[place] for row in rows)
-        spread = {"type": "log", "dtick": 1} if low > 0 and high / low > 20 else {}
+        spread = {"type": "log", "dtick": 1} if low > 0 and high / low > 8 else {}
         figure.update_layout({axis: {"title": titled(f"{label(metric)}: {unit(metric)}"), **spread}})
     return figure
 
@@ -144,11 +144,11 @@ def rank_map(data: Observations) -> go.Figure | None:
     words = [str(index) for index in shown["Block"]]
     heat = go.Heatmap(
         x=words, y=[label(name) for name in names], z=values, colorscale=SCALE, reversescale=True, zmin=1, zmax=len(table),
-        xgap=2 if len(words) <= 60 else 0, ygap=2, hovertemplate="block %{x} by %{y}: rank %{z:g}<extra></extra>",
+        xgap=2 if len(words) <= 60 else 0, ygap=2, hovertemplate="block %{x} by %{y}: rank %{z:~g}<extra></extra>",
         colorbar={"title": {**titled("rank, 1 = matters most"), "side": "right"}, "thickness": 10, "outlinewidth": 0, "len": 0.96},
     )  # fmt: skip
     if len(words) <= 16:
-        heat.update(texttemplate="%{z:g}", textfont={"size": 12})
+        heat.update(texttemplate="%{z:~g}", textfont={"size": 12})
     figure = go.Figure(heat)
     place = _divided(shown)
     if place is not None:

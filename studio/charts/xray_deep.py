@@ -53,8 +53,18 @@ def module_finding(data: Observations, block: str, metric: str) -> str:
     low, high = min(rows), max(rows)
     if len(rows) == 1:
         return f"{words(block).capitalize()} has one module, {short(low[1], block)}"
-    times = f", {high[0] / low[0]:.1f} times less than {short(high[1], block)}" if low[0] > 0 else ""
-    return f"In {words(block)}, {short(low[1], block)} scores lowest by {label(metric)}{times}"
+    return f"In {words(block)}, {short(low[1], block)} scores lowest by {label(metric)}{_below(low[0], high[0], short(high[1], block))}"
+
+
+def _below(low: float, high: float, name: str) -> str:
+    """How far the lowest lies below the highest."""
+    if low <= 0:
+        return ""
+    return (
+        f", {high / low:.1f} times less than {name}"
+        if high > 1.1 * low
+        else f", but {100 * (1 - low / high):.2g} % below {name} only"
+    )
 
 
 def short(name: str, block: str) -> str:
@@ -106,8 +116,8 @@ def unit_finding(answer: Answer) -> str:
         return f"The {several} of {at} have no {label(answer['metric'])} score"
     low, high, by = rows[-1], rows[0], label(answer["metric"])
     if len(rows) < 8:
-        times = f", {high[1] / low[1]:.1f} times less than {one} {high[0]}" if low[1] > 0 else ""
-        return f"Of the {len(rows)} {several} of {at}, {one} {low[0]} scores lowest by {by}{times}"
+        below = _below(low[1], high[1], f"{one} {high[0]}")
+        return f"Of the {len(rows)} {several} of {at}, {one} {low[0]} scores lowest by {by}{below}"
     half = sum(score for _, score in rows) / 2
     running, count = 0.0, 0
     for _, score in rows:
@@ -228,7 +238,9 @@ def score_bars(answer: Answer) -> go.Figure | None:
                   marker={"color": COLOURS["accent"], "line": {"width": 0}}, hovertemplate="near %{x:.3g}: %{y:,.0f}<extra></extra>")  # fmt: skip
     figure = go.Figure(bars)
     figure.update_layout(margin={**MARGIN, "l": 56})
-    figure.update_xaxes(title=titled(f"{label(answer['metric'])} of a weight"), type="log", showgrid=False, nticks=7)
+    figure.update_xaxes(
+        title=titled(f"{label(answer['metric'])} of a weight"), type="log", exponentformat="power", showgrid=False, nticks=7
+    )
     figure.update_yaxes(title=titled("how many"), rangemode="tozero")
     return figure
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from html import escape
 from itertools import pairwise
 from typing import Any
 
@@ -293,6 +294,29 @@ def activation_finding(answer: Answer) -> str:
 def spike_table(answer: Answer) -> pd.DataFrame:
     rows = [[s["layer"], s["row"], s["column"], s["weight"], s["input"], s["output"]] for s in answer["spikes"]]
     return pd.DataFrame(rows, columns=["Layer", "Row", "Column", "Weight", "Its input", "Its output"])
+
+
+def spike_dots(answer: Answer) -> go.Figure | None:
+    """A dot a weight: how large its input is at one token, and the output that it feeds. None where there is no spike."""
+    found = answer["spikes"]
+    if not found:
+        return None
+    layers = list(dict.fromkeys(s["layer"] for s in found))
+    figure = go.Figure([
+        go.Scatter(
+            x=[abs(s["input"]) for s in found if s["layer"] == layer], y=[abs(s["output"]) for s in found if s["layer"] == layer], mode="markers",
+            name=escape(layer), text=[f"[{s['row']}, {s['column']}]" for s in found if s["layer"] == layer],
+            marker={"size": 12, "color": SEQUENCE[place % len(SEQUENCE)]}, hovertemplate="%{text}<br>input %{x:.0f}, output %{y:.0f}<extra></extra>",
+        )
+        for place, layer in enumerate(layers)
+    ])  # fmt: skip
+    for axis in ("x", "y"):
+        line = {"color": COLOURS["muted"], "width": 1.5, "dash": "dot"}
+        (figure.add_vline(answer["threshold"], line=line) if axis == "x" else figure.add_hline(answer["threshold"], line=line))
+    figure.update_layout(margin={**MARGIN, "t": 34}, showlegend=True, legend={"orientation": "h", "y": 1.14, "x": 0})
+    figure.update_xaxes(title=titled("size of its input"), rangemode="tozero")
+    figure.update_yaxes(title=titled("size of the output it feeds"), rangemode="tozero")
+    return figure
 
 
 def spike_finding(answer: Answer) -> str:

@@ -154,10 +154,10 @@ def _wire_cells(bench: Bench, metric: gr.Radio, maps: Maps, dive: xray_dive.Dive
 
 def _of_layers(seen: Observed, metric: str) -> tuple[Any, ...]:
     data = seen.data
-    of_layers = metric if metric in xray.metrics(data, "layers") else next(reversed(xray.metrics(data, "layers")), "")
+    by = xray.of_layers(data, metric)
     return (
-        facts.said(xray.layer_finding(data, of_layers), badge=seen.badge),
-        xray.layer_map(data, of_layers),
+        facts.said(xray.layer_finding(data, by), badge=seen.badge),
+        xray.layer_map(data, by),
         xray.layer_table(data),
     )
 
