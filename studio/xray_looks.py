@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -74,20 +75,28 @@ def _agree(bench: Bench, source: str, seen: Observed, asked: Asked) -> Look:
             note="X-ray this model again: it takes all that fit.",
         )
     b = asked.against if asked.against in there else others[0]
-    left = "; ".join(f"{xray.label(name)}: {why}" for name, why in (data.get("left_out") or {}).items())
+    left = _reasons(data.get("left_out") or {})
     return Look(
         (xray_agree.scatter_finding(data, a, b), xray_agree.scatter(data, a, b), xray_agree.scatter_table(data, a, b)),
         (xray_agree.rank_finding(data), xray_agree.rank_map(data), xray_agree.rank_table(data)),
         seen.badge,
-        f"Left out: {left}" if left else "A dot is a layer (a block, where a score knows blocks only).",
+        left or "A dot is a layer (a block, where a score knows blocks only).",
         xray_agree.furthest(data),
     )  # fmt: skip
+
+
+def _reasons(left_out: Mapping[str, str]) -> str:
+    """Which scores could not be had, each reason once."""
+    by_reason: dict[str, list[str]] = {}
+    for name, why in left_out.items():
+        by_reason.setdefault(why, []).append(xray.label(name))
+    return " ".join(f"Not taken: {', '.join(names)}. {why}" for why, names in by_reason.items())
 
 
 def _masks(bench: Bench, source: str, seen: Observed, asked: Asked) -> Look:
     share = share_of(bench, asked.layer) or 0.5
     found = _ask(bench, source, "xray_masks", name=asked.layer, share=share)
-    left = "".join(f" {xray.label(name)} left out: {why}" for name, why in found["left_out"].items())
+    left = f" {_reasons(found['left_out'])}" if found["left_out"] else ""
     why = "as the budget says" if share_of(bench, asked.layer) else "as no budget is set for this layer"
     note = f"At {100 * share:.0f} %, {why}, on {found['protocol']}.{left}"
     return Look((xray_agree.overlap_finding(found), xray_agree.overlap_map(found), xray_agree.overlap_table(found)), note=note)

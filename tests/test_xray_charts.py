@@ -180,7 +180,7 @@ def test_experts_who_serve_one_kind_of_text_and_idle_ones_are_named():
     found = {"block": "blocks.0", "count": 3, "answers": [[1, 0.2, 0.5], [0.2, 1, 0.1], [0.5, 0.1, 1]], "weights": [[1.0] * 3] * 3, "top_k": 1, "tokens": 4,
              "visits": {"shares": {"tweets": [0.9, 0.1, 0.0], "prose": [0.1, 0.9, 0.0]}, "left_out": []}}  # fmt: skip
     said = xray_repeat.visit_finding(found)
-    assert "expert 1 serves prose (90 %" in said and "expert 2 is hardly ever asked" in said
+    assert "expert 1 takes 90 % of the visits of prose and 10 % of tweets" in said and "expert 2 is hardly ever asked" in said
     assert xray_repeat.expert_finding(found) == "In block 0, experts 0 and 2 answer most alike (mean cosine 0.50)"
     assert xray_repeat.visit_bars({**found, "visits": {"shares": {}, "left_out": ["tweets"]}}) is None
 

@@ -115,7 +115,7 @@ def unit_finding(answer: Answer) -> str:
     if not rows:
         return f"The {several} of {at} have no {label(answer['metric'])} score"
     low, high, by = rows[-1], rows[0], label(answer["metric"])
-    if len(rows) < 8:
+    if len(rows) <= 16:
         below = _below(low[1], high[1], f"{one} {high[0]}")
         return f"Of the {len(rows)} {several} of {at}, {one} {low[0]} scores lowest by {by}{below}"
     half = sum(score for _, score in rows) / 2

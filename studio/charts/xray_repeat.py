@@ -188,7 +188,7 @@ def visit_bars(answer: Answer) -> go.Figure | None:
         for place, (kind, row) in enumerate(shares.items())
     ])  # fmt: skip
     figure.add_hline(y=100 / answer["count"], line={"color": COLOURS["muted"], "dash": "dot", "width": 1.5})
-    figure.update_layout(barmode="group", bargap=0.25, margin={**MARGIN, "t": 34}, legend={"orientation": "h", "y": 1.14, "x": 0})
+    figure.update_layout(barmode="group", bargap=0.25, margin={**MARGIN, "t": 58}, legend={"orientation": "h", "y": 1.26, "x": 0})
     figure.update_xaxes(title=titled("expert"), type="category", showgrid=False, tickangle=0)
     figure.update_yaxes(title=titled("share of the visits, %"), rangemode="tozero")
     return figure
@@ -207,8 +207,10 @@ def visit_finding(answer: Answer) -> str:
     said = []
     if special:
         _, place = max(special)
-        kind = max(shares, key=lambda kind: shares[kind][place])
-        said.append(f"expert {place} serves {kind} ({100 * shares[kind][place]:.0f} % of its visits) most of all kinds of text")
+        most, least = (pick(shares, key=lambda kind: shares[kind][place]) for pick in (max, min))
+        said.append(
+            f"expert {place} takes {100 * shares[most][place]:.0f} % of the visits of {most} and {100 * shares[least][place]:.0f} % of {least}"
+        )
     if idle:
         said.append(f"{_listed(idle)} {'is' if len(idle) == 1 else 'are'} hardly ever asked")
     whole = "; ".join(said) or "All experts are visited alike"
