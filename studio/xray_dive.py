@@ -161,10 +161,11 @@ def wire(bench: Bench, dive: Dive, metric: gr.Radio, layer: gr.Dropdown) -> list
 
     def of_click(source: str | None, held: Any, name: str | None, how: str, event: gr.EventData) -> Any:
         seen, place, told = known.observations(source or "", bench.runs), places.read(held), picked(event)
-        if told.rev != place.rev:
-            gr.Info("The picture has changed meanwhile; click again.")
+        try:
+            return go(source, name, how, places.clicked(seen.data, place, told) if seen else None)
+        except PrunariumError as error:
+            gr.Info(str(error))
             return gr.skip()
-        return go(source, name, how, places.clicked(seen.data, place, told) if seen else None)
 
     def of_crumb(source: str | None, held: Any, name: str | None, how: str, event: gr.EventData) -> Any:
         return go(source, name, how, places.read((event._data or {}).get("to")))

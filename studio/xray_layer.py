@@ -51,8 +51,8 @@ def build() -> Beside:
     return Beside(layer, about, which, title, weights, meaning)
 
 
-def wire(bench: Bench, beside: Beside, metric: gr.Radio, moves: list[Any]) -> None:
-    """moves: events that may have changed the layer; the weights follow them, from the worker."""
+def wire(bench: Bench, beside: Beside, metric: gr.Radio, score: gr.Dropdown, moves: list[Any]) -> None:
+    """score: the one chosen inside a block. moves: events that may have changed the layer; the weights follow them, from the worker."""
 
     def describe(source: str | None, name: str | None) -> Any:
         seen = known.observations(source or "", bench.runs)
@@ -82,6 +82,7 @@ def wire(bench: Bench, beside: Beside, metric: gr.Radio, moves: list[Any]) -> No
     gr.on([beside.layer.change, bench.budget.change], describe, [bench.model, beside.layer], beside.about, **QUIET)
     bench.model.change(lambda: (None, gr.update(visible=False)), None, shown, **QUIET)
     metric.change(meaning, metric, beside.meaning, **QUIET)
+    score.input(meaning, score, beside.meaning, **QUIET)
 
 
 def _distribution(bench: Bench, source: str, name: str, which: str, metric: str) -> tuple[dict[str, Any], Any]:

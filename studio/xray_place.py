@@ -10,7 +10,7 @@ from typing import Any
 
 import gradio as gr
 
-from core.errors import RecipeError
+from core.errors import PrunariumError, RecipeError
 from studio.charts import xray, xray_deep
 from studio.plotview import Picked
 
@@ -149,7 +149,9 @@ def typed_window(text: str, shape: tuple[int, int]) -> tuple[int, int, int, int]
 
 
 def clicked(data: xray.Observations, place: Place, told: Picked) -> Place | None:
-    """Where a click on the picture leads; None where nowhere."""
+    """Where a click on the picture leads; None where nowhere. Raises PrunariumError for a click on an older drawing than the one that stands."""
+    if told.rev != place.rev:
+        raise PrunariumError("The picture has changed since you clicked.", "Click again in the one that stands now.")
     if place.depth == BLOCKS:
         name = xray.block_at(data, str(told.x))
         return Place(BLOCK, name) if name else None

@@ -226,15 +226,23 @@ def test_a_click_leads_one_step_deeper():
     from studio.xray_place import clicked
 
     seen = richer()
-    block = clicked(seen, Place(), Picked(1, x="3"))
-    assert block == Place(BLOCK, "blocks.3") and clicked(seen, Place(), Picked(1, x="99")) is None
-    layer = clicked(seen, block, Picked(1, index=1))
-    assert layer == Place(WEIGHTS, "blocks.3", layer="blocks.3.mlp.up_proj") and clicked(seen, block, Picked(1, index=7)) is None
-    neuron = clicked(seen, Place(UNITS, "blocks.3", "neurons"), Picked(1, custom=9, total=10))
+    block = clicked(seen, Place(), Picked(0, x="3"))
+    assert block == Place(BLOCK, "blocks.3") and clicked(seen, Place(), Picked(0, x="99")) is None
+    layer = clicked(seen, block, Picked(0, index=1))
+    assert layer == Place(WEIGHTS, "blocks.3", layer="blocks.3.mlp.up_proj") and clicked(seen, block, Picked(0, index=7)) is None
+    neuron = clicked(seen, Place(UNITS, "blocks.3", "neurons"), Picked(0, custom=9, total=10))
     assert neuron.layer == "blocks.3.attn.q_proj" and neuron.windows == (
         (1, 10, 0, 10),
     )  # both layers of the synthetic model say "up"
-    assert clicked(seen, layer, Picked(1, x="<b>", y="1")) is None
+    assert clicked(seen, layer, Picked(0, x="<b>", y="1")) is None
+
+
+def test_a_click_on_an_older_picture_is_told_and_leads_nowhere():
+    from studio.plotview import Picked
+
+    with pytest.raises(PrunariumError, match="has changed since"):
+        xray_place.clicked(richer(), Place(rev=7), Picked(6, x="3"))
+    assert xray_place.clicked(richer(), Place(rev=7), Picked(7, x="3")) == Place(BLOCK, "blocks.3")
 
 
 def test_what_a_score_means_comes_from_its_own_file():

@@ -65,7 +65,7 @@ def build(bench: Bench) -> None:
     _wire_maps(bench, metric, maps, dive)
     moves = xray_dive.wire(bench, dive, metric, beside.layer)
     moves.append(_wire_cells(bench, metric, maps, dive, beside.layer))
-    xray_layer.wire(bench, beside, metric, moves)
+    xray_layer.wire(bench, beside, metric, dive.score, moves)
     xray_more.wire(bench, more, metric, beside.layer, moves)
 
 

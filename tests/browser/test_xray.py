@@ -115,7 +115,7 @@ def test_by_keyboard_alone_one_comes_to_a_layer_its_heads_and_a_typed_window(roo
 
 def test_what_a_model_does_not_have_is_said_and_not_left_blank(room):
     page = room()
-    deeper(page, 0)
+    deeper(page, 1)
     expect(crumb(page, "Experts")).to_have_attribute("aria-disabled", "true")
     crumb(page, "Experts").click()
     expect(title(page)).to_contain_text("is not a mixture of experts")
