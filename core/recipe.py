@@ -80,10 +80,12 @@ class Curves(Section):
 
 
 class Observe(Section):
-    """What to learn about the model without changing it: importance of blocks and layers, block similarity, cost curves."""
+    """What to learn about the model without changing it: importance of blocks and layers, block similarity, the loss without each block (`ablation`),
+    cost curves."""
 
     scores: tuple[str, ...] = ("magnitude", "wanda", "block_influence")
     similarity: bool = True
+    ablation: bool = False
     curves: Curves | None = None
 
 

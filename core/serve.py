@@ -129,6 +129,11 @@ def find(name: str) -> Ask:
         from core import serve_formula
 
         return serve_formula.formula
+    if name.startswith("xray_"):
+        from core import serve_xray
+
+        if name in serve_xray.ASKS:
+            return serve_xray.ASKS[name]
     from core import serve_data
 
     if name not in serve_data.ASKS:

@@ -10,6 +10,10 @@ from studio.bench import Bench
 from studio.charts import xray
 from studio.known import Observed
 
+MOST_FOR_GRADIENTS = 400_000_000  # parameters: a backward pass of more takes too long for a look
+_ALWAYS = ("magnitude", "wanda", "relative_importance")
+_GRADIENTS = ("taylor", "fisher", "gblm", "pruner_zero")
+
 
 def recipe_for(bench: Bench, source: str, curves: bool) -> dict[str, Any]:
     """The run that looks at a model: importance and similarity, and with `curves` what each block costs alone."""
@@ -18,6 +22,8 @@ def recipe_for(bench: Bench, source: str, curves: bool) -> dict[str, Any]:
     observe: dict[str, Any] = {"scores": [*depth, "magnitude", "wanda"]}
     if curves:
         observe["curves"] = {}
+    else:
+        observe |= {"scores": [*depth, *scores(described)], "ablation": "blocks" not in described.get("refused", {})}
     name = slug(source.removeprefix("builtin:").rstrip("/").rpartition("/")[2]).strip("-.")[:60] or "model"
     return {
         "recipe": 1,
@@ -26,6 +32,27 @@ def recipe_for(bench: Bench, source: str, curves: bool) -> dict[str, Any]:
         "calibration": {"samples": 64, "tokens": 256},
         "observe": observe,
     }
+
+
+def scores(described: dict[str, Any]) -> list[str]:
+    """The scores of single weights that one look can give: all that read weights and activations, and in a language model of moderate size those of
+    gradients too (the engine leaves them out again where the memory does not allow them)."""
+    light = described.get("kind", "decoder") == "decoder" and described.get("parameters", 0) <= MOST_FOR_GRADIENTS
+    return [*_ALWAYS, *(_GRADIENTS if light else ())]
+
+
+def statistics(layer: dict[str, Any]) -> dict[str, Any]:
+    """What the worker found of a layer's weights: a finding, and the figures below it."""
+    times = layer["max_magnitude"] / layer["mean_magnitude"] if layer["mean_magnitude"] else 0.0
+    said = f"The largest weight is {times:.0f} times the mean magnitude" if times else "Every weight is zero"
+    broken = [("Not a number", f"{layer['not_finite']:,}")] if layer.get("not_finite") else []
+    return facts.said(said, badge="measured", facts=[
+        ("Mean ± standard deviation", f"{layer['mean']:.2g} ± {layer['std']:.3g}"),
+        ("Largest magnitude", f"{layer['max_magnitude']:.3g}"),
+        ("Zero already", f"{100 * layer['zeros']:.2g} %"),
+        *broken,
+        *([("The budget's cut, by magnitude", f"{layer['cut']:.3g}")] if layer.get("cut") is not None else []),
+    ])  # fmt: skip
 
 
 def protocol(seen: Observed) -> str:
@@ -53,7 +80,7 @@ def card(bench: Bench, seen: Observed, name: str) -> dict[str, Any] | None:
             for metric, value in row["scores"].items()
             if value is not None
         ),
-        ("The budget removes", f"{100 * share:.1f} %" if share else "nothing yet"),
+        ("The budget removes", f"{100 * share:.1f} %: {round(share * row['parameters']):,} weights" if share else "nothing yet"),
     ]
     return facts.said(name, badge=seen.badge, facts=shown)
 

@@ -17,7 +17,9 @@ const themed = layout => {
   out.yaxis = out.yaxis || axis();
   return out;
 };
-const point = p => ({curve: p.curveNumber, i: p.pointIndex ?? p.pointNumber, x: p.x, y: p.y});
+const point = p => ({
+  curve: p.curveNumber, i: p.pointIndex ?? p.pointNumber, x: p.x, y: p.y, custom: p.customdata ?? null, total: p.data?.x?.length ?? 0,
+});
 const config = {
   responsive: false, displaylogo: false, scrollZoom: false, modeBarButtonsToRemove: ['autoScale2d'],
   toImageButtonOptions: {format: 'png', scale: 2, filename: 'prunarium'},

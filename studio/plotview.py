@@ -27,13 +27,16 @@ _revisions = itertools.count(1)
 
 @dataclass(frozen=True)
 class Picked:
-    """What a person picked in a view. `rows`: indices of the lassoed points; `rev`: the drawing that they were picked from."""
+    """What a person picked in a view. `rows`: indices of the lassoed points; `rev`: the drawing that they were picked from. `custom`: what the figure
+    keeps for the point beside x and y (customdata); `total`: how many points its trace has."""
 
     rev: int
     curve: int = 0
     index: int = 0
     x: Any = None
     y: Any = None
+    custom: Any = None
+    total: int = 0
     rows: tuple[int, ...] = ()
 
 
@@ -57,14 +60,17 @@ class PlotlyView(gr.HTML):
         )
 
     def postprocess(self, value: Any) -> dict[str, Any] | None:
-        if value is None:
-            return {"fig": None, "rev": next(_revisions)}
         if isinstance(value, dict) and "rev" in value:
             return value
-        return {"fig": value.to_json(), "rev": next(_revisions)}
+        return numbered(value)
 
     def get_block_name(self) -> str:
         return "html"
+
+
+def numbered(figure: Any) -> dict[str, Any]:
+    """A figure, or None, as a view's value with its revision, for who wants to know which drawing a later event belongs to."""
+    return {"fig": None if figure is None else figure.to_json(), "rev": next(_revisions)}
 
 
 def picked(event: gr.EventData) -> Picked:
@@ -77,6 +83,8 @@ def picked(event: gr.EventData) -> Picked:
         index=int(index[0] if isinstance(index, list) else index),
         x=told.get("x"),
         y=told.get("y"),
+        custom=told.get("custom"),
+        total=int(told.get("total") or 0),
         rows=tuple(int(row) for row in told.get("idx") or ()),
     )
 

@@ -49,7 +49,7 @@ def _walk(page: Page) -> None:
     """Through the rooms in order, as a first visit goes."""
     _first(page, "model")
     _go(page, "xray")
-    expect(page.locator(".plotview[data-rev]:not(.empty):visible")).to_have_count(3)
+    expect(page.locator(".plotview[data-rev]:not(.empty):visible")).to_have_count(5)
     _shoot(page, "xray")
     _go(page, "budget")
     _draw_budget(page)

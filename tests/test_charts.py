@@ -146,6 +146,6 @@ def test_the_demo_is_of_the_model_that_is_committed(name):
 def test_the_demo_has_all_that_the_first_screen_draws():
     described = known.description("builtin:tiny-llama", DEMOS)
     data = known.observations("builtin:tiny-llama", DEMOS / "no-runs").data
-    assert set(xray.metrics(data)) == {"block_influence", "magnitude", "wanda"}
+    assert set(xray.metrics(data)) >= {"block_influence", "magnitude", "wanda"}
     assert known.sizes(described) == known.sizes(data)
     assert set(known.cost_curves(data).cost) == set(known.sizes(described))

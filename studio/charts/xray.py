@@ -14,11 +14,26 @@ import plotly.graph_objects as go
 from studio.theme import COLOURS, SCALE
 
 Observations = Mapping[str, Any]
+ABLATION = "ablation"
 MEANING = {
     "block_influence": ("Block influence", "1 − cosine(entering, leaving)"),
     "magnitude": ("Magnitude", "mean |weight|"),
     "wanda": ("Wanda", "mean |weight| × input norm"),
+    "relative_importance": ("Relative importance", "mean share of row and column × input norm"),
+    "taylor": ("Taylor", "mean |weight × gradient|, nats"),
+    "fisher": ("Fisher", "mean (weight × gradient)² / 2, nats"),
+    "gblm": ("GBLM", "mean |weight| × (gradient + input norm)"),
+    "pruner_zero": ("Pruner-Zero", "mean Pruner-Zero score"),
+    "reap": ("REAP", "gate × output norm, a token"),
+    "llm_pruner": ("LLM-Pruner", "mean LLM-Pruner score"),
+    "flap": ("FLAP", "variance × |weight|²"),
+    "kcm": ("KCM", "mean KCM score"),
+    "cfsp": ("CFSP", "mean CFSP score"),
+    "seap": ("SEAP", "mean SEAP score"),
+    ABLATION: ("Left out", "rise of the loss without it, nats"),
 }
+MEASURES = {"cosine": "Cosine", "angular": "Angular distance", "cka": "Debiased CKA"}
+MOST_BARS, MOST_CELLS = 320, 400  # more than these are drawn together, or every n-th
 CUT_ABOVE = 4  # times the second bar
 MARGIN = {"l": 62, "r": 12, "t": 10, "b": 46}
 
@@ -29,11 +44,27 @@ def titled(text: str) -> dict[str, Any]:
 
 
 def metrics(data: Observations, depth: str = "blocks") -> tuple[str, ...]:
-    """The scores that these observations hold for blocks, or for layers, in the order they were made."""
+    """The scores that these observations hold for blocks, or for layers, in the order they were made; of blocks, the loss without each comes last."""
     rows = data.get(depth) or ()
-    return tuple(
-        name for name in (rows[0]["scores"] if rows else ()) if any(_number(row["scores"].get(name)) is not None for row in rows)
-    )
+    names = rows[0]["scores"] if rows else ()
+    found = tuple(name for name in names if any(_number(row["scores"].get(name)) is not None for row in rows))
+    without = any(_number(x) is not None for x in ((data.get(ABLATION) or {}).get("without") or {}).values())
+    return (*found, ABLATION) if depth == "blocks" and without else found
+
+
+def score_of(data: Observations, row: Mapping[str, Any], metric: str) -> float | None:
+    """A block's or layer's score; by ablation, how much the loss rises without the block. None where it is not a number."""
+    if metric != ABLATION:
+        return _number(row["scores"].get(metric))
+    found = data.get(ABLATION) or {}
+    dense, without = _number(found.get("dense")), _number((found.get("without") or {}).get(row["name"]))
+    return None if dense is None or without is None else without - dense
+
+
+def of_layers(data: Observations, metric: str) -> str:
+    """The score that layers are shown by: the one asked for where they have it, else Wanda, else the last they have."""
+    there = metrics(data, "layers")
+    return next((name for name in (metric, "wanda") if name in there), next(reversed(there), ""))
 
 
 def label(metric: str) -> str:
@@ -47,27 +78,55 @@ def unit(metric: str) -> str:
 
 
 def importance(data: Observations, metric: str, chosen: str | None = None) -> go.Figure:
-    """A bar a block: its score. The lowest ones, which the title names, stand out; `chosen` (a block's name) is outlined."""
-    rows = [(block["name"], str(block["index"]), _number(block["scores"].get(metric))) for block in data["blocks"]]
+    """A bar a block: its score. The lowest ones, which the title names, stand out; `chosen` (a block's name) is outlined.
+
+    Of a very deep model a bar stands for several blocks, with the lowest score among them.
+    """
+    rows = [(block["name"], str(block["index"]), score_of(data, block, metric)) for block in data["blocks"]]
     low = set(_lowest(data, metric))
+    step = math.ceil(len(rows) / MOST_BARS)
+    groups = [rows[start : start + step] for start in range(0, len(rows), max(step, 1))]
+    drawn = [_of_group(group) for group in groups]
     bars = go.Bar(
-        x=[index for _, index, _ in rows],
-        y=[value for *_, value in rows],
+        x=[index for _, index, _ in drawn],
+        y=[value for *_, value in drawn],
         marker={
-            "color": [COLOURS["accent"] if index in low else COLOURS["muted"] for _, index, _ in rows],
-            "line": {"color": COLOURS["warn"], "width": [2.5 if name == chosen else 0 for name, *_ in rows]},
+            "color": [COLOURS["accent"] if low & {i for _, i, _ in group} else COLOURS["muted"] for group in groups],
+            "line": {
+                "color": COLOURS["warn"],
+                "width": [2.5 if chosen in {name for name, *_ in group} else 0 for group in groups],
+            },
         },
         hovertemplate="Block %{x}: %{y:.4g}<extra></extra>",
     )
     figure = go.Figure(bars)
     figure.update_layout(
         margin=MARGIN,
-        bargap=0.28,
-        xaxis={"title": titled("Block"), "type": "category", "showgrid": False, "nticks": 30, "tickangle": 0},
-    )
+        bargap=0.28 if step == 1 else 0,
+        xaxis={"title": titled("Block" if step == 1 else f"Block: the lowest of {step} neighbours"), "type": "category", "showgrid": False,
+               "nticks": 30, "tickangle": 0},
+    )  # fmt: skip
     figure.update_yaxes(title=titled(unit(metric)), rangemode="tozero")
-    _break_axis(figure, [(index, value) for _, index, value in rows if value is not None])
+    _break_axis(figure, [(index, value) for _, index, value in drawn if value is not None])
     return figure
+
+
+def _of_group(group: Sequence[tuple[str, str, float | None]]) -> tuple[str, str, float | None]:
+    return min(group, key=lambda row: math.inf if row[2] is None else row[2])
+
+
+def block_at(data: Observations, index: str) -> str | None:
+    """The name of the block that a bar or a column stands for, by the word on its axis; None for none of them."""
+    return next((block["name"] for block in data["blocks"] if str(block["index"]) == str(index)), None)
+
+
+def thinned(data: Observations) -> str:
+    """What of a very deep model is not drawn, in a sentence; empty where all is."""
+    blocks, rows = len(data["blocks"]), len(modules(data))
+    said = [f"Of {blocks:,} blocks a bar shows the lowest of {math.ceil(blocks / MOST_BARS)}"] if blocks > MOST_BARS else []
+    if max(blocks, rows) > MOST_CELLS:
+        said.append("the map of the modules shows some of them only; the table and the list of layers hold all")
+    return "; ".join(said) + "." if said else ""
 
 
 def _break_axis(figure: go.Figure, bars: Sequence[tuple[str, float]]) -> None:
@@ -91,22 +150,38 @@ def importance_finding(data: Observations, metric: str) -> str:
     who = f"Block{'s' if many else ''} {_and(low)}"
     if metric == "block_influence":
         return f"{who} change{'' if many else 's'} the hidden state least"
+    if metric == ABLATION:
+        return f"{who} {'are' if many else 'is'} missed least: the loss rises least without {'either' if many else 'it'}"
     if metric == "magnitude":
         return f"{who} {'have' if many else 'has'} the smallest weights on average"
     return f"{who} {'have' if many else 'has'} the lowest {label(metric)} score on average"
 
 
-def similarity(data: Observations) -> go.Figure | None:
-    """How alike the hidden states at every two borders between blocks are. None where it was not measured."""
+def measures(data: Observations) -> tuple[str, ...]:
+    """The ways in which these observations compare hidden states."""
     found = data.get("similarity")
-    if not found:
+    return (found["measure"], *(name for name in found.get("others") or {} if name in MEASURES)) if found else ()
+
+
+def _compared(data: Observations, measure: str) -> tuple[list[str], list[list[float | None]]]:
+    found = data.get("similarity") or {"labels": [], "values": [], "measure": "cosine"}
+    values = (found.get("others") or {}).get(measure, found["values"])
+    return [str(name) for name in found["labels"]], [[_number(x) for x in row] for row in values]
+
+
+def similarity(data: Observations, measure: str = "cosine") -> go.Figure | None:
+    """How alike the hidden states at every two borders between blocks are. None where it was not measured."""
+    if not data.get("similarity"):
         return None
-    labels, values = [str(name) for name in found["labels"]], found["values"]
-    low = min((x for row in values for x in row if x is not None), default=0.0)
+    labels, values = _compared(data, measure)
+    every = [x for row in values for x in row if x is not None]
+    apart = measure == "angular"
+    low = min(every, default=0.0)
     heat = go.Heatmap(
-        x=labels, y=labels, z=values, colorscale=SCALE, zmin=min(low, 0.99), zmax=1.0, xgap=1, ygap=1,
+        x=labels, y=labels, z=values, colorscale=SCALE, reversescale=apart, xgap=1, ygap=1,
+        zmin=0.0 if apart else min(low, 0.99), zmax=max(max(every, default=0.5), 0.01) if apart else 1.0,
         hovertemplate="after %{y} and after %{x}: %{z:.3f}<extra></extra>",
-        colorbar={"title": {**titled(escape(str(found["measure"]))), "side": "right"}, "thickness": 10, "outlinewidth": 0, "len": 0.96},
+        colorbar={"title": {**titled(escape(MEASURES.get(measure, measure).lower())), "side": "right"}, "thickness": 10, "outlinewidth": 0, "len": 0.96},
     )  # fmt: skip
     if len(labels) <= 9:
         heat.update(
@@ -120,32 +195,28 @@ def similarity(data: Observations) -> go.Figure | None:
     figure.update_layout(margin={**MARGIN, "r": 4})
     figure.update_xaxes(title=titled("after block"), type="category", showgrid=False, constrain="domain", nticks=14, tickangle=0)
     figure.update_yaxes(
-        title=titled("after block"), type="category", autorange="reversed", showgrid=False, scaleanchor="x", constrain="domain"
-    )
+        title=titled("after block"), type="category", autorange="reversed", showgrid=False, scaleanchor="x", constrain="domain", nticks=14
+    )  # fmt: skip
     return figure
 
 
-def similarity_finding(data: Observations) -> str:
+def similarity_finding(data: Observations, measure: str = "cosine") -> str:
     """The two borders whose hidden states are most alike, in a sentence."""
-    found = data.get("similarity")
-    pairs = [
-        (value, a, b)
-        for a, row in enumerate(found["values"] if found else ())
-        for b, value in enumerate(row)
-        if b > a and value is not None
-    ]
+    names, values = _compared(data, measure)
+    pairs = [(value, a, b) for a, row in enumerate(values) for b, value in enumerate(row) if b > a and value is not None]
     if not pairs:
         return "Block similarity was not measured"
-    value, a, b = max(pairs)
-    names = found["labels"]
+    value, a, b = min(pairs) if measure == "angular" else max(pairs)
     after = [f"block {names[i]}" if names[i] != "input" else "the embedding" for i in (a, b)]
-    return f"The hidden states after {after[0]} and after {after[1]} are most alike (cosine {value:.2f})"
+    word = {"cosine": "cosine", "angular": "angular distance", "cka": "CKA"}.get(measure, measure)
+    return f"The hidden states after {after[0]} and after {after[1]} are most alike ({word} {value:.2f})"
 
 
 def layer_map(data: Observations, metric: str) -> go.Figure | None:
     """Block x module: the mean score of each layer. Colours are logarithmic where the scores span more than a factor of 20."""
     rows = data.get("layers") or ()
-    modules, names = _modules(rows), [block["name"] for block in data["blocks"]]
+    modules, blocks = _thin(_modules(rows)), _thin(data["blocks"])
+    names = [block["name"] for block in blocks]
     at = {(_module(row["name"]), row["block"]): _number(row["scores"].get(metric)) for row in rows}
     values = [[at.get((module, name)) for name in names] for module in modules]
     positive = [x for row in values for x in row if x is not None and x > 0]
@@ -159,7 +230,7 @@ def layer_map(data: Observations, metric: str) -> go.Figure | None:
         ticks = [tick for tick in ticks if min(positive) <= tick <= max(positive)]
         bar |= {"tickvals": [math.log10(tick) for tick in ticks], "ticktext": [f"{tick:g}" for tick in ticks]}
     heat = go.Heatmap(
-        x=[str(block["index"]) for block in data["blocks"]], y=[escape(module) for module in modules], z=colour, customdata=values,
+        x=[str(block["index"]) for block in blocks], y=[escape(module) for module in modules], z=colour, customdata=values,
         colorscale=SCALE, xgap=1, ygap=1, colorbar=bar, hovertemplate="block %{x}, %{y}: %{customdata:.4g}<extra></extra>",
     )  # fmt: skip
     figure = go.Figure(heat)
@@ -183,8 +254,13 @@ def layer_finding(data: Observations, metric: str) -> str:
     return f"{lowest} scores lowest by {label(metric)}, on average over the blocks"
 
 
+def _thin(rows: Sequence[Any]) -> list[Any]:
+    """All of them, or every n-th where there are more than a picture has room for."""
+    return list(rows[:: math.ceil(len(rows) / MOST_CELLS) or 1])
+
+
 def layer_at(data: Observations, column: int, row: int) -> str | None:
-    """The layer under a cell of the layer map, by the positions that a click reports."""
+    """The layer of that block and module, by their positions among all."""
     modules, names = _modules(data.get("layers") or ()), [block["name"] for block in data["blocks"]]
     if not (0 <= column < len(names) and 0 <= row < len(modules)):
         return None
@@ -214,9 +290,7 @@ def histogram(layer: Mapping[str, Any]) -> go.Figure:
 def block_table(data: Observations) -> pd.DataFrame:
     """The table twin of the bars: a row a block."""
     names = metrics(data)
-    rows = [
-        [block["index"], block["parameters"], *(_number(block["scores"].get(name)) for name in names)] for block in data["blocks"]
-    ]
+    rows = [[block["index"], block["parameters"], *(score_of(data, block, name) for name in names)] for block in data["blocks"]]
     return pd.DataFrame(rows, columns=["Block", "Parameters", *(label(name) for name in names)])
 
 
@@ -236,20 +310,15 @@ def layer_table(data: Observations) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["Layer", "Role", "Shape (out × in)", "Parameters", *(label(name) for name in names)])
 
 
-def similarity_table(data: Observations) -> pd.DataFrame:
+def similarity_table(data: Observations, measure: str = "cosine") -> pd.DataFrame:
     """The table twin of the similarity map."""
-    found = data.get("similarity") or {"labels": [], "values": []}
-    return pd.DataFrame(
-        [[name, *row] for name, row in zip(found["labels"], found["values"], strict=True)],
-        columns=["after", *map(str, found["labels"])],
-    )
+    labels, values = _compared(data, measure)
+    return pd.DataFrame([[name, *row] for name, row in zip(labels, values, strict=True)], columns=["after", *labels])
 
 
 def _lowest(data: Observations, metric: str) -> list[str]:
     """The blocks that the finding names: the lowest, and the next where it is nearer to the lowest than to the median."""
-    rows = sorted(
-        (value, block["index"]) for block in data["blocks"] if (value := _number(block["scores"].get(metric))) is not None
-    )
+    rows = sorted((value, block["index"]) for block in data["blocks"] if (value := score_of(data, block, metric)) is not None)
     if len(rows) < 4:
         return [str(index) for _, index in rows[:1]]
     middle = rows[len(rows) // 2][0]

@@ -1,25 +1,45 @@
-"""X-ray: which blocks and layers matter, and which repeat each other."""
+"""X-ray: which parts matter, from blocks down to single weights, and which repeat each other. Layout, and what a new model or run redraws."""
 
 from __future__ import annotations
 
-import threading
+from dataclasses import dataclass
 from typing import Any
 
 import gradio as gr
 
-from core.errors import PrunariumError
-from studio import facts, known
+from studio import facts, known, xray_dive, xray_layer, xray_more
+from studio import xray_place as places
 from studio.bench import Bench, plainly
 from studio.charts import xray
 from studio.explaining import drawer
 from studio.known import Observed
-from studio.looking import card, protocol, recipe_for, share_of
+from studio.looking import protocol, recipe_for
 from studio.plotview import PlotlyView, picked, table_twin
+from studio.xray_dive import QUIET
+from studio.xray_place import Place
 
 _INTRO = """## X-ray
-Which blocks matter, and which repeat each other. Click a bar or a cell to look into a layer."""
+Which parts matter, and which repeat each other. Click a bar to go into a block, a cell to go into a layer; the trail above the picture leads back."""
 _TOLD: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}  # queued: only then do signals reach other rooms
-_QUIET = {**_TOLD, "queue": False}
+
+
+@dataclass(frozen=True)
+class Maps:
+    """The two maps of the whole model: all modules, and how alike the states between blocks are."""
+
+    layers_title: gr.HTML
+    layers: PlotlyView
+    layer_table: gr.Dataframe
+    heat_title: gr.HTML
+    heat: PlotlyView
+    heat_table: gr.Dataframe
+    measure: gr.Radio
+
+    def of_layers(self) -> list[Any]:
+        return [self.layers_title, self.layers, self.layer_table]
+
+    def of_states(self) -> list[Any]:
+        return [self.heat_title, self.heat, self.heat_table]
 
 
 def build(bench: Bench) -> None:
@@ -31,37 +51,40 @@ def build(bench: Bench) -> None:
     with gr.Column() as pictures:
         with gr.Row():
             with gr.Column(scale=3, min_width=320):
-                bar_title = facts.component("xray-importance-finding")
-                bars = PlotlyView(
-                    height=330, alt="A bar for each block: its importance by the chosen measure", elem_id="xray-importance"
-                )
-                bar_table = table_twin("importance of the blocks")
+                dive = xray_dive.build()
             with gr.Column(scale=2, min_width=320):
-                heat_title = facts.component("xray-similarity-finding")
-                heat = PlotlyView(
-                    height=330, alt="How alike the hidden states after every two blocks are", elem_id="xray-similarity"
-                )
-                heat_table = table_twin("block similarity")
-        with gr.Row():
-            with gr.Column(scale=3, min_width=320):
-                map_title = facts.component("xray-layers-finding")
-                layers = PlotlyView(
-                    height=330,
-                    alt="A cell for each layer: block across, module down, its mean score as colour",
-                    elem_id="xray-layers",
-                )
-                layer_table = table_twin("importance of the layers")
-            with gr.Column(scale=2, min_width=320):
-                layer = gr.Dropdown([], label="Layer", elem_id="xray-layer", info="Or click a bar or a cell")
-                about = facts.component("xray-card")
-                weights = PlotlyView(height=220, alt="The layer's weights by value", elem_id="xray-weights", visible=False)
-    drawer("block-influence", "cosine-similarity")
-    maps = [bar_title, bars, bar_table, heat_title, heat, heat_table, map_title, layers, layer_table, pictures]
-    _wire(bench, metric, again, note, maps, layer)
-    _wire_layer(bench, metric, bars, layers, layer, about, weights)
+                beside = xray_layer.build()
+        maps = _maps()
+        more = xray_more.build()
+    drawer(
+        "block-influence", "cosine-similarity", "angular-distance", "cka", "rank-correlation", "effective-rank", "super-weights"
+    )
+    parts = [metric, again, note, pictures, *dive.all(), *maps.of_layers(), *maps.of_states(), maps.measure, beside.layer]
+    parts += [more.question, more.against, more.block, more.structure, more.threshold, *more.outputs()]
+    _wire(bench, metric, again, parts)
+    _wire_maps(bench, metric, maps, dive)
+    moves = xray_dive.wire(bench, dive, metric, beside.layer)
+    moves.append(_wire_cells(bench, metric, maps, dive, beside.layer))
+    xray_layer.wire(bench, beside, metric, dive.score, moves)
+    xray_more.wire(bench, more, metric, beside.layer, moves)
 
 
-def _wire(bench: Bench, metric: gr.Radio, again: gr.Button, note: gr.HTML, maps: list[Any], layer: gr.Dropdown) -> None:
+def _maps() -> Maps:
+    with gr.Row():
+        with gr.Column(scale=3, min_width=320):
+            layers_title = facts.component("xray-layers-finding")
+            alt = "A cell for each layer: block across, module down, its mean score as colour"
+            layers = PlotlyView(height=330, alt=alt, elem_id="xray-layers")
+            layer_table = table_twin("importance of the layers")
+        with gr.Column(scale=2, min_width=320):
+            heat_title = facts.component("xray-similarity-finding")
+            heat = PlotlyView(height=330, alt="How alike the hidden states after every two blocks are", elem_id="xray-similarity")
+            measure = gr.Radio([], show_label=False, label="States compared by", elem_id="xray-measure")
+            heat_table = table_twin("block similarity")
+    return Maps(layers_title, layers, layer_table, heat_title, heat, heat_table, measure)
+
+
+def _wire(bench: Bench, metric: gr.Radio, again: gr.Button, parts: list[Any]) -> None:
     def draw(source: str | None) -> Any:
         """Everything, for the model that is open now."""
         seen = known.observations(source, bench.runs) if source else None
@@ -70,30 +93,23 @@ def _wire(bench: Bench, metric: gr.Radio, again: gr.Button, note: gr.HTML, maps:
                 "Not looked at yet",
                 "X-ray this model: one pass over calibration text measures it; the pictures appear when it is done.",
             )
-            return (
-                gr.Radio([], value=None),
-                gr.Button("X-ray this model", variant="primary"),
-                told,
-                *[gr.skip()] * (len(maps) - 1),
-                gr.Column(visible=False),
-                gr.Dropdown([], value=None),
-            )
-        names = [row["name"] for row in seen.data["layers"]]
-        choices = xray.metrics(seen.data)
-        radio = gr.Radio([(xray.label(name), name) for name in choices], value=choices[0] if choices else None)
+            button = gr.Button("X-ray this model", variant="primary")
+            return (gr.Radio([], value=None), button, told, gr.Column(visible=False), *[gr.skip()] * (len(parts) - 4))
+        choices, names = xray.metrics(seen.data), [row["name"] for row in seen.data["layers"]]
         first = choices[0] if choices else ""
-        again = gr.Button("X-ray again", variant="secondary")
+        ways = [(xray.MEASURES.get(name, name), name) for name in xray.measures(seen.data)]
         return (
-            radio,
-            again,
-            facts.said(note=protocol(seen)),
-            *_maps(seen, first),
+            gr.Radio([(xray.label(name), name) for name in choices], value=first or None),
+            gr.Button("X-ray again", variant="secondary"),
+            facts.said(note=f"{protocol(seen)} {xray.thinned(seen.data)}".strip()),
+            gr.Column(visible=True),
+            *xray_dive.drawn(bench, source or "", seen, Place(), first),
+            *_of_layers(seen, first),
+            *_of_states(seen, "cosine"),
+            gr.Radio(ways, value=ways[0][1] if ways else None, visible=len(ways) > 1),
             gr.Dropdown(names, value=names[-1] if names else None),
+            *xray_more.first(bench, source or "", seen, first),
         )
-
-    def redraw(source: str | None, name: str | None) -> Any:
-        seen = known.observations(source, bench.runs) if source and name else None
-        return _maps(seen, name or "") if seen else gr.skip()
 
     def ended(run: str | None, source: str | None) -> Any:
         seen = known.observations(source, bench.runs) if source and run else None
@@ -103,82 +119,53 @@ def _wire(bench: Bench, metric: gr.Radio, again: gr.Button, note: gr.HTML, maps:
     def start(source: str | None) -> Any:
         return bench.start(recipe_for(bench, source or "", curves=False))
 
-    everything = [metric, again, note, *maps, layer]
-    bench.model.change(draw, bench.model, everything, **_QUIET)
-    bench.ended.change(ended, [bench.ended, bench.model], everything, **_QUIET)
-    metric.input(redraw, [bench.model, metric], maps, **_QUIET)
+    bench.model.change(draw, bench.model, parts, **QUIET)
+    bench.ended.change(ended, [bench.ended, bench.model], parts, **QUIET)
     again.click(start, bench.model, bench.run, **_TOLD)
 
 
-def _wire_layer(
-    bench: Bench, metric: gr.Radio, bars: PlotlyView, layers: PlotlyView, layer: gr.Dropdown, about: gr.HTML, weights: PlotlyView
-) -> None:
-    def of_bar(source: str | None, event: gr.EventData) -> Any:
-        """A click on a block's bar: the largest layer of that block."""
-        seen = known.observations(source or "", bench.runs)
-        at = picked(event).index
-        if seen is None or not 0 <= at < len(seen.data["blocks"]):
+def _wire_maps(bench: Bench, metric: gr.Radio, maps: Maps, dive: xray_dive.Dive) -> None:
+    def redraw(source: str | None, name: str | None, held: Any, how: str) -> Any:
+        seen = known.observations(source, bench.runs) if source and name else None
+        if seen is None:
             return gr.skip()
-        mine = [row for row in seen.data["layers"] if row["block"] == seen.data["blocks"][at]["name"]]
-        return max(mine, key=lambda row: row["parameters"])["name"] if mine else gr.skip()
+        place = places.read({**places.plain(places.read(held)), "metric": ""})
+        return *xray_dive.drawn(bench, source or "", seen, place, name or "", how), *_of_layers(seen, name or "")
 
-    def of_cell(source: str | None, event: gr.EventData) -> Any:
-        seen = known.observations(source or "", bench.runs)
-        told = picked(event)
+    def compare(source: str | None, measure: str | None) -> Any:
+        seen = known.observations(source, bench.runs) if source and measure else None
+        return _of_states(seen, measure or "cosine") if seen else gr.skip()
+
+    metric.input(redraw, [bench.model, metric, dive.place, dive.how], [*dive.all(), *maps.of_layers()], **QUIET)
+    maps.measure.input(compare, [bench.model, maps.measure], maps.of_states(), **QUIET)
+
+
+def _wire_cells(bench: Bench, metric: gr.Radio, maps: Maps, dive: xray_dive.Dive, layer: gr.Dropdown) -> Any:
+    def of_cell(source: str | None, name: str | None, how: str, event: gr.EventData) -> Any:
+        seen, told = known.observations(source or "", bench.runs), picked(event)
         column, row = _cell(seen, told.x, told.y) if seen else (-1, -1)
-        return (xray.layer_at(seen.data, column, row) if seen else None) or gr.skip()
-
-    def describe(source: str | None, name: str | None) -> Any:
-        seen = known.observations(source or "", bench.runs)
-        return card(bench, seen, name) if seen and name else None
-
-    @plainly
-    def look_inside(source: str | None, name: str | None) -> Any:
-        """The weights themselves, which only the worker has."""
-        if not source or not name:
+        chosen = xray.layer_at(seen.data, column, row) if seen else None
+        if not chosen:
             return gr.skip()
-        share = share_of(bench, name)
-        found = bench.worker.about(source, "layer", timeout_s=120.0, name=name, share=share or None)
-        if notice := bench.worker.take_notice():
-            gr.Info(notice)
-        return gr.update(value=xray.histogram(found), visible=True)
+        return *xray_dive.drawn(bench, source or "", seen, places.of_layer(seen.data, chosen), name or "", how), chosen
 
-    def warm(source: str | None, event: gr.SelectData) -> None:
-        """Somebody came to look: the worker's slow imports happen while they read."""
-        if source and event.value == "X-ray":
-            threading.Thread(target=_warm, args=(bench, source), daemon=True).start()
-
-    bench.tabs.select(warm, bench.model, None, **_QUIET)
-    inside: dict[str, Any] = {"api_visibility": "private", "concurrency_limit": 1, "trigger_mode": "always_last"}
-    bars.select(of_bar, bench.model, layer, **_QUIET).then(look_inside, [bench.model, layer], weights, **inside)
-    layers.select(of_cell, bench.model, layer, **_QUIET).then(look_inside, [bench.model, layer], weights, **inside)
-    layer.input(look_inside, [bench.model, layer], weights, **inside)
-    gr.on([layer.change, bench.budget.change], describe, [bench.model, layer], about, **_QUIET)
-    bench.model.change(lambda: gr.update(visible=False), None, weights, **_QUIET)
+    return maps.layers.select(of_cell, [bench.model, metric, dive.how], [*dive.all(), layer], **xray_dive.DEEP)
 
 
-def _warm(bench: Bench, source: str) -> None:
-    try:
-        bench.worker.about(source, "catalogue", timeout_s=120.0)
-    except PrunariumError:
-        return  # whoever asks a real question is told
-
-
-def _maps(seen: Observed, metric: str) -> tuple[Any, ...]:
-    data, badge = seen.data, seen.badge
-    of_layers = metric if metric in xray.metrics(data, "layers") else next(reversed(xray.metrics(data, "layers")), "")
+def _of_layers(seen: Observed, metric: str) -> tuple[Any, ...]:
+    data = seen.data
+    by = xray.of_layers(data, metric)
     return (
-        facts.said(xray.importance_finding(data, metric), badge=badge),
-        xray.importance(data, metric),
-        xray.block_table(data),
-        facts.said(xray.similarity_finding(data), badge=badge),
-        xray.similarity(data),
-        xray.similarity_table(data),
-        facts.said(xray.layer_finding(data, of_layers), badge=badge),
-        xray.layer_map(data, of_layers),
+        facts.said(xray.layer_finding(data, by), badge=seen.badge),
+        xray.layer_map(data, by),
         xray.layer_table(data),
-        gr.Column(visible=True),
     )
+
+
+def _of_states(seen: Observed, measure: str) -> tuple[Any, ...]:
+    data = seen.data
+    title = facts.said(xray.similarity_finding(data, measure), badge=seen.badge)
+    return title, xray.similarity(data, measure), xray.similarity_table(data, measure)
 
 
 def _cell(seen: Observed, x: Any, y: Any) -> tuple[int, int]:
