@@ -1,78 +1,224 @@
-"""Cost curves for the budget: what the model's quality loses when a part of it alone is pruned."""
+"""What a budget will cost: local errors of every layer from one pass, and the few measurements that turn them into a prediction.
+
+Each part is pruned with the dense model's scores, the quality is measured, and the weights are put back. Everything measured stays in the
+observations (`alone`, `roles`, `together`), so that a fit can be made anew without the model.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import hashlib
+import json
+import random
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from math import inf, isfinite, log, nan
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from core import folder, prediction
+from core.budget import redistribute
+from core.builtins import cache_dir
 from core.events import Progress, Watcher
 from core.method import Method, get
 from core.model import blocks
-from core.model.anatomy import Block
+from core.model.anatomy import Layer
 from core.model.bypass import answer_in_tuples, starting_at
 from core.model.gradients import gradients_of
 from core.model.loading import LoadedModel
 from core.model.masks import decide, generator
-from core.model.observe import have, matrix, observe_block, statistics_of, stream
-from core.model.quality import open_check
+from core.model.observe import Statistics, have, matrix, observe_block, statistics_of, stream
+from core.model.quality import Check, open_check
+from core.model.scoring import output_error
+from core.model.source import fingerprint
+from core.model.super_weights import SEQUENCES, find_super_weights
+from core.prediction import Probe
 from core.recipe import Curves
+
+FORMAT = 2  # of what is kept: counts up when the measurements or the fit change
+ERROR_LEVELS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+_ATTENTION = ("query", "key", "value", "output", "qkv")
+_TOTALS = (0.2, 0.6)  # whole-model budgets are drawn between these
+_AROUND = 0.2  # a unit's share lies at most so far from its budget's total
+_ROLE_SHARE = 0.6
 
 
 def measure_curves(loaded: LoadedModel, ask: Curves, calibration: Tensor, seed: int, watcher: Watcher) -> dict[str, Any]:
-    """Prune each block alone at each level and measure the quality that is left; weights are put back after each.
-
-    The evaluation sequences wait at the entrance of the block, so only the rest of the model runs. Costs are the log of quality over dense.
-    """
-    method = get("score", ask.method)
+    """Curves for `core.budget`: made once for a model and these settings, found again from the cache."""
     check = open_check(loaded, ask)
-    watcher.check()
-    dense = check.measure()
-    levels = sorted({level for level in ask.levels if 0 < level < 1})
-    quality: dict[str, list[float]] = {}
-    statistics, gradients = {}, gradients_of(loaded, [method], calibration, watcher)
+    kept = _kept(loaded, ask, (calibration, check.inputs), seed)
+    if kept.is_file() and (found := _read(kept)):
+        watcher.say(
+            Progress(
+                "curves",
+                kind="note",
+                text="These curves were measured before, with the same model and settings, and are used again.",
+            )
+        )
+        return found
+    found = _Bench(loaded, ask, seed, watcher, *_observed(loaded, ask, calibration, watcher, seed)).curves(check, calibration)
+    if isfinite(found["dense"]):
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        folder.write_json(kept, found)
+    return found
+
+
+def group_of(layer: Layer) -> str:
+    """The part of a block that is measured as one: its attention, or the rest."""
+    return f"blocks.{layer.block}.{'attention' if layer.role in _ATTENTION else 'mlp'}"
+
+
+def _observed(loaded: LoadedModel, ask: Curves, calibration: Tensor, watcher: Watcher,
+              seed: int) -> tuple[dict[str, Statistics], dict[str, tuple[float, ...]]]:  # fmt: skip
+    """One pass of the dense model: what the criterion needs of each layer, and its error at each level."""
+    method = get("score", ask.method)
+    statistics, errors = {}, {}
+    gradients, names = gradients_of(loaded, [method], calibration, watcher), {*statistics_of([method]), "gram"}
     for block, module, hidden, extra in stream(loaded, calibration, watcher, "observe for curves"):
-        found = observe_block(loaded, block, module, hidden, extra, statistics_of([method]), watcher, keep_outputs=True)[0]
-        statistics |= {name: of_layer | gradients.get(name, {}) for name, of_layer in found.items()}
-    watcher.say(Progress("curves", 0, len(loaded.anatomy.blocks) * len(levels)))
-    states, extras = blocks.enter(loaded, check.inputs, batch=check.batch), blocks.arguments(loaded, check.inputs)
-    in_tuples = answer_in_tuples(loaded, states, extras)
-    for block in loaded.anatomy.blocks:
-        quality[block.name] = [dense]
-        with loaded.block(block.index) as module:
-            for level in levels:
-                watcher.check()
-                with (
-                    _pruned_alone(loaded, block, ask, method, statistics, level, seed),
-                    starting_at(loaded, block.index, states, in_tuples),
-                ):
-                    quality[block.name].append(check.measure())
-                done = block.index * len(levels) + levels.index(level) + 1
-                watcher.say(Progress("curves", done, len(loaded.anatomy.blocks) * len(levels)))
-            blocks.advance(module, states, extras[block.index], watcher)
-    cost = {name: [0.0, *(_log_ratio(value, dense) for value in values[1:])] for name, values in quality.items()}
-    return {"method": ask.method, "structure": ask.structure, "metric": check.metric, "levels": [0.0, *levels], "dense": dense,
-            "quality": quality, "cost": cost, "protocol": check.protocol}  # fmt: skip
-
-
-def _log_ratio(value: float, dense: float) -> float:
-    return float(torch.tensor(value / dense).log())
-
-
-@contextmanager
-def _pruned_alone(loaded: LoadedModel, block: Block, ask: Curves, method: Method, statistics: dict[str, dict[str, Tensor]], level: float,
-                  seed: int) -> Iterator[None]:  # fmt: skip
-    """One block pruned, its weights put back afterwards."""
-    saved = {layer.path: loaded.module(layer.path).weight.detach().clone() for layer in block.layers}
-    try:
+        found = observe_block(loaded, block, module, hidden, extra, sorted(names), watcher, keep_outputs=True)[0]
         for layer in block.layers:
-            weight = matrix(layer, loaded.module(layer.path).weight.data)
-            given = have(weight.float(), tuple(weight.shape), generator(seed, layer.name), statistics.get(layer.name, {}))
-            weight.masked_fill_(~decide(method(given), ask.structure, level, method.card.compare, layer.name), 0.0)
-        yield
-    finally:
-        for path, weight in saved.items():
-            loaded.module(path).weight.data.copy_(weight)
+            watcher.check()
+            known = found[layer.name] | gradients.get(layer.name, {})
+            statistics[layer.name] = {name: value for name, value in known.items() if name != "gram" or name in method.needed()}
+            weight = matrix(layer, loaded.module(layer.path).weight.detach()).float()
+            scores = _scores(layer, method, weight, known, seed)
+            kept = (
+                decide(scores, "unstructured", level, method.card.compare, layer.name).to(weight.device) for level in ERROR_LEVELS
+            )
+            errors[layer.name] = (0.0, *(output_error(weight, weight * keep, known["gram"]) for keep in kept))
+    return statistics, errors
+
+
+def _scores(layer: Layer, method: Method, weight: Tensor, statistics: Statistics, seed: int) -> Tensor:
+    return method(have(weight, tuple(weight.shape), generator(seed, layer.name), statistics))
+
+
+@dataclass
+class _Bench:
+    """A model on which parts are pruned and put back."""
+
+    loaded: LoadedModel
+    ask: Curves
+    seed: int
+    watcher: Watcher
+    statistics: dict[str, Statistics]
+    errors: dict[str, tuple[float, ...]]
+
+    def curves(self, check: Check, calibration: Tensor) -> dict[str, Any]:
+        self.watcher.check()
+        dense = check.measure()
+        layers = self.loaded.anatomy.layers
+        alone = self._alone(check, dense)
+        roles = sorted({layer.role for layer in layers})
+        lone = [{layer.name: _ROLE_SHARE for layer in layers if layer.role == role} for role in roles] if len(roles) > 1 else []
+        of_roles = self._whole(check, dense, lone, "curves: roles")
+        together = self._whole(check, dense, draw_budgets(layers, self.ask.together, self.seed), "curves: whole budgets")
+        seen = {layer.name: prediction.Layer(group_of(layer), layer.role, self.errors[layer.name]) for layer in layers}
+        found = prediction.fit(seen, (0.0, *ERROR_LEVELS), alone, of_roles, together)
+        return {"format": FORMAT, "method": self.ask.method, "structure": self.ask.structure, "metric": check.metric, "dense": dense,
+                "levels": list(prediction.LEVELS), **asdict(found), "protocol": check.protocol | {"budgets": len(together)},
+                "super_weights": self._super_weights(calibration),
+                "measured": {"levels": [0.0, *ERROR_LEVELS], "errors": self.errors, "alone": _said(alone), "roles": _said(of_roles),
+                             "together": _said(together)}}  # fmt: skip
+
+    def _super_weights(self, calibration: Tensor) -> list[dict[str, Any]]:
+        """Single weights that a budget should spare, where the model is one that has such."""
+        if self.loaded.anatomy.kind != "decoder" or not any(layer.role == "down" for layer in self.loaded.anatomy.layers):
+            return []
+        found = find_super_weights(self.loaded, calibration[:SEQUENCES], watcher=self.watcher)
+        return [{"layer": weight.layer, "row": weight.row, "column": weight.column} for weight in found]
+
+    def _alone(self, check: Check, dense: float) -> list[Probe]:
+        """Each block's attention and MLP alone. The text waits at the entrance of the block, so only the rest of the model runs."""
+        loaded, probes = self.loaded, []
+        states, extras = blocks.enter(loaded, check.inputs, batch=check.batch), blocks.arguments(loaded, check.inputs)
+        in_tuples = answer_in_tuples(loaded, states, extras)
+        levels = sorted({level for level in self.ask.levels if 0 < level < 1})
+        todo = [(block, group, level) for block in loaded.anatomy.blocks
+                for group in dict.fromkeys(map(group_of, block.layers)) for level in levels]  # fmt: skip
+        at = 0
+        for done, (block, group, level) in enumerate(todo):
+            while at < block.index:
+                with loaded.block(at) as module:
+                    blocks.advance(module, states, extras[at], self.watcher)
+                at += 1
+            self.watcher.say(Progress("curves: parts alone", done, len(todo)))
+            shares = {layer.name: level for layer in block.layers if group_of(layer) == group}
+            with self._pruned(shares), starting_at(loaded, block.index, states, in_tuples):
+                probes.append(Probe(shares, log_ratio(check.measure(), dense)))
+        return probes
+
+    def _whole(self, check: Check, dense: float, budgets: Sequence[Mapping[str, float]], stage: str) -> list[Probe]:
+        probes = []
+        for done, shares in enumerate(budgets):
+            self.watcher.say(Progress(stage, done, len(budgets)))
+            with self._pruned(shares):
+                probes.append(Probe(shares, log_ratio(check.measure(), dense)))
+        return probes
+
+    @contextmanager
+    def _pruned(self, shares: Mapping[str, float]) -> Iterator[None]:
+        """These layers pruned by the dense model's scores, their weights put back afterwards."""
+        method, chosen = get("score", self.ask.method), [layer for layer in self.loaded.anatomy.layers if shares.get(layer.name)]
+        saved = {layer.path: self.loaded.module(layer.path).weight.detach().clone() for layer in chosen}
+        try:
+            for layer in chosen:
+                self.watcher.check()
+                weight = matrix(layer, self.loaded.module(layer.path).weight.data)
+                scores = _scores(layer, method, weight.float(), self.statistics[layer.name], self.seed)
+                keep = decide(scores, self.ask.structure, shares[layer.name], method.card.compare, layer.name)
+                weight.masked_fill_(~keep.to(weight.device), 0.0)
+            yield
+        finally:
+            for path, weight in saved.items():
+                self.loaded.module(path).weight.data.copy_(weight)
+
+
+def draw_budgets(layers: Sequence[Layer], count: int, seed: int) -> list[dict[str, float]]:
+    """Budgets of the whole model, totals evenly between 20 and 60 %: by turns all alike, drawn by block, drawn by layer around the total."""
+    chance, sizes = random.Random(seed), {layer.name: layer.parameters for layer in layers}
+    low, high = _TOTALS
+    budgets = []
+    for place in range(count):
+        total = low + (high - low) * (place + 0.5) / count
+        if place % 3 == 0:
+            shares = dict.fromkeys(sizes, total)
+        else:
+            key = (lambda layer: layer.block) if place % 3 == 1 else (lambda layer: layer.name)
+            drawn = {unit: chance.uniform(-_AROUND, _AROUND) for unit in dict.fromkeys(map(key, layers))}
+            shares = {layer.name: min(max(total + drawn[key(layer)], 0.0), 0.9) for layer in layers}
+            shares = redistribute(shares, sizes, total)
+        budgets.append({name: round(share, 4) for name, share in shares.items()})
+    return budgets
+
+
+def log_ratio(value: float, dense: float) -> float:
+    """The log of quality over dense; infinite or NaN where the model was ruined."""
+    return log(value / dense) if 0 < value < inf and 0 < dense < inf else inf if value == inf else nan
+
+
+def _said(probes: Sequence[Probe]) -> list[dict[str, Any]]:
+    """Probes as plain data; a share that many layers have in common is said once."""
+    return [{"shares": dict(probe.shares), "cost": probe.cost} for probe in probes]
+
+
+def _kept(loaded: LoadedModel, ask: Curves, inputs: Sequence[Tensor], seed: int) -> Path:
+    """The file that holds these curves: named by all that decides them."""
+    told = {"format": FORMAT, "ask": ask.model_dump(mode="json"), "seed": seed, "torch": torch.__version__, "threads": torch.get_num_threads(),
+            "dtype": str(next(loaded.model.parameters()).dtype), "device": loaded.device.type, "shapes": [list(part.shape) for part in inputs]}  # fmt: skip
+    name = hashlib.sha256(json.dumps(told, sort_keys=True).encode())
+    name.update(fingerprint(loaded.location).encode())
+    for part in inputs:
+        name.update(part.detach().cpu().contiguous().numpy().tobytes())
+    return cache_dir() / "curves" / f"{name.hexdigest()[:32]}.json"
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    try:
+        found = folder.read_json(path)
+    except (OSError, ValueError):
+        return None  # cut off by a full disk: measured again
+    return found if isinstance(found, dict) and found.get("format") == FORMAT else None
