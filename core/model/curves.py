@@ -49,7 +49,7 @@ _ROLE_SHARE = 0.6
 def measure_curves(loaded: LoadedModel, ask: Curves, calibration: Tensor, seed: int, watcher: Watcher) -> dict[str, Any]:
     """Curves for `core.budget`: made once for a model and these settings, found again from the cache."""
     check = open_check(loaded, ask)
-    kept = _kept(loaded, ask, (calibration, check.inputs), seed)
+    kept = kept_at(loaded, ask, (calibration, check.inputs), seed)
     if kept.is_file() and (found := _read(kept)):
         watcher.say(
             Progress(
@@ -59,11 +59,19 @@ def measure_curves(loaded: LoadedModel, ask: Curves, calibration: Tensor, seed: 
             )
         )
         return found
-    found = _Bench(loaded, ask, seed, watcher, *_observed(loaded, ask, calibration, watcher, seed)).curves(check, calibration)
+    found = measured_anew(loaded, ask, calibration, seed, watcher, check)
     if isfinite(found["dense"]):
         kept.parent.mkdir(parents=True, exist_ok=True)
         folder.write_json(kept, found)
     return found
+
+
+def measured_anew(
+    loaded: LoadedModel, ask: Curves, calibration: Tensor, seed: int, watcher: Watcher, check: Check | None = None
+) -> dict[str, Any]:
+    """`measure_curves` without the cache."""
+    observed = _observed(loaded, ask, calibration, watcher, seed)
+    return _Bench(loaded, ask, seed, watcher, *observed).curves(check or open_check(loaded, ask), calibration)
 
 
 def group_of(layer: Layer) -> str:
@@ -205,7 +213,7 @@ def _said(probes: Sequence[Probe]) -> list[dict[str, Any]]:
     return [{"shares": dict(probe.shares), "cost": probe.cost} for probe in probes]
 
 
-def _kept(loaded: LoadedModel, ask: Curves, inputs: Sequence[Tensor], seed: int) -> Path:
+def kept_at(loaded: LoadedModel, ask: Curves, inputs: Sequence[Tensor], seed: int) -> Path:
     """The file that holds these curves: named by all that decides them."""
     told = {"format": FORMAT, "ask": ask.model_dump(mode="json"), "seed": seed, "torch": torch.__version__, "threads": torch.get_num_threads(),
             "dtype": str(next(loaded.model.parameters()).dtype), "device": loaded.device.type, "shapes": [list(part.shape) for part in inputs]}  # fmt: skip
