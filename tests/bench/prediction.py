@@ -27,10 +27,10 @@ MODELS = (
     ("builtin:smollm2-135m", 16, 8, 512),
 )  # source, calibration windows, test windows, tokens of each
 ABOUT = (
-    f"{BUDGETS} random budgets, totals drawn evenly between {100 * LOW:.0f} % and {100 * HIGH:.0f} %, half of them with a share for each block and half for each layer, "
-    f"drawn within {100 * AROUND:.0f} % of the total. Predicted by one run of curves with the Budget room's settings (quality on WikiText-2 valid, 8 windows of 256), then "
-    "each pruned by Wanda block by block and measured on WikiText-2 test: another text, another seed, and activations that are already pruned. The error is "
-    "that of the increase of the log-perplexity, relative to the measured one."
+    f"{BUDGETS} random budgets, totals drawn evenly between {100 * LOW:.0f} and {100 * HIGH:.0f} %, half of them with a share for each block and half for "
+    f"each layer, drawn within {100 * AROUND:.0f} % of the total. Predicted by one run of curves with the Budget room's settings (quality on WikiText-2 "
+    "valid, 8 windows of 256), then each pruned by Wanda block by block and measured on WikiText-2 test: another text, another seed, and activations "
+    "that are already pruned. The error is that of the increase of the log-perplexity, relative to the measured one."
 )  # fmt: skip
 
 
