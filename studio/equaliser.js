@@ -129,7 +129,7 @@ function paint() {
   ui.output.textContent = percent(at); ui.mean.style.bottom = `${100 * now.sparsity}%`;
   ui.undo.disabled = !model.undo; ui.redo.disabled = !model.redo;
   ui.turn.textContent = model.side; ui.turn.setAttribute('aria-pressed', model.side === 'B');
-  figures(now); paintFrontier(now); guards(); paintIdeas(now);
+  figures(now); paintFrontier(now); guards();
 }
 
 function paintBar(bar, cost, highest) {

@@ -163,10 +163,14 @@ def _of_size(megabytes: float, has: Known, steps: frontier.Ladder) -> tuple[dict
     each = described["size_bytes"] / max(int(described["parameters"]), 1)
     found = frontier.smallest_loss(steps, (described["size_bytes"] - megabytes * 1e6) / each)
     reached = (described["size_bytes"] - found.weights * each) / 1e6
+    if found.met and not any(share > steps.fixed.get(part, 0.0) for part, share in found.shares.items()):
+        return found.shares, f"Nothing more needs to go: that leaves {reached:.4g} MB, at most {megabytes:g} MB."
     if found.met and reached <= megabytes + 1e-6:
         return found.shares, f"The best budget for {megabytes:g} MB that are not zero, as predicted."
-    bound = "all is kept there" if megabytes > reached else "bars stop at 95 %, and embeddings are not pruned"
-    return found.shares, f"{megabytes:g} MB cannot be reached: the nearest that can be had is {reached:.4g} MB ({bound})."
+    return found.shares, (
+        f"{megabytes:g} MB cannot be reached: the nearest that can be had is {reached:.4g} MB (bars stop at 95 %, locked ones stay, and embeddings are not "
+        "pruned)."
+    )
 
 
 def number(text: Any) -> float:

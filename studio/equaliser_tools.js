@@ -65,7 +65,8 @@ async function solve(kind, wish) {
 
 let proposed = [], proposedAt = null, proposing = false;
 async function propose() {
-  const mine = JSON.stringify([mean(Object.keys(sizes)).toFixed(4), [...locked]]);
+  const total = mean(Object.keys(sizes)), mine = JSON.stringify([total.toFixed(4), [...locked]]);
+  if (!total) { proposed = []; proposedAt = ghost = null; listIdeas(); return paint(); }
   if (proposing || proposedAt === mine) return;
   proposing = true;
   try {
@@ -83,10 +84,9 @@ function listIdeas() {
     node.setAttribute('aria-pressed', !!ghost && ghost.name === each.name);
     return put(node, make('span', '', each.label), make('b', '', each.quality == null ? '' : quality(each.quality)));
   }));
+  if (!proposed.length) ui.ideas.append(make('span', 'eq-soft', 'Remove something first: proposals spread the same total.'));
   ui.adopt.disabled = ui.blend.disabled = !ghost;
 }
-
-function paintIdeas(now) { if (!proposed.length && now.sparsity === 0) ui.ideas.replaceChildren(make('span', 'eq-soft', 'Remove something first: proposals spread the same total.')); }
 
 // ---- while a hand moves, the server confirms what this file has worked out: one question in flight, always the last state
 
