@@ -74,7 +74,7 @@ class Curves(Section):
 
     method: str = "wanda"
     structure: str = "unstructured"
-    levels: tuple[Share, ...] = (0.6,)
+    levels: tuple[Share, ...] = (0.7,)
     together: Annotated[int, Field(ge=0, le=200)] = 9
     source: str = "builtin:wikitext2/valid"
     samples: Count = 8

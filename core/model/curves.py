@@ -39,11 +39,13 @@ from core.prediction import Probe
 from core.recipe import Curves
 
 FORMAT = 2  # of what is kept: counts up when the measurements or the fit change
-ERROR_LEVELS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+ERROR_LEVELS = (0.1, 0.25, 0.4, 0.55, 0.7, 0.85)
+ERROR_ROWS = 256  # of a layer, evenly spaced: a relative error needs no more
 _ATTENTION = ("query", "key", "value", "output", "qkv")
 _TOTALS = (0.2, 0.6)  # whole-model budgets are drawn between these
 _AROUND = 0.2  # a unit's share lies at most so far from its budget's total
 _ROLE_SHARE = 0.6
+_FEW = (3, 8)  # of the sequences: what parts alone are measured on, since there are many of them and their noise evens out
 
 
 def measure_curves(loaded: LoadedModel, ask: Curves, calibration: Tensor, seed: int, watcher: Watcher) -> dict[str, Any]:
@@ -92,7 +94,8 @@ def _observed(loaded: LoadedModel, ask: Curves, calibration: Tensor, watcher: Wa
             known = found[layer.name] | gradients.get(layer.name, {})
             statistics[layer.name] = {name: value for name, value in known.items() if name != "gram" or name in method.needed()}
             weight = matrix(layer, loaded.module(layer.path).weight.detach()).float()
-            scores = _scores(layer, method, weight, known, seed)
+            some = torch.arange(0, len(weight), -(-len(weight) // ERROR_ROWS), device=weight.device)
+            scores, weight = _scores(layer, method, weight, known, seed)[some.cpu()], weight[some]
             kept = (
                 decide(scores, "unstructured", level, method.card.compare, layer.name).to(weight.device) for level in ERROR_LEVELS
             )
@@ -119,10 +122,12 @@ class _Bench:
         self.watcher.check()
         dense = check.measure()
         layers = self.loaded.anatomy.layers
-        alone = self._alone(check, dense)
+        few = open_check(self.loaded, self.ask.model_copy(update={"samples": max(self.ask.samples * _FEW[0] // _FEW[1], 1)}))
+        usual = few.measure()
+        alone = self._alone(few, usual)
         roles = sorted({layer.role for layer in layers})
         lone = [{layer.name: _ROLE_SHARE for layer in layers if layer.role == role} for role in roles] if len(roles) > 1 else []
-        of_roles = self._whole(check, dense, lone, "curves: roles")
+        of_roles = self._whole(few, usual, lone, "curves: roles")
         together = self._whole(check, dense, draw_budgets(layers, self.ask.together, self.seed), "curves: whole budgets")
         seen = {layer.name: prediction.Layer(group_of(layer), layer.role, self.errors[layer.name]) for layer in layers}
         found = prediction.fit(seen, (0.0, *ERROR_LEVELS), alone, of_roles, together)
