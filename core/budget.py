@@ -22,8 +22,8 @@ HIGHEST_SHARE = 0.95  # a bar stops here: a layer with nothing left is a differe
 class CostCurves:
     """What each unit costs alone. `levels`: shares, ascending, starting at 0. `cost`: {unit: log increase at each level}, starting at 0.
 
-    `dense`: the quality figure without pruning (a perplexity); `metric` names it. `within`: the log of the factor by which the increase may be off, nine
-    times in ten, None where nobody knows.
+    `dense`: the quality figure without pruning (a perplexity); `metric` names it. nine times in ten the increase is off by no more than the factor
+    exp(within), and `floor`; None and 0 where nobody knows.
     """
 
     levels: tuple[float, ...]
@@ -33,6 +33,7 @@ class CostCurves:
     scale: float = 1.0
     power: float = 1.0
     within: float | None = None
+    floor: float = 0.0
 
     def __post_init__(self) -> None:
         if len(self.levels) < 2 or self.levels[0] != 0.0 or list(self.levels) != sorted(set(self.levels)):
@@ -94,14 +95,9 @@ def estimate(curves: CostCurves, sizes: Mapping[str, int], shares: Mapping[str, 
     total = sum(sizes.values())
     kept = sum(round(size * (1 - shares.get(unit, 0.0))) for unit, size in sizes.items())
     increase = combined(curves, sum(cost_at(curves, unit, share) for unit, share in shares.items() if unit in curves.cost))
-    off = exp(curves.within or 0.0)
-    low, quality, high = (curves.dense * exp(min(increase * by, 300.0)) for by in _factors(increase, off))
+    low, high = sorted(increase * exp(sign * (curves.within or 0.0)) for sign in (-1, 1))
+    low, quality, high = (curves.dense * exp(min(x, 300.0)) for x in (low - curves.floor, increase, high + curves.floor))
     return Estimate(quality, kept, total, low, high)
-
-
-def _factors(increase: float, off: float) -> tuple[float, float, float]:
-    """Factors of the increase that give the lowest, the predicted and the highest figure."""
-    return (1 / off, 1.0, off) if increase >= 0 else (off, 1.0, 1 / off)
 
 
 def by_part(shares: Mapping[str, float], block_of: Mapping[str, str]) -> dict[str, float]:

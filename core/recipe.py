@@ -77,7 +77,7 @@ class Curves(Section):
     levels: tuple[Share, ...] = (0.7,)
     together: Annotated[int, Field(ge=0, le=200)] = 9
     source: str = "builtin:wikitext2/valid"
-    samples: Count = 8
+    samples: Count = 12
     tokens: Annotated[int, Field(ge=2)] = 256
 
 

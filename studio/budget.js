@@ -22,8 +22,8 @@ const Budget = (() => {
     const sparsity = total ? 1 - kept / total : 0;
     if (!curves) return { quality: null, low: null, high: null, kept, total, sparsity };
     for (const unit in shares) if (own(curves.cost, unit)) sum += costAt(curves, unit, shares[unit]);
-    const increase = combined(curves, sum), off = Math.exp(curves.within || 0), by = increase >= 0 ? [1 / off, 1, off] : [off, 1, 1 / off];
-    const [low, quality, high] = by.map(factor => curves.dense * Math.exp(Math.min(increase * factor, 300)));
+    const increase = combined(curves, sum), off = Math.exp(curves.within || 0), ends = [increase / off, increase * off], floor = curves.floor || 0;
+    const [low, quality, high] = [Math.min(...ends) - floor, increase, Math.max(...ends) + floor].map(x => curves.dense * Math.exp(Math.min(x, 300)));
     return { quality, low, high, kept, total, sparsity };
   };
 

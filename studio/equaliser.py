@@ -155,7 +155,7 @@ def _curves(curves: budget.CostCurves | None) -> dict[str, Any] | None:
     if curves is None:
         return None
     return {"levels": list(curves.levels), "cost": {unit: list(values) for unit, values in curves.cost.items()}, "dense": curves.dense,
-            "metric": curves.metric, "scale": curves.scale, "power": curves.power, "within": curves.within}  # fmt: skip
+            "metric": curves.metric, "scale": curves.scale, "power": curves.power, "within": curves.within, "floor": curves.floor}  # fmt: skip
 
 
 def _frontier(known: Known) -> list[tuple[float, float]]:

@@ -35,22 +35,22 @@ function panels() {
   const targets = put(make('section', 'eq-panel'), make('h4', '', 'Target'), put(make('div', 'eq-line'), kind, wish, button('Solve', aim, 'Solve for this target')));
   ui.ideas = make('div', 'eq-chips'); ui.ideas.setAttribute('role', 'group'); ui.ideas.setAttribute('aria-label', 'Proposals for this total');
   ui.blend = make('input'); ui.blend.type = 'range'; ui.blend.min = 0; ui.blend.max = 100; ui.blend.value = 0; ui.blend.disabled = true; ui.blend.setAttribute('aria-label', 'Blend: from this budget to the proposal');
-  ui.blend.oninput = () => { if (!ghost) return; base ??= { ...shares }; const still = new Set(held()), next = Budget.blend(base, ghost.shares, ui.blend.value / 100); for (const name of still) next[name] = base[name]; adopt(next); };
+  ui.blend.oninput = () => { if (!ghost) return; blended(ui.blend.value); base ??= { ...shares }; const still = new Set(held()), next = Budget.blend(base, ghost.shares, ui.blend.value / 100); for (const name of still) next[name] = base[name]; adopt(next); };
   ui.blend.onchange = () => { base = null; commit(); };
-  ui.adopt = button('Adopt', () => { adopt({ ...ghost.shares }); ui.blend.value = 100; commit(); }, 'Adopt the proposal'); ui.adopt.disabled = true;
+  ui.adopt = button('Adopt', () => { adopt({ ...ghost.shares }); blended(100); commit(); }, 'Adopt the proposal'); ui.adopt.disabled = true;
   const proposals = put(make('section', 'eq-panel wide'), make('h4', '', 'Proposals for this total'), ui.ideas, put(make('div', 'eq-line'), make('span', 'eq-soft', 'mine'), ui.blend, make('span', 'eq-soft', 'proposal'), ui.adopt));
   const name = field('Name of the snapshot', 'name', () => store()), store = () => { const text = name.value; name.value = ''; talk('keep', { name: text }); };
-  name.maxLength = 60; ui.kept = make('div', 'eq-chips');
-  const snapshots = put(make('section', 'eq-panel'), make('h4', '', 'Snapshots'), put(make('div', 'eq-line'), name, button('Keep', store, 'Keep this budget under a name')), ui.kept);
+  name.maxLength = 60; ui.stored = make('div', 'eq-chips');
+  const snapshots = put(make('section', 'eq-panel'), make('h4', '', 'Snapshots'), put(make('div', 'eq-line'), name, button('Keep', store, 'Keep this budget under a name')), ui.stored);
   paintKept();
   return put(make('div', 'eq-panels'), targets, proposals, snapshots);
 }
 
 function paintKept() {
-  ui.kept.replaceChildren(...model.snapshots.map(kept => put(make('span', 'eq-chip'),
+  ui.stored.replaceChildren(...model.snapshots.map(kept => put(make('span', 'eq-chip'),
     button(kept.name, () => { locked = new Set(lockedParts(kept.locked)); adopt(Budget.byPart(kept.shares, blockOf)); commit(); }, `Restore ${kept.name}`),
     button('×', () => talk('keep', { name: kept.name, forget: true }), `Forget ${kept.name}`))));
-  if (!model.snapshots.length) ui.kept.append(make('span', 'eq-soft', 'None kept yet.'));
+  if (!model.snapshots.length) ui.stored.append(make('span', 'eq-soft', 'None kept yet.'));
 }
 
 async function solve(kind, wish) {
@@ -78,9 +78,11 @@ async function propose() {
   proposing = false;
 }
 
+const blended = part => { ui.blend.value = part; ui.blend.style.setProperty('--at', `${part}%`); };
+
 function listIdeas() {
   ui.ideas.replaceChildren(...proposed.map(each => {
-    const node = button('', () => { ghost = ghost && ghost.name === each.name ? null : each; ui.blend.value = 0; listIdeas(); paint(); }, `Show ${each.label}`);
+    const node = button('', () => { ghost = ghost && ghost.name === each.name ? null : each; blended(0); listIdeas(); paint(); }, `Show ${each.label}`);
     node.setAttribute('aria-pressed', !!ghost && ghost.name === each.name);
     return put(node, make('span', '', each.label), make('b', '', each.quality == null ? '' : quality(each.quality)));
   }));
@@ -150,7 +152,7 @@ function receive() {
   }
   if (newer) { shares = Budget.byPart(value.shares, blockOf); locked = new Set(lockedParts(value.locked)); base = null; }
   if (other) { listUnits(); build(); if (model.parts.length) drawFrontier(); }
-  paint(); if (newer && !other && ui.kept) paintKept();
+  paint(); if (newer && !other && ui.stored) paintKept();
   host.dataset.rev = model.revision;
   if (newer && model.parts.length) propose();
 }

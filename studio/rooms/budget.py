@@ -66,11 +66,12 @@ def build(bench: Bench) -> None:
         )  # fmt: skip
     title = facts.component("budget-curves-finding")
     lines = PlotlyView(height=320, alt="A line for each block: what removing a share of it alone costs", elem_id="budget-curves")
-    tested = facts.component("budget-tested-finding")
-    pairs = PlotlyView(height=320, alt="Predicted against measured increase: a point a run", elem_id="budget-tested")
-    rows = table_twin("predicted and measured")
+    with gr.Column(visible=False) as proof:
+        tested = facts.component("budget-tested-finding")
+        pairs = PlotlyView(height=340, alt="Predicted against measured increase: a point a run", elem_id="budget-tested")
+        rows = table_twin("predicted and measured")
     drawer("sparsity", "perplexity", "estimate-and-measured")
-    _wire(bench, held, bars, table, [note, measure, title, tested, pairs, rows, lines])
+    _wire(bench, held, bars, table, [note, measure, title, proof, tested, pairs, rows, lines])
     go.click(lambda times: (gr.Tabs(selected="prune"), (times or 0) + 1), bench.by_hand, [bench.tabs, bench.by_hand], **_TOLD)
 
     @plainly
@@ -174,16 +175,26 @@ def _about(bench: Bench, held: _Held, source: str) -> tuple[Any, ...]:
     """Where the prediction comes from, the button that measures it here, and how runs have borne it out."""
     has = held(source)
     if not has.parts.sizes:
-        return None, gr.Button("Measure curves", interactive=False), None, None, None, None, None
+        return None, gr.Button("Measure curves", interactive=False), None, gr.Column(visible=False), None, None, None, None
     if has.curves is None:
         told = facts.said("No prediction yet", "Measure what each block costs when it alone is pruned; the prediction adds these costs up. The bars "
                           "work without it.")  # fmt: skip
-        return told, gr.Button("Measure curves", variant="primary", interactive=True), None, None, None, None, None
+        return (
+            told,
+            gr.Button("Measure curves", variant="primary", interactive=True),
+            None,
+            gr.Column(visible=False),
+            None,
+            None,
+            None,
+            None,
+        )
     pairs = equaliser.compared(has)
     return (
         facts.said(note=origin(held.origin.data["curves"])),
         gr.Button("Measure curves again", variant="secondary", interactive=True),
         facts.said(budget.cost_finding(has.curves, has.parts), badge=held.origin.badge),
+        gr.Column(visible=bool(pairs)),
         facts.said(budget.tested_finding(pairs, has.curves), badge="measured" if pairs else ""),
         budget.tested(pairs, has.curves) if pairs else None,
         budget.tested_table(pairs),

@@ -29,7 +29,7 @@ MODELS = (
 ABOUT = (
     f"{BUDGETS} random budgets, totals drawn evenly between {100 * LOW:.0f} and {100 * HIGH:.0f} %, half of them with a share for each block and half for "
     f"each layer, drawn within {100 * AROUND:.0f} % of the total. Predicted by one run of curves with the Budget room's settings (quality on WikiText-2 "
-    "valid, 8 windows of 256), then each pruned by Wanda block by block and measured on WikiText-2 test: another text, another seed, and activations "
+    "valid, 12 windows of 256), then each pruned by Wanda block by block and measured on WikiText-2 test: another text, another seed, and activations "
     "that are already pruned. The error is that of the increase of the log-perplexity, relative to the measured one."
 )  # fmt: skip
 
@@ -70,15 +70,15 @@ def measure() -> list[Figure]:
     return [figure for source, *protocol in MODELS for figure in _of(source, *protocol)]
 
 
-def _of(source: str, windows: int, tests: int, tokens: int) -> list[Figure]:
+def _of(source: str, seen: int, windows: int, tests: int, tokens: int) -> list[Figure]:
     loaded = load(source)
-    ids = text.sequences("builtin:wikitext2/train", loaded.tokenizer, windows if "tiny" in source else 16, 256, 0)
+    ids = text.sequences("builtin:wikitext2/train", loaded.tokenizer, seen, 256, 0)
     start = time.monotonic()
     found = curves.measured_anew(loaded, Curves(), ids, 0, Silent())
     took = time.monotonic() - start
     budgets = draw(loaded.anatomy.layers)
-    calibration = text.sequences("builtin:wikitext2/train", loaded.tokenizer, windows, tokens, 1)
-    test = text.sequences("builtin:wikitext2/test", loaded.tokenizer, tests, tokens, None)
+    calibration = text.sequences("builtin:wikitext2/train", loaded.tokenizer, windows, 256, 1)
+    test = text.sequences("builtin:wikitext2/test", loaded.tokenizer, tests, tokens, 1)
     true = measured(loaded, budgets, calibration, test)
     if keep := os.environ.get("PRUNARIUM_BENCH_KEEP"):  # to fit anew without the model
         name = source.removeprefix("builtin:")
@@ -99,7 +99,14 @@ def errors(found: dict, budgets: list[dict[str, float]], true: list[float]) -> t
     """(relative error of each prediction, how many measured values lie in the predicted range)."""
     cost = {layer: tuple(values) for layer, values in found["cost"].items()}
     known = CostCurves(
-        tuple(found["levels"]), cost, found["dense"], found["metric"], found["scale"], found["power"], found["within"]
+        tuple(found["levels"]),
+        cost,
+        found["dense"],
+        found["metric"],
+        found["scale"],
+        found["power"],
+        found["within"],
+        found["floor"],
     )
     sizes = dict.fromkeys(cost, 1)
     off, inside = [], 0

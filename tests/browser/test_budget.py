@@ -94,7 +94,7 @@ def test_the_page_and_the_engine_work_out_the_same_budgets(page):
         levels = sorted({0.0, *(round(chance.random(), 2) for _ in range(4))} | {1.0})
         cost = {unit: [0.0, *(chance.uniform(-0.1, 3) for _ in levels[1:])] for unit in units[1:] or units}
         curves = {"levels": levels, "cost": cost, "dense": 30.0, "scale": chance.uniform(0.5, 2), "power": chance.choice([1.0, 1.3]),
-                  "within": chance.choice([None, 0.2])}  # fmt: skip
+                  "within": chance.choice([None, 0.2]), "floor": chance.choice([0.0, 0.01])}  # fmt: skip
         shares = {unit: chance.choice([0.0, 1.0, 0.5, levels[1], chance.random()]) for unit in units if chance.random() < 0.8}
         cases.append({"curves": curves, "sizes": sizes, "shares": shares, "locked": [unit for unit in units if chance.random() < 0.3],
                       "target": chance.random(), "blocks": {unit: unit[: unit.rindex(".")] for unit in units},
@@ -106,7 +106,7 @@ def test_the_page_and_the_engine_work_out_the_same_budgets(page):
     for case, (estimate, moved, short, spread) in zip(cases, found, strict=True):
         told = case["curves"]
         curves = budget.CostCurves(tuple(told["levels"]), {unit: tuple(c) for unit, c in told["cost"].items()}, 30.0, "perplexity", told["scale"],
-                                   told["power"], told["within"])  # fmt: skip
+                                   told["power"], told["within"], told["floor"])  # fmt: skip
         own = budget.estimate(curves, case["sizes"], case["shares"])
         assert (estimate["kept"], estimate["total"]) == (own.kept, own.total)
         assert [estimate[key] for key in ("low", "quality", "high")] == pytest.approx([own.low, own.quality, own.high], rel=1e-9)
