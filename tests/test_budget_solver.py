@@ -123,8 +123,10 @@ def test_without_observations_only_shapes_speak_and_all_locked_means_no_proposal
     assert proposals(PARTS, None, 0.4, dict.fromkeys(PARTS.sizes, 0.1)) == []
 
 
-def invented(power, scale, gamma, noise, seed=0):
-    """A model of twelve blocks whose costs follow the law that is to be found, and the probes that would be measured of it."""
+def invented(power, gamma, noise, seed=0):
+    """A model of twelve blocks that follows the law that is to be found, the probes that would be measured of it, and budgets it has not seen.
+
+    Divergences are measured within 2 %, the loss with a noise that is the same for small and large increases."""
     chance = random.Random(seed)
     levels = (0.0, 0.2, 0.4, 0.6, 0.8)
     layers = {f"{b}.{role}": Layer(f"{b}.{group}", role, tuple((chance.uniform(0.8, 1.2) * s) ** 2 for s in levels))
@@ -133,20 +135,25 @@ def invented(power, scale, gamma, noise, seed=0):
         layer: chance.uniform(0.02, 0.1) * {"q": 0.3, "v": 2.0, "up": 1.0, "down": 1.5}[layer.split(".")[1]] for layer in layers
     }
 
-    def cost(shares):
-        z = sum(weight[name] * _between(levels, layers[name].errors, s) ** gamma for name, s in shares.items() if s)
-        return scale * z**power * math.exp(chance.gauss(0, noise))
+    def divergence(shares):
+        return sum(weight[name] * _between(levels, layers[name].errors, s) ** gamma for name, s in shares.items() if s) ** power
 
-    groups = sorted({layer.group for layer in layers.values()})
-    alone = [{name: 0.6 for name in layers if layers[name].group == group} for group in groups]
-    roles = [{name: 0.6 for name in layers if layers[name].role == role} for role in ("q", "v", "up", "down")]
+    def increase(shares):
+        return 0.8 * divergence(shares) ** 1.05
+
+    def probe(shares, loss=False):
+        told = divergence(shares) * math.exp(chance.gauss(0, 0.02))
+        return Probe(shares, told, increase(shares) + chance.gauss(0, noise), noise) if loss else Probe(shares, told)
 
     def draw():
         total = chance.uniform(0.2, 0.6)
         return {name: min(max(total + chance.uniform(-0.2, 0.2), 0), 0.8) for name in layers}
 
-    probes = [[Probe(shares, cost(shares)) for shares in each] for each in (alone, roles, [draw() for _ in range(9)])]
-    return layers, levels, probes, [draw() for _ in range(30)], cost
+    groups = sorted({layer.group for layer in layers.values()})
+    alone = [probe({name: 0.6 for name in layers if layers[name].group == group}) for group in groups]
+    roles = [probe({name: 0.6 for name in layers if layers[name].role == role}) for role in ("q", "v", "up", "down")]
+    together = [probe(draw(), loss=True) for _ in range(9)]
+    return layers, levels, (alone, roles, together), [draw() for _ in range(30)], increase
 
 
 def _between(levels, values, at):
@@ -156,19 +163,19 @@ def _between(levels, values, at):
     return values[i] + (values[i + 1] - values[i]) * (at - levels[i]) / (levels[i + 1] - levels[i])
 
 
-@pytest.mark.parametrize(("power", "gamma", "noise"), [(1.0, 1.0, 0.0), (1.25, 0.8, 0.03), (1.1, 1.2, 0.05)])
+@pytest.mark.parametrize(("power", "gamma", "noise"), [(1.0, 1.0, 0.0), (1.25, 0.8, 0.01), (1.1, 1.2, 0.02)])
 def test_the_fit_predicts_budgets_that_it_has_not_seen(power, gamma, noise):
-    layers, levels, probes, unseen, cost = invented(power, 1.0, gamma, noise)
+    layers, levels, probes, unseen, increase = invented(power, gamma, noise)
     found = prediction.fit(layers, levels, *probes)
-    curves = CostCurves(prediction.LEVELS, found.cost, 30.0, scale=found.scale, power=found.power, within=found.within)
+    curves = CostCurves(prediction.LEVELS, found.cost, 30.0, "", found.scale, found.power, found.within, found.floor)
     sizes = dict.fromkeys(layers, 100)
     off, inside = [], 0
     for shares in unseen:
-        said, true = estimate(curves, sizes, shares), cost(shares)
+        said, true = estimate(curves, sizes, shares), increase(shares)
         off.append(abs(math.log(said.quality / 30) / true - 1))
         inside += math.log(said.low / 30) <= true <= math.log(said.high / 30)
     assert sorted(off)[15] < 0.08
-    assert inside >= 20
+    assert inside >= 24
 
 
 def test_too_few_measurements_leave_plain_additive_costs_and_no_interval():

@@ -22,10 +22,10 @@ from core.recipe import Allocation, Curves, Prune
 from tests.bench import Figure
 
 BUDGETS, LOW, HIGH, AROUND = 30, 0.2, 0.6, 0.2
-MODELS = (
-    ("builtin:tiny-llama", 64, 32, 256),
-    ("builtin:smollm2-135m", 16, 8, 512),
-)  # source, calibration windows, test windows, tokens of each
+MODELS = (  # source; windows of 256 tokens that the curves see, and that each pruning sees; test windows, and their tokens
+    ("builtin:tiny-llama", 16, 32, 64, 256),
+    ("builtin:smollm2-135m", 16, 8, 16, 256),
+)
 ABOUT = (
     f"{BUDGETS} random budgets, totals drawn evenly between {100 * LOW:.0f} and {100 * HIGH:.0f} %, half of them with a share for each block and half for "
     f"each layer, drawn within {100 * AROUND:.0f} % of the total. Predicted by one run of curves with the Budget room's settings (quality on WikiText-2 "
