@@ -1,8 +1,9 @@
 """Budget arithmetic on cached curves. Torch-free and fast (microseconds a block), so that an estimate follows a hand on a bar.
 
-A budget is a share to remove for each unit (a block, or a layer). The estimate adds up what each unit costs alone:
-log(quality / dense quality) = sum over units of curve_unit(share). That neglects interactions, so it is always shown as an estimate
-(the idea of rate-distortion pruning, Xu et al. 2023, arXiv 2308.10438: output errors add approximately).
+A budget is a share to remove for each unit (a block, or a layer). The estimate adds up what each unit costs:
+log(quality / dense quality) = scale * (sum over units of curve_unit(share)) ** power. Scale and power are fitted to a few measured budgets of the whole
+model (`core.prediction`), since parts pruned together cost more than alone; 1 and 1 where none were measured. It is always shown as an estimate, with
+`within`: how far it may be off (the idea of rate-distortion pruning, Xu et al. 2023, arXiv 2308.10438: output errors add approximately).
 """
 
 from __future__ import annotations
@@ -21,28 +22,40 @@ HIGHEST_SHARE = 0.95  # a bar stops here: a layer with nothing left is a differe
 class CostCurves:
     """What each unit costs alone. `levels`: shares, ascending, starting at 0. `cost`: {unit: log increase at each level}, starting at 0.
 
-    `dense`: the quality figure without pruning (a perplexity); `metric` names it.
+    `dense`: the quality figure without pruning (a perplexity); `metric` names it. nine times in ten the increase is off by no more than the factor
+    exp(within), and `floor`; None and 0 where nobody knows.
     """
 
     levels: tuple[float, ...]
     cost: Mapping[str, tuple[float, ...]]
     dense: float
     metric: str = "perplexity"
+    scale: float = 1.0
+    power: float = 1.0
+    within: float | None = None
+    floor: float = 0.0
 
     def __post_init__(self) -> None:
         if len(self.levels) < 2 or self.levels[0] != 0.0 or list(self.levels) != sorted(set(self.levels)):
             raise ValueError("levels must ascend from 0")
         if any(len(values) != len(self.levels) or values[0] != 0.0 for values in self.cost.values()):
             raise ValueError("each curve needs one value a level, the first 0")
+        if not all(isfinite(x) for values in self.cost.values() for x in values):
+            raise ValueError("a curve holds what is no number")
+        if not (isfinite(self.dense) and self.scale > 0 and self.power > 0):
+            raise ValueError("dense must be a number, scale and power above 0")
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """`quality`: the predicted figure in the curves' metric; `kept`: weights left; `total`: weights there were."""
+    """`quality`: the predicted figure in the curves' metric, between `low` and `high` nine times in ten (both equal to it where that is not known);
+    `kept`: weights left; `total`: weights there were."""
 
     quality: float
     kept: int
     total: int
+    low: float
+    high: float
 
     @property
     def sparsity(self) -> float:
@@ -55,6 +68,17 @@ def cost_at(curves: CostCurves, unit: str, share: float) -> float:
     right = min(max(bisect_right(levels, share), 1), len(levels) - 1)
     low, high = levels[right - 1], levels[right]
     return values[right - 1] + (values[right] - values[right - 1]) * (share - low) / (high - low)
+
+
+def combined(curves: CostCurves, total: float) -> float:
+    """The log increase of units whose curves add up to `total`. A gain (below 0) is no reason for a power."""
+    return curves.scale * (total**curves.power if total > 0 else total)
+
+
+def allowed(curves: CostCurves, increase: float) -> float:
+    """What the curves may add up to where the log increase is to stay at `increase`: `combined` the other way round."""
+    total = increase / curves.scale
+    return total ** (1 / curves.power) if total > 0 else total
 
 
 def estimate(curves: CostCurves, sizes: Mapping[str, int], shares: Mapping[str, float]) -> Estimate:
@@ -70,8 +94,39 @@ def estimate(curves: CostCurves, sizes: Mapping[str, int], shares: Mapping[str, 
         check_share(unit, share)
     total = sum(sizes.values())
     kept = sum(round(size * (1 - shares.get(unit, 0.0))) for unit, size in sizes.items())
-    log_increase = sum(cost_at(curves, unit, share) for unit, share in shares.items() if unit in curves.cost)
-    return Estimate(curves.dense * exp(min(log_increase, 300.0)), kept, total)
+    increase = combined(curves, sum(cost_at(curves, unit, share) for unit, share in shares.items() if unit in curves.cost))
+    low, high = sorted(increase * exp(sign * (curves.within or 0.0)) for sign in (-1, 1))
+    low, quality, high = (curves.dense * exp(min(x, 300.0)) for x in (low - curves.floor, increase, high + curves.floor))
+    return Estimate(quality, kept, total, low, high)
+
+
+def by_part(shares: Mapping[str, float], block_of: Mapping[str, str]) -> dict[str, float]:
+    """{layer or block: share} -> {layer: share} for every layer. A layer's own name wins over its block's; what is not named stays whole."""
+    return {part: shares.get(part, shares.get(block, 0.0)) for part, block in block_of.items()}
+
+
+def compact(shares: Mapping[str, float], block_of: Mapping[str, str]) -> dict[str, float]:
+    """{layer: share} -> the shortest {layer or block: share} that means the same. Nothing is said of what stays whole."""
+    members: dict[str, list[str]] = {}
+    for part, block in block_of.items():
+        members.setdefault(block, []).append(part)
+    out: dict[str, float] = {}
+    for block, parts in members.items():
+        given = {part: shares.get(part, 0.0) for part in parts}
+        if len(set(given.values())) == 1:
+            given = {block: given[parts[0]]}
+        out |= {unit: share for unit, share in given.items() if share}
+    return out
+
+
+def by_block(shares: Mapping[str, float], sizes: Mapping[str, int], block_of: Mapping[str, str]) -> dict[str, float]:
+    """{layer: share} -> {block: share of its weights that goes}."""
+    gone: dict[str, float] = {}
+    whole: dict[str, int] = {}
+    for part, block in block_of.items():
+        gone[block] = gone.get(block, 0.0) + shares.get(part, 0.0) * sizes[part]
+        whole[block] = whole.get(block, 0) + sizes[part]
+    return {block: gone[block] / whole[block] if whole[block] else 0.0 for block in whole}
 
 
 def check_share(unit: str, share: float) -> float:

@@ -69,13 +69,15 @@ class Measure(Section):
 
 
 class Curves(Section):
-    """Measured cost curves for the budget: each block pruned alone at each level, and the quality it leaves."""
+    """What predicts a budget's cost: every layer's local error, the quality that each block's attention and MLP alone leave at each of `levels`, and
+    that of `together` budgets of the whole model."""
 
     method: str = "wanda"
     structure: str = "unstructured"
-    levels: tuple[Share, ...] = (0.2, 0.4, 0.6, 0.8)
+    levels: tuple[Share, ...] = (0.7,)
+    together: Annotated[int, Field(ge=0, le=200)] = 9
     source: str = "builtin:wikitext2/valid"
-    samples: Count = 8
+    samples: Count = 12
     tokens: Annotated[int, Field(ge=2)] = 256
 
 

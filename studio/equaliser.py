@@ -1,113 +1,165 @@
-"""The equaliser: one component with a bar a block, moved by hand. Arithmetic while dragging is in budget.js, confirmed by core.budget here."""
+"""The equaliser: one component with a bar a block (or a layer), moved by hand. Arithmetic while dragging is in budget.js, confirmed by core.budget.
+
+What the page asks the server for is in `studio.equaliser_asks`.
+"""
 
 from __future__ import annotations
 
-import time
+import math
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import gradio as gr
 
-from core import budget
-from core.errors import PrunariumError
+from core import budget, frontier
+from core.proposals import Parts
+from studio import equaliser_asks
 from studio.known import Trial
-from studio.workspace import Opened, Overtaken, Workspace
+from studio.workspace import Opened, Shares, Workspace
 
 _HERE = Path(__file__).resolve().parent
-Known = Callable[[str], tuple[budget.CostCurves | None, Mapping[str, int]]]
+SCRIPTS = ("budget.js", "equaliser.js", "equaliser_hand.js", "equaliser_gauge.js", "equaliser_tools.js")
+_ATTENTION = ("query", "key", "value", "output", "qkv")
+KV_TOKENS = 512
+_SURE = 1e-3  # a measured log increase below this says nothing of a prediction's relative error
 
 
-def equaliser(workspace: Workspace, known: Known, elem_id: str = "equaliser") -> gr.HTML:
+@dataclass(frozen=True)
+class Known:
+    """What is known of the open model: `curves` and `parts` as core.budget wants them, `described` by the worker, `trials` newest first, `latency_ms` of
+    the dense model with the run that measured it, `spared`: {layer: super weights in it}."""
+
+    described: Mapping[str, Any] | None = None
+    parts: Parts = field(default_factory=lambda: Parts({}, {}, {}, {}))
+    curves: budget.CostCurves | None = None
+    trials: tuple[Trial, ...] = ()
+    latency: tuple[float, str] | None = None
+    spared: Mapping[str, int] = field(default_factory=dict)
+    method: str = ""
+
+
+def equaliser(workspace: Workspace, known: Callable[[str], Known], elem_id: str = "equaliser") -> gr.HTML:
     """The component, empty. Give it `value(...)`; listen to `.committed` (event data {"revision": n}) for budgets that reached the workspace.
 
-    `known(source)` -> (cost curves or None, {block: weights}) of the open model; read once for each question of the page.
+    `known(source)`: of the open model; read once for each question of the page.
     """
     return gr.HTML(
         value=None,
         html_template='<div class="eq" data-rev="0"></div>',
         css_template=(_HERE / "equaliser.css").read_text(encoding="utf-8"),
-        js_on_load=(_HERE / "budget.js").read_text(encoding="utf-8") + (_HERE / "equaliser.js").read_text(encoding="utf-8"),
-        server_functions=[_confirm(workspace, known), _commit(workspace, known), _step(workspace)],
+        js_on_load="".join((_HERE / name).read_text(encoding="utf-8") for name in SCRIPTS),
+        server_functions=equaliser_asks.functions(workspace, known),
         apply_default_css=False,
         elem_id=elem_id,
     )
 
 
-def value(
-    opened: Opened,
-    described: Mapping[str, Any],
-    curves: budget.CostCurves | None,
-    sizes: Mapping[str, int],
-    trial: Trial | None = None,
-) -> dict[str, Any]:
-    """What the component draws. `described`: the worker's description of the model; `trial`: the last run of a budget, shown as marks."""
-    total = int(described["parameters"])
+def value(opened: Opened, known: Known, snapshots: Mapping[str, Shares]) -> dict[str, Any]:
+    """All that the component draws."""
+    described, parts = known.described or {}, known.parts
+    total = int(described.get("parameters") or 0)
+    hand = next((trial for trial in known.trials if trial.by_hand), None)
     return {
         "name": opened.model,
-        "units": [{"name": unit, "label": unit.rpartition(".")[2], "title": f"Block {unit.rpartition('.')[2]}", "size": size}
-                  for unit, size in sizes.items()],
-        "empty": "" if sizes else "This model has no chain of blocks, so there are no bars to move.",
+        "blocks": _blocks(parts),
+        "parts": [_part(parts, name, known.spared) for name in parts.sizes],
+        "empty": "" if parts.sizes else "This model has no chain of blocks, so there are no bars to move.",
         "highest": budget.HIGHEST_SHARE,
         "parameters": total,
-        "bytes_per_parameter": described["size_bytes"] / max(total, 1),
-        "curves": None if curves is None else {"levels": list(curves.levels), "cost": {unit: list(c) for unit, c in curves.cost.items()},
-                                               "dense": curves.dense, "metric": curves.metric},
-        "measured": None if trial is None else asdict(trial),
-        **_state(opened),
+        "bytes_per_parameter": (described.get("size_bytes") or 0) / max(total, 1),
+        "flops": flops_a_token(described),
+        "kv": kv_bytes(described),
+        "kv_tokens": KV_TOKENS,
+        "latency": None if known.latency is None else {"ms": known.latency[0], "run": known.latency[1]},
+        "curves": _curves(known.curves),
+        "frontier": _frontier(known),
+        "measured": None if hand is None else {"method": hand.method, "value": hand.value, "dense": hand.dense, "sparsity": hand.sparsity,
+                                               "run": hand.run, "shares": hand.by_part(parts)},
+        "past": past(known),
+        **state(opened, snapshots),
     }  # fmt: skip
 
 
-def _state(opened: Opened, told: str = "") -> dict[str, Any]:
+def state(opened: Opened, snapshots: Mapping[str, Shares], told: str = "") -> dict[str, Any]:
+    """What a change of the budget changes."""
     return {
+        "name": opened.model,
         "revision": opened.revision,
         "shares": dict(opened.budget.shares),
         "locked": list(opened.budget.locked),
-        "undo": len(opened.undo),
-        "redo": len(opened.redo),
+        "undo": opened.place.undo,
+        "redo": opened.place.redo,
+        "side": opened.side,
+        "snapshots": [
+            {"name": name, "shares": dict(kept.shares), "locked": list(kept.locked)} for name, kept in snapshots.items()
+        ],
         "told": told,
     }
 
 
-def _confirm(workspace: Workspace, known: Known) -> Callable[[dict[str, Any]], dict[str, Any]]:
-    def confirm(shares: dict[str, Any]) -> dict[str, Any]:
-        """What the engine predicts for these shares, and how long it took: the page compares it with its own figure."""
-        start = time.perf_counter()
-        curves, sizes = known(workspace.read().model)
-        if curves is None:
-            return {"quality": None, "sparsity": None, "server_ms": 0.0}
-        found = budget.estimate(curves, sizes, {unit: share for unit, share in shares.items() if unit in sizes})
-        return {"quality": found.quality, "sparsity": found.sparsity, "server_ms": 1000 * (time.perf_counter() - start)}
-
-    return confirm
-
-
-def _commit(workspace: Workspace, known: Known) -> Callable[[dict[str, Any]], dict[str, Any]]:
-    def commit(asked: dict[str, Any]) -> dict[str, Any]:
-        """Write a budget to the workspace. An older page is told, and given what stands."""
-        opened = workspace.read()
-        if asked["model"] != opened.model:
-            return _state(opened, "Another model is open by now; reload the page.")
-        try:
-            _, sizes = known(opened.model)
-            shares = {
-                unit: round(budget.check_share(unit, asked["shares"][unit]), 6) for unit in sizes if asked["shares"].get(unit)
-            }
-            return _state(
-                workspace.set_budget(shares, tuple(unit for unit in sizes if unit in asked["locked"]), int(asked["seen"]))
-            )
-        except Overtaken as overtaken:
-            return _state(overtaken.opened, str(overtaken))
-        except PrunariumError as error:
-            return _state(opened, str(error))
-
-    return commit
+def compared(known: Known) -> list[tuple[Trial, float, float]]:
+    """(run, predicted, measured log increase) of every finished run that the curves can speak of: their criterion, single weights."""
+    if known.curves is None:
+        return []
+    out = []
+    for trial in known.trials:
+        measured = math.log(trial.value / trial.dense)
+        if trial.method != known.method or trial.structure != "unstructured" or measured < _SURE:
+            continue
+        said = budget.estimate(known.curves, known.parts.sizes, trial.by_part(known.parts))
+        out.append((trial, math.log(said.quality / known.curves.dense), measured))
+    return out
 
 
-def _step(workspace: Workspace) -> Callable[[dict[str, Any]], dict[str, Any]]:
-    def step(asked: dict[str, Any]) -> dict[str, Any]:
-        """Undo or redo, as deep as the workspace remembers."""
-        return _state(workspace.undo() if asked["which"] == "undo" else workspace.redo())
+def past(known: Known) -> dict[str, Any] | None:
+    """How far these curves were off on runs that measured what they predict: the median relative error of the log increase."""
+    pairs = compared(known)
+    return {"runs": len(pairs), "error": median(abs(said / true - 1) for _, said, true in pairs)} if pairs else None
 
-    return step
+
+def flops_a_token(described: Mapping[str, Any]) -> float | None:
+    """Operations a token of a language model at 512 tokens of context, as core.model.counts counts them; None for others, whose layers run once a place."""
+    if described.get("kind") not in ("decoder", "encoder"):
+        return None
+    keys = (KV_TOKENS + 1) / 2 if described["kind"] == "decoder" else KV_TOKENS
+    heads = sum(a["query_heads"] * a["head_dim"] for block in described["blocks"] if (a := block.get("attention")))
+    head = [row["shape"] for row in described.get("elsewhere", ()) if row["name"].endswith("head")]
+    weights = sum(math.prod(layer["shape"]) for layer in described["layers"]) + sum(map(math.prod, head))
+    return 2.0 * weights + 4.0 * heads * keys
+
+
+def kv_bytes(described: Mapping[str, Any]) -> float | None:
+    """Bytes of the keys and values of KV_TOKENS tokens; None for a model that keeps none."""
+    if described.get("kind") != "decoder":
+        return None
+    heads = sum(a["kv_heads"] * a["head_dim"] for block in described["blocks"] if (a := block.get("attention")))
+    return 2.0 * heads * KV_TOKENS * (described.get("size_bytes") or 0) / max(int(described.get("parameters") or 0), 1)
+
+
+def _blocks(parts: Parts) -> list[dict[str, str]]:
+    names = dict.fromkeys(parts.block.values())
+    return [{"name": name, "label": name.rpartition(".")[2], "title": f"Block {name.rpartition('.')[2]}"} for name in names]
+
+
+def _part(parts: Parts, name: str, spared: Mapping[str, int]) -> dict[str, Any]:
+    """A layer as the page knows it; its label is what follows the block's name."""
+    label = name.removeprefix(parts.block[name] + ".")
+    return {"name": name, "block": parts.block[name], "label": label.rpartition(".")[2], "size": parts.sizes[name],
+            "attention": parts.role[name] in _ATTENTION, "spared": spared.get(name, 0)}  # fmt: skip
+
+
+def _curves(curves: budget.CostCurves | None) -> dict[str, Any] | None:
+    if curves is None:
+        return None
+    return {"levels": list(curves.levels), "cost": {unit: list(values) for unit, values in curves.cost.items()}, "dense": curves.dense,
+            "metric": curves.metric, "scale": curves.scale, "power": curves.power, "within": curves.within, "floor": curves.floor}  # fmt: skip
+
+
+def _frontier(known: Known) -> list[tuple[float, float]]:
+    """(weights removed, predicted log increase) of the best budgets."""
+    if known.curves is None or not known.parts.sizes:
+        return []
+    return frontier.frontier(known.curves, frontier.ladder(known.curves, known.parts.sizes))

@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from core import folder, recipe
-from core.budget import CostCurves
+from core.budget import CostCurves, by_part
 from core.errors import PrunariumError
+from core.proposals import Parts
 
 DEMOS = Path(__file__).resolve().parent.parent / "assets" / "demo"
 ANATOMY = "anatomy.json"
+EVERYTHING = "*"  # the one name in the shares of a uniform run
 BROKEN_COST = 20.0  # the log increase shown for a level at which the model's quality was no number: e**20 times worse
 
 
@@ -58,16 +60,51 @@ def observations(source: str, runs: Path, curves: bool = False) -> Observed | No
     return Observed(found, "precomputed demo") if found and (found.get("curves") or not curves) else None
 
 
-def cost_curves(data: dict[str, Any] | None) -> CostCurves | None:
-    """The curves in observations as core.budget wants them; None where there are none that can be used."""
+def cost_curves(data: dict[str, Any] | None, parts: Parts | None = None) -> CostCurves | None:
+    """The curves in observations as core.budget wants them; None where there are none that can be used.
+
+    With `parts` each layer has one: curves of whole blocks (older observations) are shared out by size.
+    """
     found = (data or {}).get("curves")
     if not found or found.get("dense") is None:
         return None
-    cost = {unit: tuple(BROKEN_COST if x is None else float(x) for x in values) for unit, values in found["cost"].items()}
     try:
-        return CostCurves(tuple(found["levels"]), cost, float(found["dense"]), found.get("metric", "perplexity"))
-    except (ValueError, TypeError):
+        cost = {unit: tuple(BROKEN_COST if x is None else float(x) for x in values) for unit, values in found["cost"].items()}
+        if parts and not set(cost) & set(parts.sizes):
+            whole: dict[str, int] = {}
+            for part, block in parts.block.items():
+                whole[block] = whole.get(block, 0) + parts.sizes[part]
+            cost = {part: tuple(x * parts.sizes[part] / max(whole[block], 1) for x in cost[block])
+                    for part, block in parts.block.items() if block in cost}  # fmt: skip
+        return CostCurves(tuple(found["levels"]), cost, float(found["dense"]), found.get("metric", "perplexity"), float(found.get("scale") or 1.0),
+                          float(found.get("power") or 1.0), found.get("within"), float(found.get("floor") or 0.0))  # fmt: skip
+    except (ValueError, TypeError, KeyError, AttributeError):
         return None
+
+
+def parts(described: dict[str, Any], seen: Observed | None = None) -> Parts:
+    """The layers that a budget is made of, in order, from the worker's description; with what was observed of them."""
+    names = [block["name"] for block in described["blocks"]]
+    mine = [layer for layer in described["layers"] if layer["block"] is not None]
+    data = (seen.data if seen else None) or {}
+    influence = {block["name"]: (block.get("scores") or {}).get("block_influence") for block in data.get("blocks", ())}
+    measured = (data.get("curves") or {}).get("measured") or {}
+    return Parts(
+        sizes={layer["name"]: int(layer["parameters"]) for layer in mine},
+        block={layer["name"]: names[layer["block"]] for layer in mine},
+        role={layer["name"]: layer["role"] for layer in mine},
+        shape={layer["name"]: tuple(layer["shape"]) for layer in mine},
+        influence=influence if influence and all(isinstance(value, (int, float)) for value in influence.values()) else None,
+        errors={name: (measured["levels"], errors) for name, errors in measured["errors"].items() if None not in errors}
+        if measured
+        else None,
+    )
+
+
+def super_weights(data: dict[str, Any] | None, parts: Parts) -> dict[str, int]:
+    """{layer: how many super weights lie in it}, where the curves' run looked for them."""
+    found = [row["layer"] for row in ((data or {}).get("curves") or {}).get("super_weights") or ()]
+    return {layer: found.count(layer) for layer in dict.fromkeys(found) if layer in parts.sizes}
 
 
 def sizes(data: dict[str, Any]) -> dict[str, int]:
@@ -83,7 +120,8 @@ def sizes(data: dict[str, Any]) -> dict[str, int]:
 
 @dataclass(frozen=True)
 class Trial:
-    """A finished run of a budget: the quality it measured (`dense`: before pruning, by the same protocol), the shares it removed."""
+    """A finished run of a budget: the quality it measured (`dense`: before pruning, by the same protocol), the shares it removed ({EVERYTHING: share} where
+    all layers gave the same)."""
 
     run: str
     method: str
@@ -91,33 +129,65 @@ class Trial:
     dense: float
     sparsity: float
     shares: dict[str, float]
+    structure: str = "unstructured"
+
+    @property
+    def by_hand(self) -> bool:
+        return EVERYTHING not in self.shares
+
+    def by_part(self, parts: Parts) -> dict[str, float]:
+        """The share of each layer."""
+        if EVERYTHING in self.shares:
+            return dict.fromkeys(parts.sizes, self.shares[EVERYTHING])
+        return by_part(self.shares, parts.block)
 
 
-def last_trial(source: str, runs: Path) -> Trial | None:
-    """The newest finished run of this source whose pruning was given by hand, block by block, with what it measured before any recovery."""
+def trials(source: str, runs: Path, most: int = 40) -> list[Trial]:
+    """Finished runs of this source with one pruning step, given by hand or uniform, that measured a perplexity before any recovery; newest first."""
+    found = []
     for path in folder.runs(runs):
         report = _read(path / folder.REPORT)
         if report is None or _source_of(path) != source:
             continue
-        method, shares = _by_hand(path)
+        method, structure, shares = _asked(path)
         value, dense = ((report.get(moment) or {}).get("perplexity") for moment in ("pruned", "dense"))
         if shares and value and dense:
-            return Trial(
-                path.name, method, value, dense, float((report.get("sparsity") or {}).get("pruned_layers") or 0.0), shares
-            )
+            sparsity = float((report.get("sparsity") or {}).get("pruned_layers") or 0.0)
+            found.append(Trial(path.name, method, value, dense, sparsity, shares, structure))
+        if len(found) >= most:
+            break
+    return found
+
+
+def last_trial(source: str, runs: Path) -> Trial | None:
+    """The newest of them that was given by hand."""
+    return next((trial for trial in trials(source, runs) if trial.by_hand), None)
+
+
+def latency(source: str, runs: Path) -> tuple[float, str] | None:
+    """How long the dense model takes on this machine (ms), and the run that measured it; None where none did."""
+    for path in folder.runs(runs):
+        report = _read(path / folder.REPORT)
+        if report and _source_of(path) == source and (found := (report.get("dense") or {}).get("latency_ms")):
+            return float(found), path.name
     return None
 
 
 @lru_cache(maxsize=4096)
-def _by_hand(path: Path) -> tuple[str, dict[str, float]]:
-    """The criterion and shares of a run with one pruning step given by hand; no shares for any other run."""
+def _asked(path: Path) -> tuple[str, str, dict[str, float]]:
+    """Criterion, structure and shares of a run with one pruning step by hand or uniform over everything; no shares for any other run."""
     try:
         steps = recipe.read(path / folder.RECIPE).steps
     except PrunariumError:
-        return "", {}
+        return "", "", {}
     prunes = [step.prune for step in steps if step.prune]
-    by_hand = len(prunes) == 1 and prunes[0].allocation.method == "by_hand"
-    return (prunes[0].method, dict(prunes[0].allocation.shares)) if by_hand else ("", {})
+    if len(prunes) != 1 or prunes[0].only or prunes[0].protect or prunes[0].budget or any(step.reconstruct for step in steps):
+        return "", "", {}
+    only = prunes[0]
+    if only.allocation.method == "by_hand":
+        return only.method, only.structure, dict(only.allocation.shares)
+    uniform = only.allocation.method == "uniform" and only.structure == "unstructured"
+    return only.method, only.structure, {EVERYTHING: float(only.sparsity or 0.0)} if uniform else {}
 
 
 @lru_cache(maxsize=4096)

@@ -29,7 +29,7 @@ def recipe_for(bench: Bench, source: str, curves: bool) -> dict[str, Any]:
         "recipe": 1,
         "name": f"{'curves' if curves else 'xray'}-{name}",
         "model": {"source": source},
-        "calibration": {"samples": 64, "tokens": 256},
+        "calibration": {"samples": 16 if curves else 64, "tokens": 256},
         "observe": observe,
     }
 

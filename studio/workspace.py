@@ -1,24 +1,28 @@
 """What is open, on disk: the truth that a reload, a second tab and a restart are rebuilt from. Knows no screen.
 
 One small JSON file with a revision number, written whole or not at all. Someone who writes on top of an older revision than the one on disk is
-told (`Overtaken`) and gets the newer state instead: of two tabs the later revision wins.
+told (`Overtaken`) and gets the newer state instead: of two tabs the later revision wins. Budgets undone and kept by name lie beside it
+(`studio.history`, SNAPSHOTS).
 """
 
 from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from core.errors import PrunariumError
+from core.errors import PrunariumError, RecipeError
 from core.folder import write_json
+from studio import history
+from studio.history import Place
 
 FILE = "workspace.json"
+SNAPSHOTS = "snapshots.json"
 DEMO = "builtin:tiny-llama"
-STEPS_BACK = 100  # how many budgets undo remembers
+LONGEST_NAME = 60
 
 
 class Overtaken(PrunariumError):
@@ -39,15 +43,17 @@ class Shares:
 
 @dataclass(frozen=True)
 class Opened:
-    """What is open. `model`, `data`: sources as a recipe names them. `run`: name of the followed run folder. `undo`, `redo`: budgets, last first."""
+    """What is open. `model`, `data`: sources as a recipe names them. `run`: name of the followed run folder. `place`: where in the history of budgets.
+    `other`: the budget that A/B shows on the other side (None: the model as it is); `side`: which side is shown."""
 
     revision: int = 0
     model: str = DEMO
     data: str | None = None
     run: str | None = None
     budget: Shares = Shares()
-    undo: tuple[Shares, ...] = ()
-    redo: tuple[Shares, ...] = ()
+    place: Place = field(default_factory=Place)
+    other: Shares | None = None
+    side: str = "A"
 
 
 class Workspace:
@@ -74,7 +80,7 @@ class Workspace:
             if seen is not None and seen != now.revision:
                 raise Overtaken(now)
             if changes.get("model", now.model) != now.model:
-                changes = {"budget": Shares(), "undo": (), "redo": (), **changes}
+                changes = {"budget": Shares(), "place": Place(), "other": None, "side": "A", **changes}
             return self._write(replace(now, **changes, revision=now.revision + 1))
 
     def set_budget(self, shares: Mapping[str, float], locked: tuple[str, ...] = (), seen: int | None = None) -> Opened:
@@ -85,23 +91,55 @@ class Workspace:
                 raise Overtaken(now)
             if new == now.budget:
                 return now
-            return self.change(budget=new, undo=(now.budget, *now.undo)[:STEPS_BACK], redo=())
+            return self.change(budget=new, place=history.add(self.folder, now.place, asdict(now.budget), asdict(new)))
 
     def undo(self) -> Opened:
         """The budget before the last change; nothing where there is none."""
-        with self._lock:
-            now = self.read()
-            if not now.undo:
-                return now
-            return self.change(budget=now.undo[0], undo=now.undo[1:], redo=(now.budget, *now.redo))
+        return self._walk(history.back)
 
     def redo(self) -> Opened:
         """Take back the last undo; nothing where there is none."""
+        return self._walk(history.forth)
+
+    def _walk(self, way: Callable[[Path, Place], tuple[dict[str, Any], Place] | None]) -> Opened:
         with self._lock:
             now = self.read()
-            if not now.redo:
+            found = way(self.folder, now.place)
+            if found is None:
                 return now
-            return self.change(budget=now.redo[0], undo=(now.budget, *now.undo), redo=now.redo[1:])
+            return self.change(budget=_shares(found[0]), place=found[1])
+
+    def turn(self) -> Opened:
+        """A/B: show the other budget, and keep this one for the way back. Turning is undone like any change."""
+        with self._lock:
+            now = self.read()
+            other = now.other or Shares()
+            self.set_budget(other.shares, other.locked)
+            return self.change(other=now.budget, side="B" if now.side == "A" else "A")
+
+    def snapshots(self, model: str) -> dict[str, Shares]:
+        """Budgets of this model kept by name, oldest first."""
+        return {name: _shares(item) for name, item in self._all_snapshots().get(model, {}).items()}
+
+    def keep(self, name: str, budget: Shares | None) -> None:
+        """Keep a budget of the open model under a name, or with None forget it. Raises RecipeError on a name that is none."""
+        name = " ".join(name.split())
+        if not name or len(name) > LONGEST_NAME:
+            raise RecipeError(
+                f"A snapshot needs a name of 1 to {LONGEST_NAME} characters.", "Type one, such as: before the holidays."
+            )
+        with self._lock:
+            everything, model = self._all_snapshots(), self.read().model
+            mine = {key: value for key, value in everything.get(model, {}).items() if key != name}
+            everything[model] = mine if budget is None else mine | {name: asdict(budget)}
+            write_json(self.folder / SNAPSHOTS, everything)
+
+    def _all_snapshots(self) -> dict[str, dict[str, Any]]:
+        try:
+            found = json.loads((self.folder / SNAPSHOTS).read_text(encoding="utf-8"))
+            return {str(model): dict(kept) for model, kept in found.items()}
+        except (OSError, ValueError, TypeError, AttributeError):
+            return {}
 
     def _write(self, opened: Opened) -> Opened:
         write_json(self.folder / FILE, asdict(opened))
@@ -115,9 +153,15 @@ def _opened(value: dict[str, Any]) -> Opened:
         data=value["data"],
         run=value["run"],
         budget=_shares(value["budget"]),
-        undo=tuple(_shares(item) for item in value["undo"]),
-        redo=tuple(_shares(item) for item in value["redo"]),
+        place=_place(value.get("place") or {}),
+        other=None if value.get("other") is None else _shares(value["other"]),
+        side="B" if value.get("side") == "B" else "A",
     )
+
+
+def _place(value: dict[str, Any]) -> Place:
+    at = value.get("at")
+    return Place(None if at is None else int(at), *(int(value.get(key) or 0) for key in ("end", "undo", "redo")))
 
 
 def _shares(value: dict[str, Any]) -> Shares:

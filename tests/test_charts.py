@@ -5,10 +5,13 @@ import math
 
 import pytest
 
-from core.budget import CostCurves
-from studio import known
+from core.budget import HIGHEST_SHARE, CostCurves
+from core.proposals import Parts
+from studio import equaliser, known
 from studio.charts import budget, xray
-from studio.known import DEMOS
+from studio.known import DEMOS, Trial
+from studio.rooms.budget import merged, read_table
+from studio.workspace import Shares
 
 pytestmark = pytest.mark.quick
 
@@ -112,27 +115,87 @@ def test_the_histogram_colours_what_lies_below_the_cut():
     assert bars.marker.color[1] == bars.marker.color[2] != bars.marker.color[0]
 
 
-CURVES = CostCurves((0.0, 0.4, 0.8), {"blocks.0": (0.0, 0.5, 2.0), "blocks.1": (0.0, 0.1, 0.4)}, 20.0)
+PARTS = Parts(
+    {"blocks.0.q": 400, "blocks.0.up": 600, "blocks.1.up": 500},
+    {"blocks.0.q": "blocks.0", "blocks.0.up": "blocks.0", "blocks.1.up": "blocks.1"},
+    {"blocks.0.q": "query", "blocks.0.up": "up", "blocks.1.up": "up"},
+    {"blocks.0.q": (20, 20), "blocks.0.up": (30, 20), "blocks.1.up": (25, 20)},
+)
+CURVES = CostCurves(
+    (0.0, 0.4, 0.8),
+    {"blocks.0.q": (0.0, 0.2, 0.8), "blocks.0.up": (0.0, 0.3, 1.2), "blocks.1.up": (0.0, 0.1, 0.4)},
+    20.0,
+    power=1.1,
+)
 
 
 def test_the_budget_table_counts_what_each_block_keeps_and_costs():
-    table = budget.table({"blocks.0": 1000, "blocks.1": 500}, {"blocks.0": 0.2}, ("blocks.1",), CURVES, {"blocks.0": 0.5})
+    table = budget.table(PARTS, {"blocks.0": 0.2}, ("blocks.1",), CURVES, dict.fromkeys(PARTS.sizes, 0.5))
     assert list(table["Kept"]) == [800, 500] and list(table["Locked"]) == [False, True]
-    assert table["Cost alone ×"][0] == pytest.approx(math.exp(0.25), abs=1e-4) and next(iter(table["Last run %"])) == 50
+    assert table["Cost alone ×"][0] == pytest.approx(math.exp(0.25**1.1), abs=1e-4) and next(iter(table["Last run %"])) == 50
+
+
+def test_a_block_whose_layers_differ_has_a_row_for_each_and_the_table_reads_back_the_same():
+    shares = {"blocks.0.q": 0.2, "blocks.1": 0.4}
+    table = budget.table(PARTS, shares, ("blocks.0.up",), CURVES, {})
+    assert list(table["Block"]) == ["blocks.0.q", "blocks.0.up", "blocks.1"] and list(table["Remove %"]) == [20, 0, 40]
+    found, locked = merged(Shares(shares, ("blocks.0.up",)), *read_table(table), PARTS)
+    assert (found, locked) == (shares, ("blocks.0.up",))
+    table.loc[2, "Remove %"] = 99
+    assert merged(Shares(shares), *read_table(table), PARTS)[0]["blocks.1"] == HIGHEST_SHARE
+    assert merged(Shares(shares), {}, {}, PARTS) == (shares, ())
+
+
+def test_what_a_run_measured_is_drawn_against_what_was_predicted():
+    trial = Trial("one", "wanda", 24.0, 20.0, 0.4, {"*": 0.4})
+    known_now = equaliser.Known(
+        parts=PARTS, curves=CURVES, trials=(trial, Trial("other", "magnitude", 30.0, 20.0, 0.4, {"*": 0.4})), method="wanda"
+    )
+    pairs = equaliser.compared(known_now)
+    assert [(pair[0].run, pair[1], pair[2]) for pair in pairs] == [("one", pytest.approx(0.6**1.1), pytest.approx(math.log(1.2)))]
+    off = 0.6**1.1 / math.log(1.2) - 1
+    assert equaliser.past(known_now) == {"runs": 1, "error": pytest.approx(off)}
+    assert (
+        budget.tested_finding(pairs, CURVES)
+        == f"Past predictions of the perplexity's increase were off by {100 * off:.0f} % (median of one run)"
+    )
+    points = next(trace for trace in budget.tested(pairs, CURVES).data if trace.mode == "markers")
+    assert points.y[0] == pytest.approx(20.0) and budget.tested_table(pairs)["Measured increase %"][0] == 20.0
+    assert equaliser.past(equaliser.Known()) is None and budget.tested_finding([], CURVES) == ""
 
 
 def test_the_curves_title_names_the_dearest_and_the_cheapest_block():
-    assert budget.cost_finding(CURVES) == "Block 0 is the dearest to prune, block 1 the cheapest (each alone at 40 %)"
+    assert budget.cost_finding(CURVES, PARTS) == "Block 0 is the dearest to prune, block 1 the cheapest (each alone at 50 %)"
 
 
 def test_the_present_budget_lies_on_its_curve():
-    dots = [trace for trace in budget.cost_lines(CURVES, {"blocks.1": 0.4}).data if trace.mode == "markers"]
-    assert [(dot.x[0], dot.y[0]) for dot in dots] == [(40.0, pytest.approx(math.exp(0.1)))]
+    dots = [trace for trace in budget.cost_lines(CURVES, PARTS, {"blocks.1": 0.4}).data if trace.mode == "markers"]
+    assert [(dot.x[0], dot.y[0]) for dot in dots] == [(40.0, pytest.approx(math.exp(0.1**1.1)))]
 
 
 def test_a_level_that_broke_the_model_costs_a_great_deal_and_not_nothing():
     found = {"levels": [0.0, 0.5], "dense": 10.0, "cost": {"blocks.0": [0.0, None]}, "metric": "perplexity"}
     assert known.cost_curves({"curves": found}).cost["blocks.0"][1] == known.BROKEN_COST
+    assert known.cost_curves({"curves": found}, PARTS).cost == {
+        "blocks.0.q": (0.0, 8.0),
+        "blocks.0.up": (0.0, 12.0),
+    }  # older curves: shared out by size
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"cost": {"blocks.0": [0.0, float("nan")]}},
+        {"dense": "much"},
+        {"levels": [0.5]},
+        {"cost": []},
+        {"power": -1},
+        {"dense": None},
+    ],
+)
+def test_curves_that_make_no_sense_are_as_good_as_none(wrong):
+    found = {"levels": [0.0, 0.5], "dense": 10.0, "cost": {"blocks.0": [0.0, 0.1]}, "metric": "perplexity"}
+    assert known.cost_curves({"curves": found | wrong}, PARTS) is None
 
 
 @pytest.mark.parametrize("name", [path.name for path in sorted(DEMOS.iterdir())])
@@ -148,4 +211,6 @@ def test_the_demo_has_all_that_the_first_screen_draws():
     data = known.observations("builtin:tiny-llama", DEMOS / "no-runs").data
     assert set(xray.metrics(data)) >= {"block_influence", "magnitude", "wanda"}
     assert known.sizes(described) == known.sizes(data)
-    assert set(known.cost_curves(data).cost) == set(known.sizes(described))
+    parts = known.parts(described, known.Observed(data, "precomputed demo"))
+    curves = known.cost_curves(data, parts)
+    assert set(curves.cost) == set(parts.sizes) and set(parts.influence) == set(known.sizes(described))

@@ -111,7 +111,10 @@ def test_each_example_recipe_runs(file, tmp_path):
     if recipe.observe:
         seen = folder.read_json(tmp_path / "run" / folder.OBSERVATIONS)
         assert len(seen["blocks"]) == len(seen["similarity"]["values"]) - 1
-        assert all(values[0] == seen["curves"]["dense"] for values in seen["curves"]["quality"].values())
+        assert (
+            set(seen["curves"]["cost"]) == {layer["name"] for layer in seen["layers"]}
+            and len(seen["curves"]["measured"]["together"]) == 9
+        )
     if any(step.prune and step.prune.structure in ("blocks", "neurons", "heads", "channels", "experts") for step in recipe.steps):
         assert report["pruned"]["parameters"] < report["dense"]["parameters"]
         assert report["pruned"]["size_bytes"] < report["dense"]["size_bytes"]

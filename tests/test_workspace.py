@@ -2,7 +2,10 @@
 
 import pytest
 
-from studio.workspace import FILE, Opened, Overtaken, Shares, Workspace
+from core.errors import RecipeError
+from studio import history
+from studio.history import Place
+from studio.workspace import FILE, SNAPSHOTS, Opened, Overtaken, Shares, Workspace
 
 pytestmark = pytest.mark.quick
 
@@ -61,7 +64,8 @@ def test_opening_another_model_drops_the_budget_of_the_old_one(tmp_path):
     here = Workspace(tmp_path)
     here.set_budget({"blocks.0": 0.2})
     opened = here.change(model="builtin:tiny-cnn")
-    assert (opened.budget, opened.undo, opened.redo) == (Shares(), (), ())
+    assert (opened.budget, opened.place) == (Shares(), Place())
+    assert here.undo().budget == Shares()
 
 
 def test_opening_the_same_model_again_keeps_the_budget(tmp_path):
@@ -77,3 +81,74 @@ def test_a_write_that_fails_leaves_what_stood(tmp_path, monkeypatch):
     with pytest.raises(Exception, match="disk is full"):
         here.change(data="builtin:trec")
     assert here.read().data == "builtin:digits"
+
+
+def test_undo_has_no_limit_and_survives_a_restart(tmp_path):
+    here = Workspace(tmp_path)
+    for step in range(1, 151):
+        here.set_budget({"blocks.0": step / 200})
+    for step in range(149, 0, -1):
+        assert Workspace(tmp_path).undo().budget == Shares({"blocks.0": step / 200})
+    assert here.undo().budget == Shares()
+    assert (here.read().place.undo, here.read().place.redo) == (0, 150)
+    assert here.redo().budget == Shares({"blocks.0": 1 / 200})
+
+
+def test_a_crash_between_the_two_files_costs_nothing(tmp_path):
+    here = Workspace(tmp_path)
+    here.set_budget({"blocks.0": 0.1})
+    before = (tmp_path / FILE).read_text()
+    here.set_budget({"blocks.0": 0.2})
+    (tmp_path / FILE).write_text(before)  # as if the last write of the workspace never happened
+    assert here.read().budget == here.redo().budget == Shares({"blocks.0": 0.1})
+    here.set_budget({"blocks.0": 0.3})
+    assert here.undo().budget == Shares({"blocks.0": 0.1})
+    assert here.redo().budget == Shares({"blocks.0": 0.3})
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]\n", '{"back": 0}\n'])
+def test_a_broken_history_ends_undo_but_not_work(tmp_path, text):
+    here = Workspace(tmp_path)
+    here.set_budget({"blocks.0": 0.1})
+    (tmp_path / history.FILE).write_text(text)
+    assert here.undo().budget == Shares({"blocks.0": 0.1})
+    here.set_budget({"blocks.0": 0.2})
+    assert here.undo().budget == Shares({"blocks.0": 0.1})
+
+
+def test_a_workspace_of_an_older_version_keeps_its_budget(tmp_path):
+    old = '{"revision": 3, "model": "m", "data": null, "run": null, "budget": {"shares": {"a": 0.5}, "locked": []}, "undo": [], "redo": []}'
+    (tmp_path / FILE).write_text(old)
+    assert Workspace(tmp_path).read() == Opened(3, "m", budget=Shares({"a": 0.5}))
+
+
+def test_snapshots_belong_to_a_model_and_survive(tmp_path):
+    here = Workspace(tmp_path)
+    here.keep("  first   try ", Shares({"blocks.0": 0.2}, ("blocks.0",)))
+    here.keep("second", Shares({"blocks.1": 0.2}))
+    model = here.read().model
+    assert Workspace(tmp_path).snapshots(model) == {
+        "first try": Shares({"blocks.0": 0.2}, ("blocks.0",)),
+        "second": Shares({"blocks.1": 0.2}),
+    }
+    here.keep("first try", None)
+    assert list(here.snapshots(model)) == ["second"] and here.snapshots("another") == {}
+    (tmp_path / SNAPSHOTS).write_text("{")
+    assert here.snapshots(model) == {}
+
+
+@pytest.mark.parametrize("name", ["", "   ", "x" * 61])
+def test_a_snapshot_without_a_proper_name_is_refused(tmp_path, name):
+    with pytest.raises(RecipeError, match="needs a name"):
+        Workspace(tmp_path).keep(name, Shares())
+
+
+def test_a_and_b_change_places_and_are_undone_like_any_change(tmp_path):
+    here = Workspace(tmp_path)
+    here.set_budget({"blocks.0": 0.4})
+    turned = here.turn()
+    assert (turned.budget, turned.other, turned.side) == (Shares(), Shares({"blocks.0": 0.4}), "B")
+    here.set_budget({"blocks.1": 0.2})
+    assert Workspace(tmp_path).turn().budget == Shares({"blocks.0": 0.4})
+    assert here.turn().budget == Shares({"blocks.1": 0.2})
+    assert here.undo().budget == Shares({"blocks.0": 0.4})

@@ -24,14 +24,20 @@ _IMAGES_AT_ONCE = 64
 class Check:
     """measure() -> exp of the mean negative log-likelihood: of the next token (`perplexity`) or of the right label (`label perplexity`).
 
-    inputs: what it reads, in order, one forward for each `batch` rows. `protocol` says how, so that the figure can be compared.
+    inputs: what it reads, in order, one forward for each `batch` rows. `protocol` says how, so that the figure can be compared. read(number of the batch) ->
+    (log-probabilities (n, answers) in float32, right answers (n,)) of its predictions.
     """
 
     metric: str
     inputs: Tensor
     measure: Callable[[], float]
     protocol: dict[str, Any]
+    read: Callable[[int], tuple[Tensor, Tensor]]
     batch: int = 1
+
+    @property
+    def batches(self) -> int:
+        return -(-len(self.inputs) // self.batch)
 
 
 def open_check(loaded: LoadedModel, ask: Curves) -> Check:
@@ -47,15 +53,19 @@ def open_check(loaded: LoadedModel, ask: Curves) -> Check:
 
 
 def _on_tokens(loaded: LoadedModel, ask: Curves) -> Check:
-    sequences = known_ids(loaded, text.sequences(ask.source, loaded.tokenizer, ask.samples, ask.tokens, None)).to(loaded.device)
+    sequences = known_ids(loaded, text.sequences(ask.source, loaded.tokenizer, ask.samples, ask.tokens, 0)).to(loaded.device)
 
     def measure() -> float:
         with torch.no_grad():
             return _exp(torch.cat([token_losses(loaded.model, row[None]) for row in sequences]).cpu().double().mean())
 
-    return Check(
-        "perplexity", sequences, measure, {"source": ask.source, "samples": ask.samples, "tokens": ask.tokens, "stride": None}
-    )
+    def read(number: int) -> tuple[Tensor, Tensor]:
+        with torch.no_grad():
+            logits = call(loaded, sequences[number][None]).logits[0, :-1]
+            return logits.float().log_softmax(-1), sequences[number][1:]
+
+    protocol = {"source": ask.source, "samples": ask.samples, "tokens": ask.tokens, "windows": "drawn from all of it, seed 0"}
+    return Check("perplexity", sequences, measure, protocol, read)
 
 
 def _on_labels(loaded: LoadedModel, ask: Curves) -> Check:
@@ -70,7 +80,12 @@ def _on_labels(loaded: LoadedModel, ask: Curves) -> Check:
             logits = torch.cat([call(loaded, part).logits for part in images.split(_IMAGES_AT_ONCE)])
             return _exp(torch.nn.functional.cross_entropy(logits.float(), labels.to(logits.device)))
 
-    return Check("label perplexity", images, measure, {"source": source, "samples": len(labels)}, _IMAGES_AT_ONCE)
+    def read(number: int) -> tuple[Tensor, Tensor]:
+        part = slice(number * _IMAGES_AT_ONCE, (number + 1) * _IMAGES_AT_ONCE)
+        with torch.no_grad():
+            return call(loaded, images[part]).logits.float().log_softmax(-1), labels[part]
+
+    return Check("label perplexity", images, measure, {"source": source, "samples": len(labels)}, read, _IMAGES_AT_ONCE)
 
 
 def _exp(mean: Tensor) -> float:

@@ -3,42 +3,44 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
+from statistics import median
 
 import pandas as pd
 import plotly.graph_objects as go
 
-from core.budget import HIGHEST_SHARE, CostCurves, cost_at
+from core.budget import HIGHEST_SHARE, CostCurves, by_part, combined, cost_at
+from core.proposals import Parts
 from studio.charts.xray import MARGIN, titled
-from studio.theme import SCALE, SEQUENCE
+from studio.known import Trial
+from studio.theme import COLOURS, SCALE, SEQUENCE
 
+_LINES = 64  # lines drawn of a deeper model: every second block, or every third ...
 _TIMES = [1, 1.5, 2, 3, 5, 10, 20, 50, 100, 1e3, 1e4, 1e6, 1e9]  # ticks of a logarithmic axis
 
 
-def cost_lines(curves: CostCurves, shares: Mapping[str, float]) -> go.Figure:
+def cost_lines(curves: CostCurves, parts: Parts, shares: Mapping[str, float]) -> go.Figure:
     """A line a block: how many times the quality figure grows with the share removed from that block alone; dots mark the present budget."""
     figure = go.Figure()
-    units = list(curves.cost)
-    for position, unit in enumerate(units):
-        colour = SEQUENCE[position] if len(units) <= len(SEQUENCE) else _along(position / (len(units) - 1))
-        name = f"block {unit.rpartition('.')[2]}"
+    members, present = _members(parts), by_part(shares, parts.block)
+    blocks = list(members) if len(members) <= _LINES else [*members][:: -(-len(members) // _LINES)]
+    for position, block in enumerate(blocks):
+        colour = SEQUENCE[position] if len(blocks) <= len(SEQUENCE) else _along(position / (len(blocks) - 1))
+        name, names = f"block {block.rpartition('.')[2]}", members[block]
+        at = [level for level in curves.levels if level < HIGHEST_SHARE] + [HIGHEST_SHARE]
         figure.add_scatter(
-            x=[100 * level for level in curves.levels], y=[math.exp(min(x, 300.0)) for x in curves.cost[unit]], name=name, mode="lines",
+            x=[100 * level for level in at], y=[_times(curves, dict.fromkeys(names, level)) for level in at], name=name, mode="lines",
             line={"color": colour, "width": 2}, hovertemplate=f"{name}, %{{x:.0f}} % removed: × %{{y:.3f}}<extra></extra>",
         )  # fmt: skip
-        reach = [curves.levels[-1], HIGHEST_SHARE]  # beyond the last measured level the slope is carried on: dotted
-        figure.add_scatter(
-            x=[100 * level for level in reach], y=[math.exp(min(cost_at(curves, unit, level), 300.0)) for level in reach], mode="lines",
-            line={"color": colour, "width": 1.5, "dash": "dot"}, showlegend=False, hoverinfo="skip",
-        )  # fmt: skip
-        share = shares.get(unit, 0.0)
-        if share > 0:
+        mine = {part: present[part] for part in names}
+        if any(mine.values()):
+            share = sum(mine[part] * parts.sizes[part] for part in names) / max(sum(parts.sizes[part] for part in names), 1)
             figure.add_scatter(
-                x=[100 * share], y=[math.exp(min(cost_at(curves, unit, share), 300.0))], mode="markers", showlegend=False,
+                x=[100 * share], y=[_times(curves, mine)], mode="markers", showlegend=False,
                 marker={"color": colour, "size": 9}, hovertemplate=f"{name}, now %{{x:.1f}} %: × %{{y:.3f}}<extra></extra>",
             )  # fmt: skip
-    steep = max((values[-1] for values in curves.cost.values()), default=0.0) > math.log(4)
-    figure.update_layout(margin=MARGIN, showlegend=len(units) <= 12, legend={"orientation": "h", "y": 1.12, "x": 0})
+    steep = max((_increase(curves, dict.fromkeys(names, HIGHEST_SHARE)) for names in members.values()), default=0.0) > math.log(4)
+    figure.update_layout(margin=MARGIN, showlegend=len(blocks) <= 12, legend={"orientation": "h", "y": 1.12, "x": 0})
     figure.update_xaxes(title=titled("share removed from that block alone, %"), zeroline=False, range=[0, 97])
     figure.update_yaxes(
         title=titled(f"{curves.metric}, times the dense one"),
@@ -49,47 +51,98 @@ def cost_lines(curves: CostCurves, shares: Mapping[str, float]) -> go.Figure:
     return figure
 
 
-def cost_finding(curves: CostCurves) -> str:
-    """Which block is the dearest and which the cheapest to prune, at the level nearest to half."""
-    if not curves.cost:
+def cost_finding(curves: CostCurves, parts: Parts) -> str:
+    """Which block is the dearest and which the cheapest to prune, at half."""
+    cost = {block: _increase(curves, dict.fromkeys(names, 0.5)) for block, names in _members(parts).items()}
+    if not curves.cost or not cost:
         return "No block has a cost curve"
-    at = min(range(len(curves.levels)), key=lambda i: abs(curves.levels[i] - 0.5))
-    worst, best = (choose(curves.cost, key=lambda unit: curves.cost[unit][at]) for choose in (max, min))
+    worst, best = (choose(cost, key=cost.__getitem__) for choose in (max, min))
     names = [unit.rpartition(".")[2] for unit in (worst, best)]
     if worst == best:
-        return f"Block {names[0]} at {curves.levels[at]:.0%}: {curves.metric} × {math.exp(curves.cost[worst][at]):.2f}".replace(
-            "%", " %"
-        )
-    return (
-        f"Block {names[0]} is the dearest to prune, block {names[1]} the cheapest (each alone at {100 * curves.levels[at]:.0f} %)"
-    )
+        return f"Block {names[0]} at 50 %: {curves.metric} × {math.exp(min(cost[worst], 300.0)):.2f}"
+    return f"Block {names[0]} is the dearest to prune, block {names[1]} the cheapest (each alone at 50 %)"
 
 
 def table(
-    sizes: Mapping[str, int],
-    shares: Mapping[str, float],
-    locked: tuple[str, ...],
-    curves: CostCurves | None,
-    measured: Mapping[str, float],
+    parts: Parts, shares: Mapping[str, float], locked: Collection[str], curves: CostCurves | None, measured: Mapping[str, float]
 ) -> pd.DataFrame:
-    """The editable table twin of the bars: a row a block. Cost: times the dense quality figure, that block alone."""
+    """The editable table twin of the bars: a row a block, or a row a layer where a block's layers differ. Cost: times the dense figure, that row alone."""
+    present, shut = by_part(shares, parts.block), by_part(dict.fromkeys(locked, 1.0), parts.block)
     rows = []
-    for unit, size in sizes.items():
-        share = shares.get(unit, 0.0)
-        cost = round(math.exp(min(cost_at(curves, unit, share), 300.0)), 4) if curves and unit in curves.cost else None
-        last = measured.get(unit)
-        rows.append(
-            [
-                unit,
-                round(100 * share, 2),
-                unit in locked,
-                size,
-                round(size * (1 - share)),
-                cost,
-                None if last is None else round(100 * last, 2),
-            ]
-        )
+    for block, names in _members(parts).items():
+        alike = len({(present[part], shut[part]) for part in names}) == 1
+        for unit, mine in [(block, names)] if alike else [(part, [part]) for part in names]:
+            size, share = sum(parts.sizes[part] for part in mine), present[mine[0]]
+            cost = round(_times(curves, {part: present[part] for part in mine}), 4) if curves else None
+            last = sum(measured.get(part, 0.0) * parts.sizes[part] for part in mine) / max(size, 1) if measured else None
+            last = None if last is None else round(100 * last, 2)
+            rows.append([unit, round(100 * share, 2), bool(shut[mine[0]]), size, round(size * (1 - share)), cost, last])
     return pd.DataFrame(rows, columns=["Block", "Remove %", "Locked", "Weights", "Kept", "Cost alone ×", "Last run %"])
+
+
+Pair = tuple[Trial, float, float]  # a run, the predicted and the measured log increase
+
+
+def tested(pairs: Sequence[Pair], curves: CostCurves) -> go.Figure:
+    """A point a finished run: the increase that these curves predict against the one it measured; on the diagonal they agree."""
+    said, true = ([100 * math.expm1(pair[at]) for pair in pairs] for at in (1, 2))
+    reach = [0.8 * min(*said, *true), 1.25 * max(*said, *true)]
+    figure = go.Figure()
+    if curves.within:
+        low, high = ([100 * math.expm1(math.log1p(x / 100) * math.exp(sign * curves.within)) for x in reach] for sign in (-1, 1))
+        figure.add_scatter(x=[*reach, *reach[::-1]], y=[*low, *high[::-1]], fill="toself", mode="none", fillcolor="rgba(138, 150, 142, 0.16)",
+                           name="nine in ten, expected", hoverinfo="skip")  # fmt: skip
+    figure.add_scatter(
+        x=reach,
+        y=reach,
+        mode="lines",
+        line={"color": COLOURS["muted"], "width": 1.5, "dash": "dash"},
+        name="as predicted",
+        hoverinfo="skip",
+    )
+    figure.add_scatter(
+        x=said, y=true, mode="markers", name="a run", text=[pair[0].run for pair in pairs], marker={"color": COLOURS["warn"], "size": 11},
+        hovertemplate="%{text}: predicted +%{x:.1f} %, measured +%{y:.1f} %<extra></extra>",
+    )  # fmt: skip
+    figure.update_layout(margin=MARGIN, legend={"orientation": "h", "y": 1.12, "x": 0})
+    figure.update_xaxes(
+        title=titled(f"predicted increase of the {curves.metric}, %"), type="log", range=[math.log10(max(x, 1e-3)) for x in reach]
+    )
+    figure.update_yaxes(title=titled("measured increase, %"), type="log", range=[math.log10(max(x, 1e-3)) for x in reach])
+    return figure
+
+
+def tested_finding(pairs: Sequence[Pair], curves: CostCurves) -> str:
+    """How far past predictions were off."""
+    if not pairs:
+        return ""
+    off = median(abs(said / true - 1) for _, said, true in pairs)
+    runs = "one run" if len(pairs) == 1 else f"{len(pairs)} runs"
+    return f"Past predictions of the {curves.metric}'s increase were off by {100 * off:.0f} % (median of {runs})"
+
+
+def tested_table(pairs: Sequence[Pair]) -> pd.DataFrame:
+    rows = [[trial.run, trial.method, round(100 * trial.sparsity, 1), round(100 * math.expm1(said), 2), round(100 * math.expm1(true), 2),
+             round(100 * (said / true - 1), 1)] for trial, said, true in pairs]  # fmt: skip
+    return pd.DataFrame(
+        rows, columns=["Run", "Method", "Removed %", "Predicted increase %", "Measured increase %", "Prediction off by %"]
+    )
+
+
+def _members(parts: Parts) -> dict[str, list[str]]:
+    out: dict[str, list[str]] = {}
+    for part, block in parts.block.items():
+        out.setdefault(block, []).append(part)
+    return out
+
+
+def _increase(curves: CostCurves, shares: Mapping[str, float]) -> float:
+    """The log increase of these layers pruned and no others."""
+    return combined(curves, sum(cost_at(curves, part, share) for part, share in shares.items() if part in curves.cost))
+
+
+def _times(curves: CostCurves, shares: Mapping[str, float]) -> float:
+    return math.exp(min(_increase(curves, shares), 300.0))
 
 
 def _along(part: float) -> str:

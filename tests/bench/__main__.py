@@ -13,7 +13,7 @@ import psutil
 
 from tests.bench import Figure
 
-NAMES = ("quality", "passes", "memory", "screen", "kernels", "endtoend", "orderings", "methods", "peers")
+NAMES = ("quality", "passes", "memory", "screen", "kernels", "endtoend", "orderings", "methods", "peers", "prediction")
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "benchmarks.md"
 
 

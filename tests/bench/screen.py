@@ -40,11 +40,11 @@ def first_paint_s(page: Page, room: Path) -> float:
 def server_ms() -> float:
     """Median milliseconds of core.budget.estimate on the demo's curves."""
     from core.budget import estimate
-    from studio.known import cost_curves, observations
-    from studio.known import sizes as sizes_of
+    from studio import known
 
-    data = observations("builtin:tiny-llama", Path("runs-of-nobody"), curves=True).data
-    curves, sizes = cost_curves(data), sizes_of(data)
+    seen = known.observations("builtin:tiny-llama", Path("runs-of-nobody"), curves=True)
+    parts = known.parts(known.description("builtin:tiny-llama", Path("nowhere")), seen)
+    curves, sizes = known.cost_curves(seen.data, parts), parts.sizes
     times = []
     for share in range(MOVES):
         start = time.perf_counter()

@@ -1,0 +1,392 @@
+"""The Budget room as a person meets it: bars, keys, tools, targets, proposals, and what survives."""
+
+import json
+import math
+import random
+import re
+
+import pytest
+from playwright.sync_api import expect
+
+from core import budget, folder
+from studio import known
+from studio.workspace import FILE
+from tests.browser.conftest import PATIENCE_MS
+from tests.browser.test_xray_budget import invented
+from tests.studio_process import CHECKOUT, running
+
+pytestmark = pytest.mark.browser
+
+
+@pytest.fixture(scope="module")
+def house(tmp_path_factory, chromium):
+    expect.set_options(timeout=PATIENCE_MS)
+    with running(tmp_path_factory.mktemp("house")) as at:
+        yield at
+
+
+@pytest.fixture
+def room(house, visit):
+    """room("budget") -> the page with that room of a fresh workspace in front."""
+
+    def to(name="budget", **kept):
+        write_workspace(house, **kept)
+        page = visit(house.address, name)
+        page.wait_for_selector("#equaliser [data-units]")
+        return page
+
+    return to
+
+
+def write_workspace(house, model="builtin:tiny-llama", shares=None, locked=()):
+    """What is open, as the studio itself writes it."""
+    told = {"shares": shares or {}, "locked": list(locked)}
+    state = {"revision": random.randrange(10**6), "model": model, "data": None, "run": None, "budget": told}
+    folder.write_json(house.workspace / FILE, state)
+
+
+def on_disk(house):
+    return json.loads((house.workspace / FILE).read_text())["budget"]
+
+
+def bar(page, name):
+    return page.get_by_role("slider", name=f"Block {name}", exact=True)
+
+
+def now(page, name):
+    return int(bar(page, name).get_attribute("aria-valuenow"))
+
+
+def board(page):
+    return page.locator("#equaliser .eq")
+
+
+def predicted(page):
+    return float(board(page).get_attribute("data-quality"))
+
+
+def saved_after(page, act):
+    """Do something that changes the budget, and wait until the workspace has it."""
+    before = board(page).get_attribute("data-rev")
+    act()
+    page.wait_for_function("rev => document.querySelector('#equaliser .eq').dataset.rev !== rev", arg=before)
+
+
+def press(page, name):
+    saved_after(page, page.get_by_role("button", name=name, exact=True).click)
+
+
+def solve(page, kind, wish):
+    """Ask for a target, and return what is told."""
+    before = board(page).get_attribute("data-solved")
+    page.get_by_label("Kind of target").select_option(kind)
+    page.get_by_label("Target", exact=True).fill(wish)
+    page.get_by_role("button", name="Solve for this target").click()
+    page.wait_for_function("n => (document.querySelector('#equaliser .eq').dataset.solved ?? null) !== n", arg=before)
+    return page.locator(".eq-told").inner_text()
+
+
+def test_the_page_and_the_engine_work_out_the_same_budgets(page):
+    chance, cases = random.Random(0), []
+    for _ in range(150):
+        units = [f"blocks.{i // 2}.{'av'[i % 2]}" for i in range(chance.randrange(1, 12))]
+        sizes = {unit: chance.randrange(1, 10**6) for unit in units}
+        levels = sorted({0.0, *(round(chance.random(), 2) for _ in range(4))} | {1.0})
+        cost = {unit: [0.0, *(chance.uniform(-0.1, 3) for _ in levels[1:])] for unit in units[1:] or units}
+        curves = {"levels": levels, "cost": cost, "dense": 30.0, "scale": chance.uniform(0.5, 2), "power": chance.choice([1.0, 1.3]),
+                  "within": chance.choice([None, 0.2]), "floor": chance.choice([0.0, 0.01])}  # fmt: skip
+        shares = {unit: chance.choice([0.0, 1.0, 0.5, levels[1], chance.random()]) for unit in units if chance.random() < 0.8}
+        cases.append({"curves": curves, "sizes": sizes, "shares": shares, "locked": [unit for unit in units if chance.random() < 0.3],
+                      "target": chance.random(), "blocks": {unit: unit[: unit.rindex(".")] for unit in units},
+                      "blocked": {f"blocks.{i}": chance.random() for i in range(0, 6, 2)}})  # fmt: skip
+    code = (CHECKOUT / "studio" / "budget.js").read_text()
+    each = """[Budget.estimate(c.curves, c.sizes, c.shares), Budget.redistribute(c.shares, c.sizes, c.target, c.locked), Budget.compact(c.shares, c.blocks),
+      Budget.byPart({...c.blocked, ...c.shares}, c.blocks)]"""
+    found = page.evaluate(f"cases => {{ {code}; return cases.map(c => {each}); }}", cases)
+    for case, (estimate, moved, short, spread) in zip(cases, found, strict=True):
+        told = case["curves"]
+        curves = budget.CostCurves(tuple(told["levels"]), {unit: tuple(c) for unit, c in told["cost"].items()}, 30.0, "perplexity", told["scale"],
+                                   told["power"], told["within"], told["floor"])  # fmt: skip
+        own = budget.estimate(curves, case["sizes"], case["shares"])
+        assert (estimate["kept"], estimate["total"]) == (own.kept, own.total)
+        assert [estimate[key] for key in ("low", "quality", "high")] == pytest.approx([own.low, own.quality, own.high], rel=1e-9)
+        assert moved == pytest.approx(
+            budget.redistribute(case["shares"], case["sizes"], case["target"], frozenset(case["locked"])), abs=1e-12
+        )
+        assert short == budget.compact(case["shares"], case["blocks"])
+        assert spread == budget.by_part({**case["blocked"], **case["shares"]}, case["blocks"])
+
+
+def test_a_dragged_bar_changes_the_prediction_and_the_server_confirms_it(room, house):
+    page = room("budget")
+    dense = float(board(page).get_attribute("data-quality"))
+    bar(page, 1).scroll_into_view_if_needed()
+    box = bar(page, 1).bounding_box()
+    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] - 4)
+    page.mouse.down()
+    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] * 0.3, steps=6)
+    assert now(page, 1) == 70
+    assert float(board(page).get_attribute("data-quality")) != dense
+    saved_after(page, page.mouse.up)
+    page.wait_for_function(
+        "() => { const d = document.querySelector('#equaliser .eq').dataset; return Math.abs(d.confirmed / d.quality - 1) < 1e-9; }"
+    )
+    assert on_disk(house)["shares"] == {"blocks.1": 0.7}
+
+
+def test_keys_move_lock_and_walk_along_the_bars(room, house):
+    page = room("budget")
+    bar(page, 0).focus()
+    for key in (
+        "ArrowUp",
+        "ArrowUp",
+        "Shift+ArrowUp",
+        "ArrowDown",
+        "ArrowRight",
+        "End",
+        "l",
+        "ArrowDown",
+        "ArrowRight",
+        "PageUp",
+    ):
+        page.keyboard.press(key)
+    assert [now(page, index) for index in range(3)] == [11, 95, 10]
+    expect(bar(page, 1)).to_have_attribute("aria-valuetext", "remove 95 %, locked")
+    expect(page.get_by_role("button", name="Lock Block 1", exact=True)).to_have_attribute("aria-pressed", "true")
+    page.wait_for_function("() => !('saving' in document.querySelector('#equaliser .eq').dataset)")
+    saved_after(page, lambda: page.keyboard.type("33\n"))
+    assert on_disk(house) == {"shares": {"blocks.0": 0.11, "blocks.1": 0.95, "blocks.2": 0.33}, "locked": ["blocks.1"]}
+
+
+@pytest.mark.parametrize("text", ["lots", "130", "-3", ""])
+def test_what_is_no_percentage_is_told_and_changes_nothing(room, house, text):
+    page = room("budget", shares={"blocks.0": 0.25})
+    field = page.get_by_label("Block 0: percent to remove")
+    field.fill(text)
+    field.press("Enter")
+    expect(page.locator(".eq-told")).to_contain_text("type a percentage between 0 and 95")
+    expect(field).to_have_value("25")
+    assert on_disk(house)["shares"] == {"blocks.0": 0.25}
+
+
+def test_the_global_handle_moves_the_unlocked_bars_only_and_a_shape_is_kept(room):
+    page = room("budget", shares={"blocks.0": 0.2, "blocks.1": 0.4})
+    page.get_by_role("button", name="Lock Block 0", exact=True).click()
+    handle = page.get_by_role("slider", name=re.compile("All blocks"))
+    saved_after(page, lambda: handle.fill("50"))
+    shares = [now(page, index) for index in range(6)]
+    assert shares[0] == 20 and shares[1] > shares[2] == shares[5] > 40
+    expect(page.locator(".eq-global output")).to_have_text("50 %")
+
+
+def test_undo_goes_back_one_change_and_redo_comes_forth(room):
+    page = room("budget")
+    saved_after(page, page.get_by_role("button", name="Uniform 20 %").click)
+    saved_after(page, page.get_by_role("button", name="Uniform 50 %").click)
+    saved_after(page, page.get_by_role("button", name="Undo").click)
+    assert now(page, 3) == 20
+    saved_after(page, page.get_by_role("button", name="Redo").click)
+    assert now(page, 3) == 50
+    expect(page.get_by_role("button", name="Redo")).to_be_disabled()
+
+
+def test_the_budget_survives_a_reload(room, told):
+    page = room("budget")
+    saved_after(page, page.get_by_role("button", name="Uniform 20 %").click)
+    page.goto("about:blank")
+    page.go_back()
+    expect(bar(page, 2)).to_have_attribute("aria-valuenow", "20")
+    told.clear()  # leaving a page in the middle of an event aborts it, which Gradio logs as an error
+
+
+def test_the_later_tab_wins_and_the_other_is_told(room, house, visit):
+    first = room("budget")
+    second = visit(house.address, "budget")
+    second.wait_for_selector("#equaliser [data-units]")
+    saved_after(first, first.get_by_role("button", name="Uniform 20 %").click)
+    saved_after(second, second.get_by_role("button", name="Uniform 50 %").click)
+    expect(second.locator(".eq-told")).to_contain_text("Another tab")
+    assert now(second, 0) == 20 and on_disk(house)["shares"]["blocks.0"] == 0.2
+
+
+def test_an_edited_table_moves_the_bars(room, house):
+    page = room("budget")
+    page.get_by_role("button", name="Table: the budget").click()
+    cell = page.locator("#budget-table [data-testid='cell-2-1']")
+    cell.dblclick()
+    page.keyboard.press("Control+a")
+    page.keyboard.type("45")
+    page.keyboard.press("Enter")
+    expect(bar(page, 2)).to_have_attribute("aria-valuenow", "45")
+    assert on_disk(house)["shares"] == {"blocks.2": 0.45}
+
+
+def test_prune_with_this_budget_goes_to_the_prune_room_and_chooses_the_budget(room):
+    page = room("budget", shares={"blocks.0": 0.3})
+    page.get_by_role("button", name="Prune with this budget").click()
+    expect(page.get_by_role("tab", name="Prune & recover")).to_have_attribute("aria-selected", "true")
+    expect(page.get_by_label("The budget by hand")).to_be_checked()
+    expect(page.locator("#plan .plan")).to_contain_text("what your budget says")
+
+
+def test_a_finished_run_of_the_budget_stands_beside_its_prediction(room, house):
+    run = house.runs / "tried"
+    run.mkdir(parents=True, exist_ok=True)
+    shares = {f"blocks.{i}": 0.5 for i in range(6)}
+    example = CHECKOUT / "assets" / "demo" / "tiny-llama" / "example"
+    text = (example / folder.RECIPE).read_text()
+    (run / folder.RECIPE).write_text(
+        re.sub(r"shares:.*?(?=\n\S|\n {0,6}\w|\Z)", "shares: " + json.dumps(shares), text, count=1, flags=re.DOTALL)
+    )
+    (run / folder.REPORT).write_text((example / folder.REPORT).read_text())
+    assert known.last_trial("builtin:tiny-llama", house.runs).shares == shares
+    page = room("budget", shares=shares)
+    report = json.loads((run / folder.REPORT).read_text())
+    times = report["pruned"]["perplexity"] / report["dense"]["perplexity"]
+    expect(page.locator(".eq-figures")).to_contain_text(f"× {times:.3f} of dense by wanda, predicted ×")
+    saved_after(page, page.get_by_role("button", name="Uniform 20 %").click)
+    expect(page.locator(".eq-figures")).to_contain_text("the dotted marks")
+
+
+def test_an_unfolded_block_is_set_layer_by_layer_and_folds_to_its_mean(room, house):
+    page = room(shares={"blocks.1": 0.4})
+    bar(page, 1).press("u")
+    expect(page.locator(".eq-bar.layer")).to_have_count(7)
+    saved_after(page, lambda: bar(page, "1 down_proj").press("Shift+ArrowUp"))
+    assert on_disk(house)["shares"]["blocks.1.mlp.down_proj"] == 0.5 and on_disk(house)["shares"]["blocks.1.mlp.up_proj"] == 0.4
+    bar(page, "1 down_proj").press("u")
+    expect(bar(page, 1)).to_have_attribute("aria-valuetext", re.compile("its layers 40 % to 50 %"))
+    saved_after(page, lambda: bar(page, 1).press("Home"))
+    assert on_disk(house)["shares"] == {}
+    press(page, "Undo (Ctrl+Z)")
+    assert on_disk(house)["shares"]["blocks.1.mlp.down_proj"] == 0.5
+
+
+def test_the_handle_moves_attention_alone_and_a_soloed_bar_alone(room, house):
+    page = room()
+    handle = page.get_by_role("slider", name=re.compile("All blocks"))
+    page.get_by_label("Which layers the handle moves").select_option("attention")
+    saved_after(page, lambda: handle.fill("30"))
+    shares = on_disk(house)["shares"]
+    assert shares["blocks.0.self_attn.q_proj"] == 0.3 and "blocks.0.mlp.up_proj" not in shares
+    page.get_by_label("Which layers the handle moves").select_option("all")
+    press(page, "Set every unlocked bar to 0 %")
+    bar(page, 2).press("s")
+    saved_after(page, lambda: handle.fill("10"))
+    assert list(on_disk(house)["shares"]) == ["blocks.2"]
+
+
+def test_a_curve_is_drawn_across_the_bars_mirrored_and_snapped(room, house):
+    page = room()
+    page.get_by_role("button", name="Draw a curve across the bars by dragging").click()
+    bar(page, 0).scroll_into_view_if_needed()
+    boxes = [bar(page, index).bounding_box() for index in (0, 5)]
+    page.mouse.move(boxes[0]["x"] + 10, boxes[0]["y"] + boxes[0]["height"] * 0.9)
+    page.mouse.down()
+    page.mouse.move(boxes[1]["x"] + 10, boxes[1]["y"] + boxes[1]["height"] * 0.4, steps=3)
+    saved_after(page, page.mouse.up)
+    drawn = [now(page, index) for index in range(6)]
+    assert drawn[0] == 10 and drawn[5] == 60 and drawn == sorted(drawn) and len(set(drawn)) == 6
+    press(page, "Mirror: the last block’s bars become the first’s")
+    assert [now(page, index) for index in range(6)] == drawn[::-1]
+    press(page, "Snap to shares of N:4 patterns")
+    assert all(now(page, index) % 25 == 0 for index in range(6))
+
+
+def test_a_proposal_is_shown_as_ghosts_blended_and_adopted(room, house):
+    page = room(shares={f"blocks.{i}": 0.4 for i in range(6)})
+    page.wait_for_selector("#equaliser [data-proposed]")
+    before = predicted(page)
+    page.get_by_role("button", name="Show Best by these curves").click()
+    expect(page.locator(".eq-idea:visible")).to_have_count(6)
+    saved_after(page, lambda: page.get_by_label("Blend: from this budget to the proposal").fill("50"))
+    between = predicted(page)
+    press(page, "Adopt the proposal")
+    assert predicted(page) <= between <= before
+    assert float(board(page).get_attribute("data-sparsity")) == pytest.approx(0.4, abs=1e-3)
+
+
+def test_targets_are_solved_and_an_unreachable_one_says_the_nearest(room, house):
+    page = room()
+    assert "best budget for 5 MB" in solve(page, "size", "5 MB")
+    assert float(page.locator(".eq-figure", has_text="Bytes that are not zero").locator("dd").first.inner_text().split()[0]) == 5
+    assert "at most +10 %" in solve(page, "quality", "10")
+    dense = json.loads((CHECKOUT / "assets" / "demo" / "tiny-llama" / "observations.json").read_text())["curves"]["dense"]
+    assert math.log(predicted(page) / dense) == pytest.approx(math.log(1.1), abs=2e-4)
+    assert re.search(r"0\.1 MB cannot be reached: the nearest that can be had is \d", solve(page, "size", "0.1"))
+    assert "Zeros alone make nothing faster" in solve(page, "faster", "1.3")
+    assert "A target is a number, not 'tiny'" in solve(page, "size", "tiny")
+
+
+def test_snapshots_and_both_sides_of_a_b_survive_a_restart_of_the_page(room, house, told):
+    page = room()
+    press(page, "Uniform 20 %")
+    page.get_by_label("Name of the snapshot").fill("<b>gentle</b>")
+    page.get_by_role("button", name="Keep this budget under a name").click()
+    expect(page.get_by_role("button", name="Restore <b>gentle</b>")).to_have_text("<b>gentle</b>")
+    press(page, "Uniform 50 %")
+    saved_after(page, lambda: bar(page, 0).press(" "))
+    assert now(page, 0) == 0
+    expect(page.locator(".eq-turn")).to_have_text("B")
+    page.goto("about:blank")
+    page.go_back()
+    page.wait_for_selector("#equaliser [data-units]")
+    expect(page.locator(".eq-turn")).to_have_text("B")
+    saved_after(page, lambda: bar(page, 0).press(" "))
+    assert now(page, 0) == 50
+    press(page, "Restore <b>gentle</b>")
+    assert now(page, 3) == 20
+    page.get_by_role("button", name="Forget <b>gentle</b>").click()
+    expect(page.get_by_role("button", name="Restore <b>gentle</b>")).to_have_count(0)
+    told.clear()  # leaving a page in the middle of an event aborts it, which Gradio logs as an error
+
+
+def test_guards_say_what_a_budget_would_do(room):
+    page = room(shares={"blocks.2": 0.92})
+    expect(page.locator(".eq-guards")).to_contain_text("Layer collapse: blocks.2.self_attn.q_proj")
+    expect(page.locator(".eq-guards")).to_contain_text("no speed-up on this machine")
+    press(page, "Set every unlocked bar to 0 %")
+    expect(page.locator(".eq-guards")).to_have_text("")
+
+
+def many_layers(blocks, each):
+    """An invented model with so many layers in every block."""
+    one = invented(blocks, "lin")
+    layers = [{**layer, "name": f"blocks.{layer['block']}.l{i}"} for layer in one["layers"] for i in range(each)]
+    return {**one, "layers": layers, "parameters": 128 * blocks * each, "size_bytes": 512 * blocks * each}
+
+
+def test_ten_thousand_layers_are_shown_in_windows_and_all_of_them_count(room, house):
+    source = "invented/ten-thousand"
+    known.remember(source, many_layers(500, 20), house.workspace)
+    page = room(model=source)
+    expect(page.locator(".eq-bar")).to_have_count(200)
+    press(page, "Uniform 50 %")
+    page.get_by_role("button", name="Show a bar a layer, or a bar a block").click()
+    expect(page.locator(".eq-pager")).to_contain_text("Bars 1 to 200 of 10,000")
+    page.get_by_role("button", name="Later bars").click()
+    saved_after(page, lambda: bar(page, "19 l19").press("Home"))
+    bar(page, "19 l19").press("ArrowRight")
+    expect(bar(page, "20 l0")).to_be_focused()
+    assert float(board(page).get_attribute("data-sparsity")) == pytest.approx(0.5 * 9_999 / 10_000)
+    shares = on_disk(house)["shares"]
+    assert len(shares) == 499 + 19 and "blocks.19.l19" not in shares and shares["blocks.499"] == 0.5
+
+
+def test_a_model_of_one_layer_has_one_bar_that_does_all(room, house):
+    source = "invented/one"
+    known.remember(source, invented(1, "lin"), house.workspace)
+    page = room(model=source)
+    saved_after(page, lambda: bar(page, 0).press("PageUp"))
+    bar(page, 0).press("u")
+    expect(page.locator(".eq-told")).to_contain_text("Block 0 is one layer")
+    assert "needs cost curves" in solve(page, "quality", "10")
+    assert on_disk(house)["shares"] == {"blocks.0": 0.1}
+
+
+def test_everything_is_within_reach_on_a_phone(room):
+    page = room(shares={"blocks.1": 0.3})
+    page.set_viewport_size({"width": 390, "height": 844})
+    assert page.evaluate("document.documentElement.scrollWidth <= 390")
+    saved_after(page, lambda: bar(page, 1).press("PageUp"))
+    assert now(page, 1) == 40

@@ -1,0 +1,129 @@
+"""What the equaliser's page is told, and what it asks: nothing that a page sends can end in anything but a sentence."""
+
+import math
+
+import pytest
+
+from core.budget import CostCurves, estimate
+from core.errors import RecipeError
+from studio import equaliser_asks, known
+from studio.equaliser import Known, flops_a_token, kv_bytes, value
+from studio.known import DEMOS
+from studio.workspace import Workspace
+
+pytestmark = pytest.mark.quick
+
+
+@pytest.fixture(scope="module")
+def has():
+    described = known.description("builtin:tiny-llama", DEMOS)
+    seen = known.observations("builtin:tiny-llama", DEMOS / "no-runs", curves=True)
+    parts = known.parts(described, seen)
+    return Known(described, parts, known.cost_curves(seen.data, parts), method="wanda")
+
+
+@pytest.fixture
+def asks(tmp_path, has):
+    workspace = Workspace(tmp_path)
+    return workspace, dict(
+        zip(
+            ("confirm", "commit", "step", "propose", "aim", "keep"),
+            equaliser_asks.functions(workspace, lambda _: has),
+            strict=True,
+        )
+    )
+
+
+def sent(workspace, shares, locked=()):
+    opened = workspace.read()
+    return {"shares": shares, "locked": list(locked), "seen": opened.revision, "model": opened.model}
+
+
+def test_the_page_is_given_every_layer_once_and_the_figures_of_the_model(has, tmp_path):
+    told = value(Workspace(tmp_path).read(), has, {})
+    assert [part["name"] for part in told["parts"]] == list(has.parts.sizes) and len(told["blocks"]) == 6
+    assert told["past"] is None and told["measured"] is None and len(told["frontier"]) > 20
+    # 6 blocks x (3 x 192 x 512 + 192 x (192 + 64 + 64 + 192)) + head 4096 x 192, twice; 4 x 6 blocks x 6 heads x 32 x 256.5 keys
+    weights = sum(math.prod(shape) for shape in has.parts.shape.values()) + 4096 * 192
+    assert flops_a_token(has.described) == 2 * weights + 4 * 6 * 6 * 32 * 256.5
+    assert kv_bytes(has.described) == 2 * 6 * 2 * 32 * 2 * 512  # keys and values, blocks, heads, width, bytes, tokens
+    assert flops_a_token({"kind": "image_classifier"}) is None and kv_bytes({"kind": "encoder"}) is None
+
+
+def test_a_budget_is_written_as_short_as_it_can_be_said(asks, has):
+    workspace, ask = asks
+    mlp = [part for part in has.parts.sizes if part.startswith("blocks.0.mlp.")]
+    said = ask["commit"](sent(workspace, dict.fromkeys(has.parts.sizes, 0.5) | {"nonsense": 0.3}, mlp))
+    assert said["told"] == "" and said["shares"] == {f"blocks.{i}": 0.5 for i in range(6)} and said["locked"] == mlp
+
+
+@pytest.mark.parametrize("share", ["lots", 1.5, float("nan"), None, -1])
+def test_a_share_that_is_none_is_told_and_changes_nothing(asks, share):
+    workspace, ask = asks
+    said = ask["commit"](sent(workspace, {"blocks.0": share}))
+    assert "must lie between 0 and 1" in said["told"] and workspace.read().budget.shares == {}
+
+
+def test_an_older_page_is_told_and_given_what_stands(asks):
+    workspace, ask = asks
+    old = sent(workspace, {"blocks.0": 0.5})
+    workspace.set_budget({"blocks.1": 0.25})
+    said = ask["commit"](old)
+    assert "Another tab" in said["told"] and said["shares"] == {"blocks.1": 0.25}
+    assert "Another model" in ask["step"]({"which": "undo", "model": "other"})["told"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "wish", "says"),
+    [
+        ("size", "tiny", "A target is a number"),
+        ("size", "nan", "A target is a number"),
+        ("size", "0.1", "cannot be reached: the nearest that can be had is"),
+        ("size", "99", "at most 99 MB"),
+        ("quality", "-5", "cannot be had: the nearest is +0.0 %"),
+        ("quality", "+10 %", "at most +10 %"),
+        ("faster", "1.3x", "Zeros alone make nothing faster"),
+    ],
+)
+def test_every_target_ends_in_a_sentence(asks, kind, wish, says):
+    workspace, ask = asks
+    assert says in ask["aim"](sent(workspace, {}) | {"kind": kind, "value": wish})["told"]
+
+
+def test_a_target_is_met_by_what_is_unlocked(asks, has):
+    workspace, ask = asks
+    shares = {"blocks.0": 0.1}
+    found = ask["aim"](sent(workspace, shares, ["blocks.0"]) | {"kind": "quality", "value": "10"})
+    spread = equaliser_asks.budget.by_part(found["shares"], has.parts.block)
+    assert found["shares"]["blocks.0"] == 0.1
+    assert estimate(has.curves, has.parts.sizes, spread).quality == pytest.approx(1.1 * has.curves.dense, rel=1e-4)
+    tight = ask["aim"](sent(workspace, {"blocks.0": 0.9}, ["blocks.0"]) | {"kind": "quality", "value": "1"})
+    assert "what is locked costs that much already" in tight["told"]
+
+
+def test_without_curves_targets_say_what_to_do_first(has):
+    bare = Known(has.described, has.parts)
+    with pytest.raises(RecipeError, match="Measure curves first"):
+        equaliser_asks.solved({"kind": "size", "value": "3", "shares": {}, "locked": []}, bare)
+
+
+def test_proposals_keep_the_total_and_name_their_prediction(asks, has):
+    workspace, ask = asks
+    found = ask["propose"](sent(workspace, {f"blocks.{i}": 0.4 for i in range(6)}))
+    assert found["total"] == pytest.approx(0.4)
+    by_name = {each["name"]: each for each in found["proposals"]}
+    assert {"uniform", "best", "influence", "erk"} <= set(by_name)
+    assert by_name["best"]["quality"] == min(each["quality"] for each in found["proposals"])
+
+
+def test_a_snapshot_without_a_name_is_told(asks):
+    _, ask = asks
+    assert "needs a name" in ask["keep"]({"name": "  "})["told"]
+    kept = ask["keep"]({"name": "one"})
+    assert [each["name"] for each in kept["snapshots"]] == ["one"]
+    assert ask["keep"]({"name": "one", "forget": True})["snapshots"] == []
+
+
+def test_curves_that_hold_no_numbers_are_refused():
+    with pytest.raises(ValueError, match="no number"):
+        CostCurves((0.0, 0.5), {"a": (0.0, math.nan)}, 20.0)
