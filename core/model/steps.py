@@ -18,7 +18,7 @@ from core import folder
 from core.errors import ModelError, ResourceError
 from core.events import Progress, Watcher
 from core.method import get
-from core.model import export, measure, text
+from core.model import comparing, export, measure, running, text
 from core.model.allocating import needs_of_allocation
 from core.model.blocks import known_ids
 from core.model.counts import check_in_memory, size_when_saved_bytes
@@ -143,7 +143,8 @@ class _State:
         """Carry out one step."""
         self.said = {}
         if kind == "prune":
-            self._took(prune(self.loaded, part, self.calibration, self.recipe.seed, self.watcher, self._texts(part)))
+            watcher = running.telling(self.watcher, self.loaded, part, self._prepared)
+            self._took(prune(self.loaded, part, self.calibration, self.recipe.seed, watcher, self._texts(part)))
         elif kind == "recover":
             self._recover(part)
         else:
@@ -225,6 +226,8 @@ class _State:
             mask["blocks"] = torch.tensor([index in self.kept_blocks for index in range(self.blocks)])
         for part in sorted({part for _, part in self.parts}):
             mask[f"blocks.{part}"] = torch.tensor([(index, part) not in self.parts for index in range(self.blocks)])
+        if self.masks:
+            self.protocol["heads"] = comparing.heads_of(self.loaded)
         if mask:
             write_masks(self.path / folder.MASK, mask)
         if self.scores:
