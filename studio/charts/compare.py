@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 
-from core import compare
+from core import compare, compare_masks
 from core.compare import LETTERS, Side
-from studio.cards import written
+from core.compare_words import written
 from studio.charts.run import layer_axis
 from studio.theme import COLOURS, SEQUENCE
 
@@ -37,18 +37,13 @@ class Picture:
     rows: tuple[tuple[str, ...], ...] = ()
 
 
-def lettered(found: Sequence[Side]) -> list[str]:
-    """A · name, for legends."""
-    return [f"{LETTERS[number]} · {at.name}" for number, at in enumerate(found)]
-
-
 def pareto(found: Sequence[Side], cost: str = "nonzero") -> Picture:
     """Quality against a cost: a point for each final model and for the dense one, and the line of those that no other beats in both."""
     key = compare.quality_key(found)
     if key is None:
         return Picture("No quality was measured in these runs: tick Quality before the next one.")
     less = compare.FIGURES[key][2]
-    points = _points(found, key, cost)
+    points = compare.placed(found, key, cost)
     if len(points) < 2:
         return Picture(f"Fewer than two of these models have both {compare.FIGURES[key][0].lower()} and {COSTS[cost]}.")
     places = [(x, y) for _, x, y, _ in points]
@@ -78,22 +73,6 @@ def pareto(found: Sequence[Side], cost: str = "nonzero") -> Picture:
     return Picture(finding, figure, ("Model", COSTS[cost].capitalize(), compare.FIGURES[key][0], "On the front"), rows)
 
 
-def _points(found: Sequence[Side], key: str, cost: str) -> list[tuple[str, float, float, int | None]]:
-    """(name, cost, quality, number of the run), the dense model once for each way it was measured; runs measured otherwise than the first are left out."""
-    out, seen = [], set()
-    for number, at in enumerate(found):
-        if compare.incomparable(key, found[0], at) or (cost == "latency_ms" and compare.incomparable(cost, found[0], at)):
-            continue
-        dense = at.dense.get(cost), at.dense.get(key)
-        if None not in dense and (at.model, dense[1]) not in seen:
-            seen.add((at.model, dense[1]))
-            out.append(("dense", float(dense[0]), float(dense[1]), None))
-        final = at.final.get(cost), at.final.get(key)
-        if None not in final:
-            out.append((lettered(found)[number], float(final[0]), float(final[1]), number))
-    return out
-
-
 def _marker(number: int | None) -> dict[str, Any]:
     if number is None:
         return {"size": 12, "color": COLOURS["dense"], "symbol": "circle-open", "line": {"width": 2}}
@@ -106,11 +85,11 @@ def _listed(names: Sequence[str]) -> str:
 
 def sparsity(found: Sequence[Side]) -> Picture:
     """Where each run took its share: a stepped line a run. Layers that only some of them have stand too."""
-    order = sorted(dict.fromkeys(str(layer["name"]) for at in found for layer in at.layers), key=compare.natural)
+    order = sorted(dict.fromkeys(str(layer["name"]) for at in found for layer in at.layers), key=compare_masks.natural)
     if not order:
         return Picture("None of these runs names layers.")
     figure, shares = go.Figure(), []
-    for number, (at, name) in enumerate(zip(found, lettered(found), strict=True)):
+    for number, (at, name) in enumerate(zip(found, compare.lettered(found), strict=True)):
         own = {str(layer["name"]): 100 * float(layer["sparsity"]) for layer in at.layers}
         shares.append(own)
         figure.add_scatter(
@@ -138,7 +117,7 @@ def overlap(found: Sequence[Side], limit: int = 400) -> Picture:
     """How far each other run prunes what the first one prunes: Jaccard of the pruned sets, layer by layer, and what chance would give."""
     figure, rows, means = go.Figure(), [], []
     for number, other in enumerate(found[1:], 1):
-        told = [row for row in compare.overlaps(found[0], other) if row["jaccard"] < 1 or row["chance"] < 1][:limit]
+        told = [row for row in compare_masks.overlaps(found[0], other) if row["jaccard"] < 1 or row["chance"] < 1][:limit]
         if not told:
             continue
         names = [str(row["name"]) for row in told]
@@ -170,13 +149,13 @@ def overlap(found: Sequence[Side], limit: int = 400) -> Picture:
 def difference_map(found: Sequence[Side], other: int, layer: str) -> Picture:
     """Where in one matrix two runs differ in what they prune."""
     one, two = (
-        compare.masks(found[0].path).get(layer),
-        compare.masks(found[other].path).get(layer) if other < len(found) else None,
+        compare_masks.masks(found[0].path).get(layer),
+        compare_masks.masks(found[other].path).get(layer) if other < len(found) else None,
     )
-    tiles = compare.difference_map(one, two) if one is not None and two is not None else None
+    tiles = compare_masks.difference_map(one, two) if one is not None and two is not None else None
     if tiles is None:
         return Picture("These two runs have no mask of the same shape there.")
-    letter, told = LETTERS[other], compare.overlap(one, two)
+    letter, told = LETTERS[other], compare_masks.overlap(one, two)
     height, width = one.shape[0], int(np.prod(one.shape[1:])) or 1
     figure = go.Figure(
         go.Heatmap(
@@ -203,7 +182,7 @@ def difference_map(found: Sequence[Side], other: int, layer: str) -> Picture:
 
 def heads(found: Sequence[Side], number: int) -> Picture:
     """Block x head: the share removed of each attention head; of another run than the first, against the first."""
-    own, first = compare.heads(found[number]), compare.heads(found[0])
+    own, first = compare_masks.heads(found[number]), compare_masks.heads(found[0])
     if not own:
         return Picture(f"{LETTERS[number]} left no mask on attention heads.")
     against = number > 0 and own.keys() == first.keys() and all(len(own[name]) == len(first[name]) for name in own)
@@ -240,3 +219,41 @@ def heads(found: Sequence[Side], number: int) -> Picture:
         for i in range(len(own[n]))
     )
     return Picture(finding, figure, ("Block", "Head", f"{LETTERS[number]} removed %", "A removed %"), rows)
+
+
+def pareto_of_many(found: Sequence[Side], cost: str = "nonzero") -> Picture:
+    """As `pareto`, for the many cells of a sweep: points of one colour, named when pointed at."""
+    key = compare.quality_key(found)
+    have = [
+        at
+        for at in found
+        if key and None not in (at.final.get(key), at.final.get(cost)) and not compare.incomparable(key, found[0], at)
+    ]
+    if key is None or len(have) < 2:
+        return Picture("Fewer than two cells have a quality to compare")
+    less = compare.FIGURES[key][2]
+    places = [(float(at.final[cost]), float(at.final[key])) for at in have]
+    best = compare.front(places, less)
+    figure = go.Figure()
+    figure.add_scatter(
+        x=[places[i][0] for i in best], y=[places[i][1] for i in best], mode="lines", name="no other is better in both", hoverinfo="skip",
+        line={"color": COLOURS["muted"], "width": 1.5, "dash": "dot", "shape": "hv"},
+    )  # fmt: skip
+    for on, name, colour in ((True, "on the front", COLOURS["accent"]), (False, "beaten in both", COLOURS["muted"])):
+        some = [i for i in range(len(have)) if (i in best) == on]
+        figure.add_scatter(
+            x=[places[i][0] for i in some], y=[places[i][1] for i in some], text=[escape(have[i].name) for i in some], mode="markers", name=name,
+            marker={"size": 10, "color": colour, "symbol": "circle" if on else "circle-open"}, hovertemplate="%{text}<br>%{x:,.0f}, %{y:.4g}<extra></extra>",
+        )  # fmt: skip
+    dense = found[0].dense
+    if dense.get(cost) is not None and dense.get(key) is not None:
+        figure.add_scatter(x=[dense[cost]], y=[dense[key]], mode="markers", name="dense", marker=_marker(None))
+    ys = sorted(y for _, y in places)
+    axis: dict[str, Any] = {"title": {"text": f"{compare.FIGURES[key][0].lower()} ({'lower' if less else 'higher'} is better)"}}
+    if less and ys[0] > 0 and ys[-1] / ys[0] > 20:
+        axis["type"] = "log"
+    figure.update_layout(
+        xaxis={"title": {"text": COSTS[cost]}, "rangemode": "tozero"}, yaxis=axis, legend={"orientation": "h", "y": 1.16, "x": 0}, margin=MARGIN,
+    )  # fmt: skip
+    top = have[best[-1]] if not less else have[min(range(len(have)), key=lambda i: places[i][1])]
+    return Picture(f"{top.name} has the best {compare.FIGURES[key][0].lower()} ({written(key, top.final[key])})", figure)

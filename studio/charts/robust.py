@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 
-from core.compare import Side
-from studio.charts.compare import MARGIN, Picture, lettered
+from core.compare import Side, lettered
+from studio.charts.compare import MARGIN, Picture
 from studio.theme import COLOURS, SEQUENCE
 
 
