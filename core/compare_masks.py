@@ -82,6 +82,13 @@ def heads(at: Side) -> dict[str, list[float]]:
     return dict(sorted(out.items(), key=lambda item: natural(item[0])))
 
 
+def label(name: str) -> str:
+    """model.layers.3.mlp.up_proj.weight -> blocks.3.mlp.up_proj, as layers are called elsewhere; other names as they are."""
+    parts = name.removesuffix(".weight").split(".")
+    at = next((place for place, part in enumerate(parts) if part.isdigit()), None)
+    return name if at is None or parts[0] == "blocks" else ".".join(["blocks", *parts[at:]])
+
+
 def natural(name: str) -> list[tuple[int, int, str]]:
     """A key that puts blocks.10 after blocks.9."""
     return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in name.split(".")]

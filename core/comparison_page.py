@@ -114,8 +114,8 @@ def _overlap(found: Sequence[Side]) -> str:
     series, names = [], []
     for number, other in enumerate(found[1:], 1):
         told = compare_masks.overlaps(found[0], other)
-        names = names or [row["name"] for row in told]
-        at = {row["name"]: row["jaccard"] for row in told}
+        names = names or [compare_masks.label(row["name"]) for row in told]
+        at = {compare_masks.label(row["name"]): row["jaccard"] for row in told}
         if told:
             series.append((f"A and {LETTERS[number]}", [at.get(name) for name in names], svg.COLOURS[number]))
     if not series:

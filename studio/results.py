@@ -8,9 +8,11 @@ import gradio as gr
 
 from core import folder
 from core.cost import said
-from studio import cards, jobs, runs_table
+from core.recipe import Recipe
+from studio import cards, diverging, facts, jobs, runs_table, stages
 from studio.bench import Bench
-from studio.charts.run import layers_figure, live_figure
+from studio.charts import live
+from studio.charts.run import layers_figure
 from studio.plotview import PlotlyView, table_twin
 
 _QUIET: dict[str, Any] = {"show_progress": "hidden", "queue": False, "api_visibility": "private"}
@@ -21,8 +23,15 @@ def results(bench: Bench) -> None:
     """What the followed run tells while it works, and what it found in the end."""
     nothing = cards.hint(_NONE_YET, elem_id="no-run")
     with gr.Column(visible=False) as live_part:
-        gr.Markdown("### What the run tells")
-        live = PlotlyView(height=240, alt="Figures that the run tells while it works, over its seconds", elem_id="live-curve")
+        steps = facts.component("run-stages")
+        told = facts.component("live-finding")
+        curve = PlotlyView(
+            height=240,
+            alt="Quality block by block while it prunes, and the loss while it trains",
+            elem_id="live-curve",
+            visible=False,
+        )
+        live_table = table_twin("curves", ["Figure", "Items done", "Value"])
     with gr.Column(visible=False) as done_part:
         figures = cards.figure_cards(elem_id="prune-figures")
         saved = cards.hint("", elem_id="prune-saved")
@@ -31,9 +40,12 @@ def results(bench: Bench) -> None:
             height=260, alt="A bar for each layer: the share removed, and the error in its output", elem_id="prune-layers"
         )
         layer_table = table_twin("layers", ["Layer", "Asked %", "Removed %", "Output error"])
+        apart = facts.component("prune-divergence")
         texts = cards.text_cards(elem_id="prune-texts")
+        token_table = table_twin("tokens", diverging.HEADERS)
     timer = gr.Timer(1.0, active=False)
-    everything = [nothing, live_part, live, done_part, figures, saved, figure_table, layers, layer_table, texts, timer]
+    found = [figures, saved, figure_table, layers, layer_table, apart, texts, token_table]
+    everything = [nothing, live_part, steps, told, curve, live_table, done_part, *found, timer]
 
     def look(name: str | None) -> tuple[Any, ...]:
         at = jobs.status(bench.runs / name) if name else None
@@ -45,19 +57,43 @@ def results(bench: Bench) -> None:
 
 
 def _seen(at: folder.Status) -> tuple[Any, ...]:
-    """The outputs of `results` for a run: its words and curve so far, and its figures once it has ended."""
+    """The outputs of `results` for a run: its stages and curves so far, and its figures once it has ended."""
     recipe = runs_table.recipe_of(at)
     if recipe is None or not recipe.steps:
         return _nothing(_NONE_YET)
-    curves = jobs.curve(at.path)
-    curve = gr.Column(visible=bool(curves)), live_figure(curves)
+    working = _working(at, recipe)
     report = jobs.report(at.path) if at.ended else None
     if not report or not report.get("dense"):
-        return "" if curves else _waiting(at), *curve, *_hidden()[2:], gr.Timer(active=not at.ended)
-    layers = report.get("layers") or []
+        return _waiting(at), *working, *_hidden()[5:], gr.Timer(active=not at.ended)
     figures = cards.moments(report), _where(at, report), cards.figure_rows(report)
-    texts = cards.sample_texts(report, list(recipe.measure.generate))
-    return "", *curve, gr.Column(visible=True), *figures, layers_figure(layers), layer_rows(report), texts, gr.Timer(active=False)
+    prompts = list(recipe.measure.generate)
+    said = diverging.finding(report), diverging.texts(report, prompts), diverging.rows(report)
+    return (
+        "",
+        *working,
+        gr.Column(visible=True),
+        *figures,
+        layers_figure(report.get("layers") or []),
+        layer_rows(report),
+        *said,
+        gr.Timer(active=False),
+    )
+
+
+def _working(at: folder.Status, recipe: Recipe) -> tuple[Any, ...]:
+    """Outputs: the live part, stages, what the curves say, the curves, their table."""
+    events, _ = folder.read_events(at.path)
+    points = live.told(events)
+    lines = stages.told(recipe, events, at.ended) if events else []
+    total = "" if at.ended_s is None else f"{at.state} after {at.ended_s - at.started_s:.1f} s"
+    curve = live.live_figure(points)
+    return (
+        gr.Column(visible=bool(lines)),
+        facts.said(f"Stages: {total}" if total else "Stages", "", "", lines),
+        facts.said(live.finding(points), live.NOTE if "running_perplexity" in points else "", "measured") if points else None,
+        PlotlyView(value=curve, visible=True) if curve else PlotlyView(visible=False),
+        live.rows(points),
+    )
 
 
 def _nothing(words: str) -> tuple[Any, ...]:
@@ -65,7 +101,7 @@ def _nothing(words: str) -> tuple[Any, ...]:
 
 
 def _hidden() -> tuple[Any, ...]:
-    return gr.Column(visible=False), None, gr.Column(visible=False), [], "", [], None, [], []
+    return gr.Column(visible=False), None, None, None, [], gr.Column(visible=False), [], "", [], None, [], None, [], []
 
 
 def budgets(report: dict[str, Any]) -> str:
@@ -95,7 +131,7 @@ def _saved(at: folder.Status, report: dict[str, Any]) -> str:
 def _waiting(at: folder.Status) -> str:
     if at.state == "failed":
         return f"The run failed. {at.problem} {at.remedy}"
-    return "The run has not told any figure yet." if not at.ended else f"The run ended without figures ({at.state})."
+    return "" if not at.ended else f"The run ended without figures ({at.state})."
 
 
 def layer_rows(report: dict[str, Any]) -> list[list[str]]:

@@ -43,10 +43,10 @@ def build(bench: Bench, choose: Callable[[list[str]], Any], chosen: Sequence[Any
                 )  # fmt: skip
         said = cards.sentence(elem_id="sweep-said")
         with gr.Row():
-            start = gr.Button("Start the sweep", variant="primary", interactive=False, elem_id="sweep-start")
+            start = gr.Button("Start the sweep", variant="primary", size="sm", interactive=False, elem_id="sweep-start")
             which = gr.Dropdown([], label="Show a sweep", elem_id="sweep-which", visible=False)
-            resume = gr.Button("Go on with it", visible=False, elem_id="sweep-resume")
-            beside = gr.Button(f"Compare its first {MOST} cells", visible=False, elem_id="sweep-beside")
+            resume = gr.Button("Go on with it", size="sm", visible=False, elem_id="sweep-resume")
+            beside = gr.Button(f"Compare its first {MOST} cells", size="sm", visible=False, elem_id="sweep-beside")
         note = facts.component("sweep-note")
         view = PlotlyView(
             height=320,

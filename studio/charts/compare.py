@@ -120,7 +120,7 @@ def overlap(found: Sequence[Side], limit: int = 400) -> Picture:
         told = [row for row in compare_masks.overlaps(found[0], other) if row["jaccard"] < 1 or row["chance"] < 1][:limit]
         if not told:
             continue
-        names = [str(row["name"]) for row in told]
+        names = [compare_masks.label(str(row["name"])) for row in told]
         mean, chance = (float(np.mean([row[key] for row in told])) for key in ("jaccard", "chance"))
         means.append((mean, chance, LETTERS[number]))
         figure.add_scatter(
@@ -168,7 +168,7 @@ def difference_map(found: Sequence[Side], other: int, layer: str) -> Picture:
     figure.update_xaxes(title={"text": "input (column)"}, showgrid=False)
     figure.update_yaxes(title={"text": "output (row)"}, autorange="reversed", showgrid=False)
     by_row = np.abs(np.asarray(tiles)).mean(1)
-    finding = f"A and {letter} agree on {100 * told['agree']:.0f} % of the weights of {layer}"
+    finding = f"A and {letter} agree on {100 * told['agree']:.0f} % of the weights of {compare_masks.label(layer)}"
     only_a, only_b = int(np.count_nonzero(two & ~one)), int(np.count_nonzero(one & ~two))
     rows = (
         ("Pruned by A alone", f"{only_a:,}"),

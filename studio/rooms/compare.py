@@ -20,6 +20,7 @@ from studio.plotview import PlotlyView, table_twin
 
 _QUIET: dict[str, Any] = {"show_progress": "hidden", "queue": False, "api_visibility": "private"}
 _FEW = "Two finished runs are needed here. Prune twice, with another method or another share, and come back."
+_BRACKETS = "In brackets: the 95 % interval of a difference, by a paired bootstrap over the windows of text, or images, that both were measured on."
 PICTURES = {
     "pareto": "Quality against cost",
     "layers": "Share of each layer",
@@ -42,14 +43,11 @@ def build(bench: Bench) -> None:
     nothing = cards.hint(_FEW, elem_id="no-compare")
     with gr.Column(visible=False) as part:
         verdict = cards.sentence(elem_id="compare-verdict")
-        apart = cards.hint("", elem_id="compare-apart")
+        apart = facts.component("compare-apart")
         table = gr.Dataframe(
             headers=["Figure", "Dense", "A", "B", "B against A"], datatype="str", interactive=False, show_label=False, label="Figures of the runs",
             buttons=["copy"], elem_id="compare-table",
         )  # fmt: skip
-        cards.hint(
-            "In brackets: the 95 % interval of the difference, by a paired bootstrap over the windows of text, or images, that all were measured on."
-        )
         with gr.Row():
             look = gr.Radio(
                 [(words, key) for key, words in PICTURES.items()],
@@ -89,7 +87,7 @@ def build(bench: Bench) -> None:
         if len(found) < 2:
             return " ".join(bad) or _FEW, gr.Column(visible=False), *[gr.skip()] * (len(everything) - 2)
         rows = gr.Dataframe(headers=compare_words.headers(found), value=compare_words.figure_rows(found))
-        said = " ".join([*bad, *compare.apart(found)])
+        said = facts.said(note=" ".join([*bad, *compare.apart(found), _BRACKETS]))
         hidden = gr.DownloadButton(visible=False)
         return (
             "",
@@ -137,7 +135,7 @@ def details(found: Sequence[Side], picture: str) -> tuple[str, list[tuple[str, s
             for row in compare_masks.overlaps(found[0], found[n])
             if row["jaccard"] < 1
         ]
-        return "Runs and layer", [(f"A, {LETTERS[n]}: {name}", f"{n} {name}") for n, name in pairs]
+        return "Runs and layer", [(f"A, {LETTERS[n]}: {compare_masks.label(name)}", f"{n} {name}") for n, name in pairs]
     return "", []
 
 
@@ -149,7 +147,12 @@ def drawn(found: Sequence[Side], picture: str, wanted: str | None) -> tuple[Any,
     seen = _picture(found, picture, wanted)
     control = gr.Dropdown(choices=choices, value=wanted, label=label or "Cost", visible=bool(choices))
     rows = gr.Dataframe(headers=list(seen.headers), value=[list(row) for row in seen.rows]) if seen.headers else gr.skip()
-    return control, facts.said(seen.finding, "", "measured" if seen.figure else ""), seen.figure, rows
+    return (
+        control,
+        facts.said(seen.finding, "", "measured" if seen.figure else ""),
+        PlotlyView(value=seen.figure, visible=seen.figure is not None),
+        rows,
+    )
 
 
 def _picture(found: Sequence[Side], picture: str, wanted: str | None) -> charts.Picture:
