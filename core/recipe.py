@@ -202,12 +202,15 @@ class Prove(Section):
 
 
 class Recipe(Section):
+    """`resume`: the folder of a stopped run of this very recipe; what it had finished is not done again."""
+
     recipe: Literal[1]
     name: Annotated[str, Field(min_length=1, max_length=80, pattern=r"^[A-Za-z0-9][A-Za-z0-9._ -]*$")]
     seed: Annotated[int, Field(ge=0, le=2**32 - 1)] = 0
     model: Model | None = None
     calibration: Text = Text()
     steps: tuple[Step, ...] = ()
+    resume: str | None = None
     observe: Observe | None = None
     evolve: Evolve | None = None
     measure: Measure = Measure()

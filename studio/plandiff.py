@@ -16,6 +16,7 @@ from studio.facts import count_text
 
 _MOST = 8  # lines of a diff; more is another plan
 _NOT_TOLD = ("name", "recipe", "resume")
+_STANDARD = ("builtin:wikitext2/train", "builtin:mnist5k/train")  # what `auto` comes to
 _WORDS = {
     "model.source": "Model",
     "calibration.source": "Calibration text or images",
@@ -70,10 +71,14 @@ def _read(path: Path) -> Recipe | None:
 def changes(now: Recipe, before: Recipe) -> list[tuple[str, str, str]]:
     """(what, before, now) for each field in which two recipes differ, with every default filled in."""
     one, two = (_flat(to_dict(_resolved(recipe), full=True)) for recipe in (before, now))
+    other_method = [key.rpartition(".")[0] for key in two if key.endswith(".method") and one.get(key) != two[key]]
     return [
         (_words(key), _value(one.get(key)), _value(two.get(key)))
         for key in dict.fromkeys([*two, *one])
-        if one.get(key) != two.get(key) and key not in _NOT_TOLD
+        if one.get(key) != two.get(key)
+        and key not in _NOT_TOLD
+        and {one.get(key), two.get(key)} not in ({"auto", source} for source in _STANDARD)
+        and not any(key.startswith(f"{step}.params.") for step in other_method)  # another method has other parameters
     ]
 
 

@@ -124,6 +124,14 @@ def metrics(loaded: LoadedModel, prepared: Prepared, watcher: Watcher, stage: st
     )
 
 
+def hear_dense(loaded: LoadedModel, prepared: Prepared) -> None:
+    """Let the dense model say again what the others are set against, where its figures are known from an earlier run."""
+    if prepared.measure.generate:
+        prepared.dense.written.extend(comparing.written(loaded, continued(loaded, prepared.measure.generate)))
+    if prepared.posed:
+        comparing.geometry(loaded, *prepared.posed, prepared.dense)
+
+
 def _bits_per_byte(perplexity: float | None, prepared: Prepared) -> float | None:
     """The loss of all predictions in bits, over the bytes that they predict: comparable where the tokens are others."""
     if not perplexity or not prepared.text_bytes:

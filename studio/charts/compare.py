@@ -55,7 +55,7 @@ def pareto(found: Sequence[Side], cost: str = "nonzero") -> Picture:
     )  # fmt: skip
     for name, x, y, number in points:
         figure.add_scatter(
-            x=[x], y=[y], mode="markers+text", name=escape(name), text=[name.split(" · ")[0]], textposition="top center",
+            x=[x], y=[y], mode="markers+text", name=escape(name), text=[name.split(" · ")[0]], textposition="top center", cliponaxis=False,
             marker=_marker(number),
             hovertemplate=f"{escape(name)}<br>{written(cost, x)}<br>{compare.FIGURES[key][0].lower()} {written(key, y)}<extra></extra>",
         )  # fmt: skip

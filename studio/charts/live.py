@@ -61,7 +61,7 @@ def live_figure(points: dict[str, list[tuple[int, float, int]]]) -> go.Figure | 
             x=x, y=y, name=label, mode="lines+markers", line={"color": colour, "width": 2}, marker={"size": 6 if len(x) < 40 else 3}, xaxis=f"x{axis}",
             yaxis=f"y{axis}", hovertemplate=f"%{{x}}<br>{label} %{{y:.4g}}<extra></extra>",
         )  # fmt: skip
-        left, width = (at - 1) / len(shown), (0.86 if len(shown) > 1 else 1.0) / len(shown)
+        left, width = (at - 1) * 1.12 / len(shown), (0.88 if len(shown) > 1 else 1.0) / len(shown)
         figure.update_layout(
             {
                 f"xaxis{axis}": {
