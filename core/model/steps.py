@@ -146,7 +146,11 @@ class _State:
     def remember(self, steps_done: int) -> None:
         """Keep what is finished for a run that takes this one up, where the model is still of the source's shape. Whoever does not stop needs it not."""
         plain = not (self.units or self.parts or self.other_tokens or len(self.kept_blocks) < self.blocks or self.loaded.lazy)
-        if not plain or (steps_done == len(self.recipe.steps) and not self.recipe.save.model):
+        if (
+            not plain
+            or self.loaded.location.kind == "module"
+            or (steps_done == len(self.recipe.steps) and not self.recipe.save.model)
+        ):
             return
         figures = {"dense": self.dense, "pruned": self.pruned, "recovered": self.recovered}
         weights = resuming.changed_weights(self.loaded, self.recipe, steps_done)

@@ -27,7 +27,7 @@ PANELS = {
         "training loss (nats)",
         "steps of recovery",
         COLOURS["recovered"],
-        "The loss went from {0} to {1} in {2} of {3} steps",
+        "the loss went from {0} to {1} in {2} of {3} steps",
     ),
 }
 NOTE = "Perplexity so far: of the whole model as it stands, on the first windows of the text that is measured. The figure that counts is taken at the end."
@@ -86,7 +86,8 @@ def finding(points: dict[str, list[tuple[int, float, int]]]) -> str:
                 f"{100 * value:.1f} %" if name == "running_accuracy" else f"{value:.4g}" for value in (seen[0][1], seen[-1][1])
             ]
             out.append(words.format(*figures, seen[-1][0], seen[-1][2]))
-    return "; ".join(out)
+    said = "; ".join(out)
+    return said[:1].upper() + said[1:]
 
 
 def rows(points: dict[str, list[tuple[int, float, int]]]) -> list[list[str]]:
