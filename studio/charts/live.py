@@ -15,13 +15,13 @@ PANELS = {
         "perplexity so far",
         "blocks or layers pruned",
         COLOURS["pruned"],
-        "Perplexity went from {0} to {1} over {2} of {3}",
+        "Perplexity went from {0} to {1} after {2} of {3} blocks or layers",
     ),
     "running_accuracy": (
         "accuracy so far",
         "blocks or layers pruned",
         COLOURS["pruned"],
-        "Accuracy went from {0} to {1} over {2} of {3}",
+        "Accuracy went from {0} to {1} after {2} of {3} blocks or layers",
     ),
     "loss": (
         "training loss (nats)",
