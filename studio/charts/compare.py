@@ -85,12 +85,12 @@ def _listed(names: Sequence[str]) -> str:
 
 def sparsity(found: Sequence[Side]) -> Picture:
     """Where each run took its share: a stepped line a run. Layers that only some of them have stand too."""
-    order = sorted(dict.fromkeys(str(layer["name"]) for at in found for layer in at.layers), key=compare_masks.natural)
+    order = sorted(dict.fromkeys(escape(str(layer["name"])) for at in found for layer in at.layers), key=compare_masks.natural)
     if not order:
         return Picture("None of these runs names layers.")
     figure, shares = go.Figure(), []
     for number, (at, name) in enumerate(zip(found, compare.lettered(found), strict=True)):
-        own = {str(layer["name"]): 100 * float(layer["sparsity"]) for layer in at.layers}
+        own = {escape(str(layer["name"])): 100 * float(layer["sparsity"]) for layer in at.layers}
         shares.append(own)
         figure.add_scatter(
             x=order, y=[own.get(layer) for layer in order], name=escape(name), mode="lines+markers",
@@ -120,7 +120,7 @@ def overlap(found: Sequence[Side], limit: int = 400) -> Picture:
         told = [row for row in compare_masks.overlaps(found[0], other) if row["jaccard"] < 1 or row["chance"] < 1][:limit]
         if not told:
             continue
-        names = [compare_masks.label(str(row["name"])) for row in told]
+        names = [escape(compare_masks.label(str(row["name"]))) for row in told]
         mean, chance = (float(np.mean([row[key] for row in told])) for key in ("jaccard", "chance"))
         means.append((mean, chance, LETTERS[number]))
         figure.add_scatter(
@@ -195,7 +195,7 @@ def heads(found: Sequence[Side], number: int) -> Picture:
         colours = {"colorscale": _DIVERGING, "zmin": -reach, "zmax": reach}
     figure = go.Figure(
         go.Heatmap(
-            z=grid, x=[str(i) for i in range(most)], y=[name.removeprefix("blocks.") for name in names], xgap=2, ygap=2, **colours,
+            z=grid, x=[str(i) for i in range(most)], y=[escape(name.removeprefix("blocks.")) for name in names], xgap=2, ygap=2, **colours,
             colorbar={"thickness": 10, "outlinewidth": 0, "title": {"text": "points" if against else "% removed", "side": "right"}},
             hovertemplate="block %{y}, head %{x}: %{z:.1f}<extra></extra>",
         )

@@ -72,12 +72,12 @@ def build(bench: Bench) -> None:
     pictures = [detail, finding, view, twin]
     everything = [nothing, part, verdict, apart, table, *pictures, texts, file]
 
-    def offer(chosen: list[str] | None) -> Any:
+    def offer(chosen: list[str] | None, picture: str, wanted: str | None) -> Any:
         names = comparing.finished(bench.runs)
         kept = [name for name in chosen or [] if name in names]
         if len(kept) < 2:  # else a person has chosen: leave it
             kept = names[:2][::-1]
-        return gr.Dropdown(choices=names, value=kept), *shown(kept, "pareto", "nonzero")
+        return gr.Dropdown(choices=names, value=kept), *shown(kept, picture, wanted)
 
     def shown(chosen: list[str] | None, picture: str, wanted: str | None) -> Any:
         try:
@@ -113,11 +113,16 @@ def build(bench: Bench) -> None:
         )
 
     asked = [runs, look, detail]
-    gr.on([bench.ended.change, bench.page.load], offer, runs, [runs, *everything], trigger_mode="multiple", **_QUIET)
+    gr.on([bench.ended.change, bench.page.load], offer, asked, [runs, *everything], trigger_mode="multiple", **_QUIET)
     runs.input(shown, asked, everything, trigger_mode="always_last", **_QUIET)
     gr.on([look.input, detail.input], redraw, asked, pictures, trigger_mode="always_last", **_QUIET)
     export.click(write, runs, file, **_QUIET)
-    sweeping.build(bench, lambda chosen: (gr.Dropdown(value=chosen), *shown(chosen, "pareto", "nonzero")), [runs, *everything])
+
+    def side_by_side(cells: list[str]) -> Any:
+        choices = comparing.finished(bench.runs)
+        return gr.Dropdown(choices=choices, value=cells), "pareto", *shown(cells, "pareto", "nonzero")
+
+    sweeping.build(bench, side_by_side, [runs, look, *everything])
 
 
 def details(found: Sequence[Side], picture: str) -> tuple[str, list[tuple[str, str]]]:
