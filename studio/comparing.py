@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from core import compare, sweep
+from core import compare, comparison_page, sweep
 from core.compare import Side
 from studio import jobs
 
@@ -31,3 +32,8 @@ def folder_of(runs: Path, name: str) -> Path:
 def read(runs: Path, names: Sequence[str]) -> tuple[list[Side], list[str]]:
     """(the sides that can be compared, sentences on those that cannot). Raises ResourceError for an unknown name and for too many."""
     return compare.sides([(name, folder_of(runs, name)) for name in names])
+
+
+def report(found: Sequence[Side]) -> str:
+    """The path of a report on these runs, written where the page may hand files out. Raises ResourceError."""
+    return str(comparison_page.write(found, Path(os.environ["GRADIO_TEMP_DIR"]) / "reports"))

@@ -63,9 +63,14 @@ def controls(bench: Bench, params: Params) -> Controls:
     goal, sparsity, limit, allocation = _amount(bench, params)
     recovery = gr.Radio(healers, value="none", label="Recovery: training after pruning", elem_id="recovery")
     steps = gr.Slider(10, 1000, 100, step=10, label="Training steps", visible=False, elem_id="recovery-steps")
-    with gr.Accordion(
-        "Calibration", open=False
-    ):  # no bounds on the numbers: the recipe's own check says what is wrong, in the plan
+    read = _calibration()
+    kept = _measure_and_keep()
+    return Controls(method, structure, goal, sparsity, limit, allocation, recovery, steps, *read, *kept)
+
+
+def _calibration() -> tuple[gr.Dropdown, gr.Dropdown, gr.Number, gr.Number]:
+    """Source, general text, sequences, tokens. No bounds on the numbers: the recipe's own check says what is wrong, in the plan."""
+    with gr.Accordion("Calibration", open=False):
         sources = [
             ("The model's standard text or images", "auto"),
             "builtin:wikitext2/train",
@@ -86,6 +91,11 @@ def controls(bench: Bench, params: Params) -> Controls:
         with gr.Row():
             samples = gr.Number(128, label="Sequences", precision=0, elem_id="samples")
             tokens = gr.Number(512, label="Tokens each", precision=0, elem_id="tokens")
+    return source, general, samples, tokens
+
+
+def _measure_and_keep() -> tuple[gr.CheckboxGroup, gr.Textbox, gr.Textbox, gr.Number, gr.Checkbox]:
+    """What is measured, prompts, name, seed, whether the model is saved."""
     with gr.Accordion("Measure and keep", open=False):
         chosen = [
             ("Quality: perplexity or accuracy", "quality"), ("Latency", "latency"), ("Sample text", "text"),
@@ -97,25 +107,7 @@ def controls(bench: Bench, params: Params) -> Controls:
         with gr.Row():
             name = gr.Textbox("", label="Name of the run", placeholder="made from the choices", scale=2)
             seed = gr.Number(0, label="Seed", precision=0, scale=1)
-    return Controls(
-        method,
-        structure,
-        goal,
-        sparsity,
-        limit,
-        allocation,
-        recovery,
-        steps,
-        source,
-        general,
-        samples,
-        tokens,
-        measures,
-        prompt,
-        name,
-        seed,
-        save,
-    )
+    return measures, prompt, name, seed, save
 
 
 def _amount(bench: Bench, params: Params) -> tuple[gr.Dropdown, gr.Slider, gr.Number, gr.Radio]:

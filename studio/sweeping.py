@@ -14,7 +14,7 @@ from core.recipe import to_dict
 from core.sweep import CellState
 from studio import cards, facts, jobs
 from studio.bench import Bench, plainly
-from studio.charts import compare as charts
+from studio.charts.sweep import pareto_of_many
 from studio.plotview import PlotlyView
 
 _QUIET: dict[str, Any] = {"show_progress": "hidden", "queue": False, "api_visibility": "private"}
@@ -190,7 +190,7 @@ def _shown(bench: Bench, name: str | None) -> tuple[Any, ...]:
     cells, at = sweep.cells_in(bench.runs / name), jobs.status(bench.runs / name)
     done = [cell for cell in cells if cell.state == "done" and cell.report]
     sides = [Side(f"{cell.name}", cell.path, cell.report or {}, None) for cell in done]
-    picture = charts.pareto_of_many(sides) if len(sides) > 1 else None
+    picture = pareto_of_many(sides) if len(sides) > 1 else None
     live = at is not None and not at.ended
     counted = f"{len(done)} of {len(cells)} cells are done"
     title = f"{picture.finding}; {counted}" if picture and picture.figure else counted

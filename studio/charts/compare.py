@@ -56,7 +56,7 @@ def pareto(found: Sequence[Side], cost: str = "nonzero") -> Picture:
     for name, x, y, number in points:
         figure.add_scatter(
             x=[x], y=[y], mode="markers+text", name=escape(name), text=[name.split(" · ")[0]], textposition="top center", cliponaxis=False,
-            marker=_marker(number),
+            marker=marker(number),
             hovertemplate=f"{escape(name)}<br>{written(cost, x)}<br>{compare.FIGURES[key][0].lower()} {written(key, y)}<extra></extra>",
         )  # fmt: skip
     figure.update_layout(
@@ -73,7 +73,7 @@ def pareto(found: Sequence[Side], cost: str = "nonzero") -> Picture:
     return Picture(finding, figure, ("Model", COSTS[cost].capitalize(), compare.FIGURES[key][0], "On the front"), rows)
 
 
-def _marker(number: int | None) -> dict[str, Any]:
+def marker(number: int | None) -> dict[str, Any]:
     if number is None:
         return {"size": 12, "color": COLOURS["dense"], "symbol": "circle-open", "line": {"width": 2}}
     return {"size": 12, "color": SEQUENCE[number], "symbol": _SYMBOLS[number]}
@@ -219,41 +219,3 @@ def heads(found: Sequence[Side], number: int) -> Picture:
         for i in range(len(own[n]))
     )
     return Picture(finding, figure, ("Block", "Head", f"{LETTERS[number]} removed %", "A removed %"), rows)
-
-
-def pareto_of_many(found: Sequence[Side], cost: str = "nonzero") -> Picture:
-    """As `pareto`, for the many cells of a sweep: points of one colour, named when pointed at."""
-    key = compare.quality_key(found)
-    have = [
-        at
-        for at in found
-        if key and None not in (at.final.get(key), at.final.get(cost)) and not compare.incomparable(key, found[0], at)
-    ]
-    if key is None or len(have) < 2:
-        return Picture("Fewer than two cells have a quality to compare")
-    less = compare.FIGURES[key][2]
-    places = [(float(at.final[cost]), float(at.final[key])) for at in have]
-    best = compare.front(places, less)
-    figure = go.Figure()
-    figure.add_scatter(
-        x=[places[i][0] for i in best], y=[places[i][1] for i in best], mode="lines", name="no other is better in both", hoverinfo="skip",
-        line={"color": COLOURS["muted"], "width": 1.5, "dash": "dot", "shape": "hv"},
-    )  # fmt: skip
-    for on, name, colour in ((True, "on the front", COLOURS["accent"]), (False, "beaten in both", COLOURS["muted"])):
-        some = [i for i in range(len(have)) if (i in best) == on]
-        figure.add_scatter(
-            x=[places[i][0] for i in some], y=[places[i][1] for i in some], text=[escape(have[i].name) for i in some], mode="markers", name=name,
-            marker={"size": 10, "color": colour, "symbol": "circle" if on else "circle-open"}, hovertemplate="%{text}<br>%{x:,.0f}, %{y:.4g}<extra></extra>",
-        )  # fmt: skip
-    dense = found[0].dense
-    if dense.get(cost) is not None and dense.get(key) is not None:
-        figure.add_scatter(x=[dense[cost]], y=[dense[key]], mode="markers", name="dense", marker=_marker(None))
-    ys = sorted(y for _, y in places)
-    axis: dict[str, Any] = {"title": {"text": f"{compare.FIGURES[key][0].lower()} ({'lower' if less else 'higher'} is better)"}}
-    if less and ys[0] > 0 and ys[-1] / ys[0] > 20:
-        axis["type"] = "log"
-    figure.update_layout(
-        xaxis={"title": {"text": COSTS[cost]}, "rangemode": "tozero"}, yaxis=axis, legend={"orientation": "h", "y": 1.16, "x": 0}, margin=MARGIN,
-    )  # fmt: skip
-    top = have[best[-1]] if not less else have[min(range(len(have)), key=lambda i: places[i][1])]
-    return Picture(f"{top.name} has the best {compare.FIGURES[key][0].lower()} ({written(key, top.final[key])})", figure)

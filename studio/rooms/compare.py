@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import gradio as gr
 
-from core import compare, compare_masks, compare_words, comparison_page
+from core import compare, compare_masks, compare_words
 from core.compare import LETTERS, MOST, Side
 from core.errors import PrunariumError
 from studio import cards, comparing, facts, sweeping
@@ -32,7 +31,23 @@ PICTURES = {
 }
 
 
+@dataclass(frozen=True)
+class Room:
+    """`pictures`: the second control, finding, view, table; `first`, `last`: what is shown before and after them, in order."""
+
+    runs: gr.Dropdown
+    look: gr.Radio
+    export: gr.Button
+    pictures: list[Any]
+    first: list[Any]
+    last: list[Any]
+
+
 def build(bench: Bench) -> None:
+    _wire(bench, _layout())
+
+
+def _layout() -> Room:
     gr.Markdown(
         "## Compare\nRuns side by side. The final model of each is what counts: after recovery where there was one. The first is A, and what the "
         "others are set against."
@@ -69,8 +84,12 @@ def build(bench: Bench) -> None:
             file = gr.DownloadButton(
                 "Download the report", visible=False, elem_id="compare-download", size="sm", scale=0, min_width=200
             )
-    pictures = [detail, finding, view, twin]
-    everything = [nothing, part, verdict, apart, table, *pictures, texts, file]
+    return Room(runs, look, export, [detail, finding, view, twin], [nothing, part, verdict, apart, table], [texts, file])
+
+
+def _wire(bench: Bench, room: Room) -> None:
+    runs, look, pictures, file = room.runs, room.look, room.pictures, room.last[-1]
+    everything = [*room.first, *pictures, *room.last]
 
     def offer(chosen: list[str] | None, picture: str, wanted: str | None) -> Any:
         names = comparing.finished(bench.runs)
@@ -89,16 +108,8 @@ def build(bench: Bench) -> None:
         rows = gr.Dataframe(headers=compare_words.headers(found), value=compare_words.figure_rows(found))
         said = facts.said(note=" ".join([*bad, *compare.apart(found), _BRACKETS]))
         hidden = gr.DownloadButton(visible=False)
-        return (
-            "",
-            gr.Column(visible=True),
-            compare_words.verdict(found),
-            said,
-            rows,
-            *drawn(found, picture, wanted),
-            compare_words.texts(found),
-            hidden,
-        )
+        first = "", gr.Column(visible=True), compare_words.verdict(found), said, rows
+        return *first, *drawn(found, picture, wanted), compare_words.texts(found), hidden
 
     @plainly
     def redraw(chosen: list[str] | None, picture: str, wanted: str | None) -> Any:
@@ -108,15 +119,13 @@ def build(bench: Bench) -> None:
     @plainly
     def write(chosen: list[str] | None) -> Any:
         found, _ = comparing.read(bench.runs, chosen or [])
-        return gr.DownloadButton(
-            value=str(comparison_page.write(found, Path(os.environ["GRADIO_TEMP_DIR"]) / "reports")), visible=True
-        )
+        return gr.DownloadButton(value=comparing.report(found), visible=True)
 
-    asked = [runs, look, detail]
+    asked = [runs, look, pictures[0]]
     gr.on([bench.ended.change, bench.page.load], offer, asked, [runs, *everything], trigger_mode="multiple", **_QUIET)
     runs.input(shown, asked, everything, trigger_mode="always_last", **_QUIET)
-    gr.on([look.input, detail.input], redraw, asked, pictures, trigger_mode="always_last", **_QUIET)
-    export.click(write, runs, file, **_QUIET)
+    gr.on([look.input, pictures[0].input], redraw, asked, pictures, trigger_mode="always_last", **_QUIET)
+    room.export.click(write, runs, file, **_QUIET)
 
     def side_by_side(cells: list[str]) -> Any:
         choices = comparing.finished(bench.runs)

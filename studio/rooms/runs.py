@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
-from core import comparison_page, folder, sweep
+from core import folder, sweep
 from core.compare import side
-from studio import cards, jobs, runs_table, views
+from studio import cards, comparing, jobs, runs_table, views
 from studio.bench import Bench, plainly
 
 _QUIET: dict[str, Any] = {"show_progress": "hidden", "queue": False, "api_visibility": "private"}
@@ -60,10 +59,7 @@ def build(bench: Bench) -> None:
 
     @plainly
     def write(name: str) -> Any:
-        found = [side(bench.path_of(name))]
-        return gr.DownloadButton(
-            value=str(comparison_page.write(found, Path(os.environ["GRADIO_TEMP_DIR"]) / "reports")), visible=True
-        )
+        return gr.DownloadButton(value=comparing.report([side(bench.path_of(name))]), visible=True)
 
     @plainly
     def show(name: str) -> Any:
