@@ -84,8 +84,7 @@ def _wire(bench: Bench, form: tuple[Any, ...], seen: list[Any]) -> None:
 
     @plainly
     def written(methods: list[str], typed: str) -> Any:
-        yaml = form_yaml(bench.workspace.read().model, methods, typed)
-        return yaml, *checked(yaml)
+        return form_yaml(bench.workspace.read().model, methods, typed)
 
     @plainly
     def begin(yaml: str) -> Any:
@@ -104,8 +103,8 @@ def _wire(bench: Bench, form: tuple[Any, ...], seen: list[Any]) -> None:
     def look(name: str | None) -> tuple[Any, ...]:
         return _shown(bench, name)
 
-    write.click(written, [picked, shares], [text, said, start], **_QUIET)
-    text.input(checked, text, [said, start], trigger_mode="always_last", **_QUIET)
+    write.click(written, [picked, shares], text, **_QUIET)
+    text.change(checked, text, [said, start], trigger_mode="always_last", **_QUIET)  # `input` misses a paste right after we wrote
     start.click(begin, text, [bench.run, *seen], **_TELL)
     resume.click(go_on, which, [bench.run, *seen], **_TELL)
     which.input(look, which, seen, **_QUIET)
