@@ -27,19 +27,17 @@ def told(recipe: Recipe, events: Sequence[Event], ended: bool) -> list[tuple[str
     progress = [event for event in events if event.get("kind") == "progress"]
     wanted, began = expected(recipe), []
     at = 0
-    for number, (_, start) in enumerate(wanted):
+    for _, start in wanted:
         found = next((i for i in range(at, len(progress)) if str(progress[i]["stage"]).startswith(start)), None)
         began.append(found)
         at = found if found is not None else at
-        if found is None and number and began[number - 1] is None:
-            continue
     finish = events[-1]["time_s"] if events else 0.0
     out = []
     for number, (words, _) in enumerate(wanted):
         first = began[number]
         following = next((i for i in began[number + 1 :] if i is not None), None)
         if first is None:
-            out.append((words, "passed by" if following is not None or ended else "to come"))
+            out.append((words, "passed by" if following is not None else "not reached" if ended else "to come"))
         elif following is not None or ended:
             end = progress[following]["time_s"] if following is not None else finish
             out.append((words, f"{end - progress[first]['time_s']:.1f} s"))

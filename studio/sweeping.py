@@ -143,9 +143,9 @@ def words(asked: sweep.Sweep) -> str:
     """The plan of a sweep in a sentence: how many runs, over what, and which cannot run."""
     good = [cell for cell in asked.cells if cell.recipe]
     bad = [cell for cell in asked.cells if not cell.recipe]
-    out = f"{len(good)} runs, one after another, over {', '.join(asked.fields)}."
+    out = f"{len(good)} run{'s' * (len(good) != 1)}, one after another, over {', '.join(asked.fields)}."
     if bad:
-        out += f" {len(bad)} cells cannot run and will be passed over; the first is {bad[0].name}: {bad[0].problem}"
+        out += f" {len(bad)} cell{'s' * (len(bad) != 1)} cannot run and will be passed over; the first is {bad[0].name}: {bad[0].problem}"
     return out
 
 

@@ -50,7 +50,7 @@ def test_a_bad_cell_says_its_sentence_and_the_rest_stand():
     found = grid(**{"steps.0.prune.sparsity": [0.5, 1.7], "steps.0.prune.method": ["magnitude", "wandaa"]})
     assert [cell.recipe is not None for cell in found.cells] == [True, False, False, False]
     assert "wanda" in found.cells[1].remedy and "less than or equal to 1" in found.cells[2].problem
-    assert sweeping.words(found).startswith("1 runs, one after another") and "3 cells cannot run" in sweeping.words(found)
+    assert sweeping.words(found).startswith("1 run, one after another") and "3 cells cannot run" in sweeping.words(found)
 
 
 @QUICK

@@ -75,12 +75,12 @@ def geometry(found: Sequence[Side]) -> Picture:
 
 
 def _turn(models: Sequence[tuple[str, Mapping[str, Any], str]]) -> str:
-    """The finding of the geometry: how the first pruned model's median margin stands against the dense one's, and how far features turned."""
-    dense, pruned = models[0], models[-1] if len(models) < 3 else models[1]
-    name = pruned[0].split(" · ")[0]
-    one, two = (told["margin"]["at"][2] for _, told, _ in (dense, pruned))
-    words = f"Half of the images keep a margin of {two:.2f} or more in {name}, and {one:.2f} in the dense model"
-    return words + (f"; features have turned by {pruned[1]['turned']['at'][2]:.0f}° (median)" if "turned" in pruned[1] else "")
+    """The finding of the geometry: the smallest median margin against the dense model's, and how far that one's features turned."""
+    dense = models[0] if models[0][0] == "dense" else None
+    name, told, _ = min((one for one in models if one is not dense), key=lambda one: one[1]["margin"]["at"][2])
+    words = f"Half of the images keep a margin of {told['margin']['at'][2]:.2f} or more in {name.split(' · ')[0]}"
+    words += f", and {dense[1]['margin']['at'][2]:.2f} in the dense model" if dense else ""
+    return words + (f"; features have turned by {told['turned']['at'][2]:.0f}° (median)" if "turned" in told else "")
 
 
 def _with_dense(found: Sequence[Side], key: str) -> list[tuple[str, Mapping[str, Any], str]]:

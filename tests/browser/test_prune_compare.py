@@ -85,7 +85,7 @@ def test_a_sweep_runs_its_cells_shows_a_bad_one_and_they_are_compared_and_report
     expect(page.locator("#sweep-said .plan.wrong")).to_contain_text("outside the folders")
     page.locator("#sweep-yaml textarea").fill(SWEEP)
     expect(page.locator("#sweep-said .plan")).to_contain_text("2 runs, one after another")
-    expect(page.locator("#sweep-said .plan")).to_contain_text("1 cells cannot run")
+    expect(page.locator("#sweep-said .plan")).to_contain_text("1 cell cannot run")
     page.locator("#sweep-start").click()
     expect(strip(page)).to_have_attribute("data-run", re.compile("^three-"))
     ended(page)
