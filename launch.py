@@ -92,7 +92,7 @@ def _parser() -> Parser:
 
     add("test", "run the tests; what follows goes to pytest")
     run = add("run", "run a recipe")
-    run.add_argument("recipe", metavar="RECIPE", help="a recipe.yaml")
+    run.add_argument("recipe", metavar="RECIPE", help="a recipe.yaml, or a sweep of many")
     run.add_argument("--out", metavar="DIR", help="the run folder (default: runs/NAME-TIME)")
     run.add_argument("--minutes", type=float, metavar="N", help="end the run after this time")
     run.add_argument("--json", action="store_true", help="the report as one line of JSON on standard output")

@@ -27,6 +27,7 @@ RECIPE, ENVIRONMENT, EVENTS, LOG = "recipe.yaml", "environment.json", "events.js
 SCORES, MASK, SELECTION, LAYERS = "scores.safetensors", "mask.safetensors", "selection.parquet", "layers.parquet"
 OBSERVATIONS, POINTS, REPORT, MODEL = "observations.json", "points.parquet", "report.json", "model"
 FORMULAS = "formulas.json"  # of a genetic search: grows with every generation
+RESUME = "resume.safetensors"  # what a run has finished so far; gone when it is done
 CHANGED = ".changed"  # blocks of a model larger than memory, as they are after pruning; gone when the run has ended
 _SAVING = f".{MODEL}.saving-*"  # a model half saved (core.model.export)
 _LOCK, _WATCH, _STOP = "lock", "watch", "stop"

@@ -34,7 +34,8 @@ from core.recipe_steps import (
 from core.recipe_words import said
 
 __all__ = [
-    "STRUCTURES", "VERSION", "Accuracy", "Allocation", "Budget", "Clusters", "Curves", "Data", "Embedding", "Evolve", "Latency", "Measure", "Model", "Observe",
+    "STRUCTURES", "VERSION", "Accuracy", "Allocation", "Budget", "Clusters", "Corruptions", "Curves", "Data", "Embedding", "Evolve", "Geometry",
+    "Latency", "Measure", "Model", "Observe",
     "Perplexity", "Projection", "Prove", "Prune", "Recipe", "Reconstruct", "Recover", "Save", "Section", "Select", "Step", "Text",
     "from_yaml", "n_of_m", "parse", "read", "tile_size", "to_dict", "to_yaml",
 ]  # fmt: skip
@@ -61,11 +62,38 @@ class Latency(Section):
     repeats: Count = 10
 
 
+class Corruptions(Section):
+    """Accuracy on images that were made worse on purpose, each kind at each severity from 1 (hardly seen) to 5."""
+
+    source: str = "builtin:mnist5k/heldout"
+    samples: Count | None = 500
+    kinds: Annotated[
+        tuple[Literal["noise", "impulses", "blur", "contrast", "brightness", "occlusion"], ...], Field(min_length=1)
+    ] = (
+        "noise",
+        "impulses",
+        "blur",
+        "contrast",
+        "brightness",
+        "occlusion",
+    )
+    severities: Annotated[tuple[Annotated[int, Field(ge=1, le=5)], ...], Field(min_length=1)] = (1, 3, 5)
+
+
+class Geometry(Section):
+    """Where the features before the last layer lie: angle to their class's direction, norm, and margin to the nearest other class."""
+
+    source: str = "builtin:mnist5k/heldout"
+    samples: Count | None = 500
+
+
 class Measure(Section):
     perplexity: Perplexity | None = None
     accuracy: Accuracy | None = None
     latency: Latency | None = None
     generate: tuple[str, ...] = ()
+    corruptions: Corruptions | None = None
+    geometry: Geometry | None = None
 
 
 class Curves(Section):
@@ -178,12 +206,15 @@ class Prove(Section):
 
 
 class Recipe(Section):
+    """`resume`: the folder of a stopped run of this very recipe; what it had finished is not done again."""
+
     recipe: Literal[1]
     name: Annotated[str, Field(min_length=1, max_length=80, pattern=r"^[A-Za-z0-9][A-Za-z0-9._ -]*$")]
     seed: Annotated[int, Field(ge=0, le=2**32 - 1)] = 0
     model: Model | None = None
     calibration: Text = Text()
     steps: tuple[Step, ...] = ()
+    resume: str | None = None
     observe: Observe | None = None
     evolve: Evolve | None = None
     measure: Measure = Measure()

@@ -9,7 +9,11 @@ from typing import Any
 @dataclass(frozen=True)
 class Metrics:
     """A model at one moment. perplexity: exp of the mean negative log-likelihood a token; bits_per_byte: the same loss in bits, spread over the bytes
-    of the text predicted, which does not depend on how the text is cut into tokens; accuracy_interval: 95 % Wilson."""
+    of the text predicted, which does not depend on how the text is cut into tokens; accuracy_interval: 95 % Wilson.
+
+    So that two models can be compared pair by pair: window_losses, the mean loss in nats of each window of text; right, a bit for each image, 1 where it was
+    told right, packed and in hexadecimal. divergence: token by token of what the dense model wrote (core.model.comparing); corruptions: accuracy by kind
+    and severity; geometry: of the features before the last layer."""
 
     perplexity: float | None = None
     bits_per_byte: float | None = None
@@ -22,6 +26,11 @@ class Metrics:
     latency_ms: float | None = None
     peak_memory_mb: float | None = None
     samples: tuple[str, ...] = ()
+    window_losses: tuple[float, ...] = ()
+    right: str = ""
+    divergence: tuple[dict[str, Any], ...] = ()
+    corruptions: dict[str, Any] | None = None
+    geometry: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)

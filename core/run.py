@@ -109,7 +109,8 @@ def _by_blocks(recipe: Recipe) -> bool:
     """Can all that the recipe asks be done a block at a time, where the model is larger than memory?"""
     weights = all(s.prune and (s.prune.structure == "unstructured" or n_of_m(s.prune.structure)) for s in recipe.steps)
     asked = recipe.measure
-    return weights and not (recipe.observe or recipe.evolve or recipe.data or asked.accuracy or asked.latency or asked.generate)
+    images = asked.accuracy or asked.corruptions or asked.geometry
+    return weights and not (recipe.observe or recipe.evolve or recipe.data or images or asked.latency or asked.generate)
 
 
 def _with_calibration(recipe: Recipe, loaded: LoadedModel) -> Recipe:

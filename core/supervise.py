@@ -27,6 +27,8 @@ from typing import IO, Any
 from core import catalogue, folder, summary
 from core.errors import PrunariumError
 from core.recipe import read
+from core.sweep import is_sweep
+from core.sweep_run import run_sweep
 from core.views import slug
 from core.watch import limits, spawn, watch
 
@@ -189,6 +191,8 @@ def main(arguments: list[str]) -> int:
     try:
         if asked.wait:
             return wait_for_order()
+        if is_sweep(asked.recipe):
+            return run_sweep(asked.recipe, asked.out, asked.runs, asked.minutes, as_json=asked.json)
         return run_recipe(asked.recipe, asked.out, asked.runs, asked.minutes, as_json=asked.json)
     except PrunariumError as error:
         print(error, file=sys.stderr)

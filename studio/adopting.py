@@ -12,7 +12,7 @@ from studio.plans import BY_HAND, structures
 from studio.target import SHARE
 
 if TYPE_CHECKING:
-    from studio.rooms.prune import Controls, Params
+    from studio.prunecontrols import Controls, Params
 
 
 def wire(bench: Bench, controls: Controls, params: Params) -> None:

@@ -19,7 +19,14 @@ const figure = card => {
 const words = item => {
   const article = made('article'), title = made('h4', item.title);
   if (item.tone) article.style.borderTop = '3px solid ' + item.tone;
-  article.append(title, made('em', item.lead || ''), made('span', item.text));
+  article.append(title, made('em', item.lead || ''));
+  if (!item.tokens) article.append(made('span', item.text));
+  for (const [text, level, hint] of item.tokens || []) {  // level 0..1 decides how deep the colour is
+    const token = made('span', text, 'token');
+    token.style.setProperty('--level', Math.round(100 * Math.min(Math.max(level, 0), 1)) + '%');
+    token.title = hint;
+    article.append(token);
+  }
   return article;
 };
 const show = () => {

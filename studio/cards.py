@@ -8,6 +8,7 @@ from typing import Any
 
 import gradio as gr
 
+from core.compare_words import written as written  # handed on
 from studio.theme import BADGES, COLOURS
 
 _CODE = Path(__file__).with_name("cards.js").read_text(encoding="utf-8")
@@ -58,27 +59,6 @@ def _drawn(kind: str, label: str, value: Any = None, **rest: Any) -> gr.HTML:
         elem_classes="drawn",
         **rest,
     )
-
-
-def written(key: str, value: float | None) -> str:
-    """A figure as people read it; "not measured" for None."""
-    if value is None:
-        return "not measured"
-    if key == "perplexity":
-        return f"{value:,.2f}" if value < 1e5 else f"{value:.2e}"
-    if key == "bits_per_byte":
-        return f"{value:.3f}"
-    if key == "accuracy":
-        return f"{value:.1%}".replace("%", " %")
-    if key == "size_bytes":
-        return f"{value / 1e6:,.1f} MB"
-    if key == "flops_per_token":
-        return f"{value / 1e6:,.1f} M"
-    if key == "latency_ms":
-        return f"{value:,.1f} ms"
-    if key == "peak_memory_mb":
-        return f"{value:,.0f} MB"
-    return f"{value:,.0f}"
 
 
 def moments(report: dict[str, Any] | None, badge: str = "measured") -> list[dict[str, Any]]:

@@ -13,9 +13,9 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
-from core import folder
+from core import folder, sweep
 from core.errors import ResourceError
 from core.folder import Status
 from core.recipe import Recipe, to_yaml
@@ -56,6 +56,11 @@ class Spare:
                 raise ResourceError("The process for the run ended before it began.", "Start the run again.") from None
             self._given.append(process)
 
+    def keep(self, process: subprocess.Popen[bytes]) -> None:
+        """Remember a process that goes its own way, so that its end is noticed."""
+        with self._lock:
+            self._given.append(process)
+
     def close(self) -> None:
         """End the unused spare. Runs go on."""
         with self._lock:
@@ -67,14 +72,15 @@ class Spare:
 SPARE = Spare()
 
 
-def _spawn() -> subprocess.Popen[bytes]:
+def _spawn(*words: str, output: IO[bytes] | int = subprocess.DEVNULL) -> subprocess.Popen[bytes]:
+    """`python -m WORDS`, detached; without words, the warm spare."""
     around = {**os.environ, "OMP_WAIT_POLICY": "passive", "PYTHONPATH": str(CHECKOUT), "PYTHONSAFEPATH": "1"}
     around.pop("PRUNARIUM_DUMP_MODULES", None)
     return subprocess.Popen(
-        [sys.executable, "-m", "core.supervise", "--wait"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
+        [sys.executable, "-m", *(words or ("core.supervise", "--wait"))],
+        stdin=subprocess.DEVNULL if words else subprocess.PIPE,
+        stdout=output,
+        stderr=output,
         start_new_session=True,
         env=around,
     )
@@ -90,6 +96,29 @@ def start(recipe: Recipe, root: Path) -> Path:
     SPARE.order(asked, out)
     threading.Thread(target=SPARE.warm, daemon=True).start()
     return out
+
+
+def start_sweep(text: str, root: Path) -> Path:
+    """Start a sweep (YAML) in a new folder under `root` and return the folder. Raises RecipeError, or ResourceError where the disk refuses."""
+    asked = sweep.from_yaml(text)
+    name = _free_name(root, f"{slug(asked.name)[:60]}-{time.strftime('%m%d-%H%M%S')}")
+    file = root / ASKED / f"{name}.yaml"
+    out = folder.create(root / name)
+    file.parent.mkdir(exist_ok=True)
+    folder.write_text(file, sweep.to_yaml(asked.whole))
+    _supervise(file, out)
+    return out
+
+
+def resume_sweep(path: Path) -> None:
+    """Go on with a sweep that did not finish."""
+    _supervise(path / sweep.FILE, path)
+
+
+def _supervise(file: Path, out: Path) -> None:
+    """A process that outlives the page and the studio; what it says that is no event lands in the folder's log."""
+    with (out / folder.LOG).open("ab") as log:
+        SPARE.keep(_spawn("core.supervise", str(file), "--out", str(out), output=log))
 
 
 def _free_name(root: Path, wanted: str) -> str:
@@ -120,7 +149,8 @@ def all_runs(root: Path) -> list[Status]:
     """Every run under `root`, newest first."""
     found = [_ended.get(path) or status(path) for path in folder.runs(root)]
     for at in found:
-        if at is not None and at.state in ("done", "failed", "stopped"):
+        final = at is not None and at.state in ("done", "failed", "stopped")
+        if final and (at.state == "done" or not (at.path / sweep.FILE).exists()):  # a stopped sweep may go on
             _ended[at.path] = at
     return [at for at in found if at is not None]
 

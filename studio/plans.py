@@ -59,6 +59,7 @@ class Order:
     spread: dict[str, Any] = field(default_factory=dict)
     shares: dict[str, float] = field(default_factory=dict)
     source: str = "auto"
+    general: str = "auto"
     samples: int = 128
     tokens: int = 512
     recovery: str = "none"
@@ -141,11 +142,15 @@ def _prune(order: Order) -> dict[str, Any]:
             out["sparsity"] = order.sparsity
         if order.allocation not in ("uniform", BY_HAND) and free and order.structure not in WHOLE:
             out["allocation"] = {"method": order.allocation, **({"params": order.spread} if order.spread else {})}
+    if order.general != "auto":
+        out["general"] = {"source": order.general, "samples": order.samples, "tokens": order.tokens}
     return {**out, "params": order.params} if order.params else out
 
 
 def _measure(order: Order) -> dict[str, Any]:
     out: dict[str, Any] = {}
+    if order.kind == "image_classifier":
+        out |= {figure: {} for figure in ("corruptions", "geometry") if figure in order.measures}
     if "quality" in order.measures:
         out |= {"accuracy": {}} if order.kind == "image_classifier" else {"perplexity": {}} if order.kind == "decoder" else {}
     if "latency" in order.measures:
@@ -270,6 +275,8 @@ def _measured(recipe: Recipe) -> str:
         "accuracy" if asked.accuracy else "",
         "latency" if asked.latency else "",
         "sample text" if asked.generate else "",
+        "accuracy on corrupted images" if asked.corruptions else "",
+        "feature geometry" if asked.geometry else "",
     ]
     words = [word for word in words if word]
     return " and ".join([", ".join(words[:-1]), words[-1]]) if len(words) > 1 else "".join(words)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from core import folder
+from core import folder, sweep
 from core.errors import PrunariumError
 from core.folder import Status
 from core.recipe import Recipe, n_of_m, read
@@ -22,7 +22,7 @@ def row(at: Status) -> list[str]:
     return [
         at.name,
         at.state,
-        what(recipe_of(at)),
+        what(recipe_of(at)) or sweep_words(at),
         *(_quality(report.get(moment), cards.other_tokens(report)) for moment in cards.MOMENTS),
         seconds,
         when,
@@ -48,6 +48,12 @@ def recipe_of(at: Status) -> Recipe | None:
         except PrunariumError:
             continue
     return None
+
+
+def sweep_words(at: Status) -> str:
+    """sweep: 3 of 6 cells done; empty where this is no sweep."""
+    cells = sweep.cells_in(at.path) if (at.path / sweep.FILE).exists() else []
+    return f"sweep: {sum(cell.state == 'done' for cell in cells)} of {len(cells)} cells done" if cells else ""
 
 
 def what(recipe: Recipe | None) -> str:

@@ -63,7 +63,7 @@ def _walk(page: Page) -> None:
     expect(page.locator("#prune-layers .plotview[data-rev]")).to_be_visible()
     _shoot(page, "prune")
     _go(page, "compare")
-    expect(page.locator("#compare-layers .plotview[data-rev]")).to_be_visible()
+    expect(page.locator("#compare-view .plotview[data-rev]:not(.empty)")).to_be_visible()
     _shoot(page, "compare")
     _go(page, "formula")
     page.locator("#formula-known input").click()

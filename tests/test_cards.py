@@ -3,9 +3,8 @@
 import pytest
 
 from studio import cards
-from studio.charts.compare import sparsity_figure
-from studio.charts.run import layers_figure, live_figure
-from studio.rooms.compare import difference, difference_rows, final
+from studio.charts.live import finding, live_figure, rows, told
+from studio.charts.run import layers_figure
 
 pytestmark = pytest.mark.quick
 REPORT = {
@@ -44,29 +43,21 @@ def test_sample_texts_stand_prompt_by_prompt_with_the_prompt_once():
     ]
 
 
-def test_the_final_model_is_the_recovered_one_where_there_was_recovery():
-    assert final(REPORT) == REPORT["pruned"]
-    assert final({**REPORT, "recovered": {"perplexity": 40.0}}) == {"perplexity": 40.0}
-
-
-def test_differences_say_how_b_stands_against_a():
-    assert difference("perplexity", 60.0, 30.0) == "-50.0 %"
-    assert difference("accuracy", 0.9, 0.92) == "+2.0 points"
-    assert difference("nonzero", 5, 5) == "equal"
-    assert difference("latency_ms", None, 3.0) == ""
-
-
-def test_a_different_dense_model_is_not_hidden():
-    other = {**REPORT, "dense": {**REPORT["dense"], "perplexity": 20.0}}
-    rows = {row[0]: row[1] for row in difference_rows(REPORT, other)}
-    assert rows["Perplexity"] == "30.00 / 20.00"
-    assert rows["Parameters"] == "1,000"
-
-
 def test_charts_have_a_bar_or_a_point_for_each_layer_and_none_for_nothing():
     assert list(layers_figure(REPORT["layers"]).data[0].y) == [50.0]
     assert layers_figure([]) is None
     assert live_figure({}) is None
-    both = sparsity_figure(REPORT["layers"], [{"name": "blocks.1.a", "sparsity": 0.25}], ("x", "y"))
-    assert [list(trace.y) for trace in both.data] == [[50.0, None], [None, 25.0]]
-    assert sparsity_figure([], [], ("x", "y")) is None
+
+
+def test_live_curves_stand_by_block_and_by_step_and_say_what_they_show():
+    events = [
+        {"kind": "progress", "stage": "prune: wanda", "done": done, "total": 2, "values": {"running_perplexity": 30.0 + done}}
+        for done in (0, 1, 2)
+    ] + [{"kind": "progress", "stage": "recover", "done": 1, "total": 5, "values": {"loss": 3.5, "other": 1.0}}]
+    points = told(events)
+    assert [list(trace.x) for trace in live_figure(points).data] == [[0, 1, 2], [1]]
+    assert (
+        finding(points)
+        == "Perplexity went from 30 to 32 after 2 of 2 blocks or layers; the loss went from 3.5 to 3.5 in 1 of 5 steps"
+    )
+    assert rows(points)[-1] == ["training loss (nats)", "1", "3.5"]

@@ -35,6 +35,12 @@ def labelled_images(
     `samples` left out: every row in order. Else that many, drawn by class in proportion, seeded. Raises DataError where the source holds no
     images or no labels, or fewer rows than asked.
     """
+    images, labels = raw_images(source, samples, seed)
+    return prepared(images, folder or builtins.location("tiny-cnn")), labels
+
+
+def raw_images(source: str, samples: int | None = None, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """The same images as they lie in the source: grey, float32 (n, height, width) in 0..1."""
     dataset = load(Data(source=source))
     if dataset.images is None:
         raise DataError(f"{source} holds no images.", "An image classifier needs images, such as builtin:mnist5k/heldout.")
@@ -46,7 +52,7 @@ def labelled_images(
                 f"{samples} samples were asked of {source}, which has {len(dataset)}.", "Lower samples, or leave it out."
             )
         rows = stratified(labels, samples, seed)
-    return prepared(dataset.images[rows], folder or builtins.location("tiny-cnn")), labels[rows]
+    return dataset.images[rows], labels[rows]
 
 
 def stratified(labels: np.ndarray, count: int, seed: int) -> np.ndarray:

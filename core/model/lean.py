@@ -73,10 +73,10 @@ def _after_all_blocks(loaded: LoadedModel, inputs: Tensor, watcher: Watcher, sta
         yield
 
 
-def summed_losses(loaded: LoadedModel, sequences: Tensor, watcher: Watcher, stage: str) -> float:
-    """The negative log-likelihood of all predicted tokens together, in nats."""
+def summed_losses(loaded: LoadedModel, sequences: Tensor, watcher: Watcher, stage: str) -> list[float]:
+    """The negative log-likelihood of each sequence's predicted tokens together, in nats."""
     with _after_all_blocks(loaded, sequences, watcher, stage), torch.no_grad():
-        return sum(float(token_losses(loaded.model, row[None].to(loaded.device)).cpu().double().sum()) for row in sequences)
+        return [float(token_losses(loaded.model, row[None].to(loaded.device)).cpu().double().sum()) for row in sequences]
 
 
 def save_weights(loaded: LoadedModel, scratch: Path) -> None:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from math import exp, isfinite, log2, sqrt
 from typing import Any
 
 import torch
+from numpy import packbits
 from torch import Tensor
 
 from core.errors import ModelError
 from core.events import Progress, Watcher, follow
+from core.model import comparing
 from core.model.blocks import check_context, known_ids
 from core.model.counts import check_in_memory, flops_per_token
 from core.model.latency import WARM_UPS, latency
@@ -19,7 +21,7 @@ from core.model.lean import counts_of, summed_losses
 from core.model.likelihood import check_causal, token_losses
 from core.model.loading import LoadedModel
 from core.model.text import predicted_bytes, sequences
-from core.recipe import Accuracy, Measure, Perplexity
+from core.recipe import Accuracy, Corruptions, Geometry, Measure, Perplexity
 from core.report import Metrics
 
 NEW_TOKENS = 40
@@ -32,7 +34,8 @@ class Prepared:
     """What a model is measured on, read once and used for the dense, the pruned and the recovered model alike.
 
     sequences: int64 (samples, tokens), and text_bytes, the bytes of text that they predict; images: float32 (n, channels, height, width) with labels
-    int64 (n,). `protocol`: how each figure is taken.
+    int64 (n,); damaged: gives (kind, severity, images) anew, and posed: images of the geometry, each with their labels. `protocol`: how each figure is taken.
+    `dense`: what the dense model said, which the others are set against.
     """
 
     measure: Measure
@@ -40,12 +43,15 @@ class Prepared:
     text_bytes: int = 0
     images: Tensor | None = None
     labels: Tensor | None = None
+    damaged: tuple[Callable[[], Iterator[tuple[str, int, Tensor]]], Tensor] | None = None
+    posed: tuple[Tensor, Tensor] | None = None
     protocol: dict[str, Any] = field(default_factory=dict)
+    dense: comparing.Reference = field(default_factory=comparing.Reference)
 
 
 def prepare(loaded: LoadedModel, measure: Measure) -> Prepared:
     """Read the text and images that `measure` names. Raises ModelError where this kind of model has no such figure, before anything is read."""
-    if measure.accuracy or measure.latency or measure.generate:
+    if measure.accuracy or measure.latency or measure.generate or measure.corruptions or measure.geometry:
         check_in_memory(loaded)
     if measure.latency:
         check_context(loaded, measure.latency.tokens)
@@ -71,7 +77,9 @@ def prepare(loaded: LoadedModel, measure: Measure) -> Prepared:
         check_writes(loaded)
         protocol["generate"] = {"prompts": list(measure.generate), "tokens": NEW_TOKENS, "decoding": "greedy"}
     protocol["flops_per_token"] = {"context": _context(measure), "counts": "every weight, zero or not"}
-    return Prepared(measure, sequences, text_bytes, images, labels, protocol)
+    damaged = _damaged(loaded, measure.corruptions, protocol) if measure.corruptions else None
+    posed = _posed(loaded, measure.geometry, protocol) if measure.geometry else None
+    return Prepared(measure, sequences, text_bytes, images, labels, damaged, posed, protocol)
 
 
 def metrics(loaded: LoadedModel, prepared: Prepared, watcher: Watcher, stage: str = "measure") -> Metrics:
@@ -79,11 +87,20 @@ def metrics(loaded: LoadedModel, prepared: Prepared, watcher: Watcher, stage: st
     measure, counted = prepared.measure, counts_of(loaded)
     taken: dict[str, Any] = {}
     if prepared.sequences is not None:
-        taken["perplexity"] = perplexity(loaded, prepared.sequences, watcher, f"{stage}: perplexity")
+        losses = window_losses(loaded, prepared.sequences, watcher, f"{stage}: perplexity")
+        taken["perplexity"] = _perplexity(losses, watcher, f"{stage}: perplexity")
         taken["bits_per_byte"] = _bits_per_byte(taken["perplexity"], prepared)
+        taken["window_losses"] = tuple(round(loss, 6) for loss in losses) if taken["perplexity"] else ()
     if prepared.images is not None:
-        share, interval = accuracy(loaded, prepared.images, prepared.labels, watcher, f"{stage}: accuracy")
-        taken |= {"accuracy": share, "accuracy_interval": interval}
+        right = right_answers(loaded, prepared.images, prepared.labels, watcher, f"{stage}: accuracy")
+        share, interval = _share(right)
+        taken |= {"accuracy": share, "accuracy_interval": interval, "right": packbits(right.numpy()).tobytes().hex()}
+    if prepared.damaged:
+        watcher.check()
+        taken["corruptions"] = comparing.robustness(loaded, prepared.damaged[0](), prepared.damaged[1])
+    if prepared.posed:
+        watcher.check()
+        taken["geometry"] = comparing.geometry(loaded, *prepared.posed, prepared.dense)
     if measure.latency:
         timed = latency(
             loaded, measure.latency.batch, measure.latency.tokens, measure.latency.repeats, watcher, f"{stage}: latency"
@@ -92,7 +109,12 @@ def metrics(loaded: LoadedModel, prepared: Prepared, watcher: Watcher, stage: st
         prepared.protocol["latency"].setdefault("quartiles_ms", {})[stage] = [timed.low_ms, timed.high_ms]
     if measure.generate:
         watcher.check()
-        taken["samples"] = generate(loaded, measure.generate)
+        texts = continued(loaded, measure.generate)
+        taken["samples"] = decoded(loaded, texts)
+        if prepared.dense.written:
+            taken["divergence"] = comparing.divergence(loaded, prepared.dense.written)
+        else:
+            prepared.dense.written.extend(comparing.written(loaded, texts) if stage == "dense" else ())
     return Metrics(
         parameters=counted.parameters,
         nonzero=counted.nonzero,
@@ -100,6 +122,14 @@ def metrics(loaded: LoadedModel, prepared: Prepared, watcher: Watcher, stage: st
         flops_per_token=flops_per_token(loaded, context=_context(measure)),
         **taken,
     )
+
+
+def hear_dense(loaded: LoadedModel, prepared: Prepared) -> None:
+    """Let the dense model say again what the others are set against, where its figures are known from an earlier run."""
+    if prepared.measure.generate:
+        prepared.dense.written.extend(comparing.written(loaded, continued(loaded, prepared.measure.generate)))
+    if prepared.posed:
+        comparing.geometry(loaded, *prepared.posed, prepared.dense)
 
 
 def _bits_per_byte(perplexity: float | None, prepared: Prepared) -> float | None:
@@ -126,15 +156,25 @@ def perplexity(loaded: LoadedModel, sequences: Tensor, watcher: Watcher, stage: 
     no stride, no context carried over. Log-softmax in float32, sum in float64. One sequence at a time, logits of at most 128 tokens at once.
     None, with a note to the watcher, where the result is not a finite number. Raises ModelError for a model that predicts no next token.
     """
-    total = 0.0
+    return _perplexity(window_losses(loaded, sequences, watcher, stage), watcher, stage)
+
+
+def window_losses(loaded: LoadedModel, sequences: Tensor, watcher: Watcher, stage: str = "perplexity") -> list[float]:
+    """The mean negative log-likelihood in nats of each sequence's predicted tokens."""
     if loaded.lazy is not None:
         check_causal(loaded.model)
-        total = summed_losses(loaded, sequences, watcher, stage)
+        totals = summed_losses(loaded, sequences, watcher, stage)
     else:
         with torch.no_grad():
-            for sequence in follow(sequences, stage, watcher, total=len(sequences)):
-                total += float(token_losses(loaded.model, sequence[None].to(loaded.device)).cpu().double().sum())
-    mean = total / (len(sequences) * (sequences.shape[1] - 1))
+            totals = [
+                float(token_losses(loaded.model, sequence[None].to(loaded.device)).cpu().double().sum())
+                for sequence in follow(sequences, stage, watcher, total=len(sequences))
+            ]
+    return [total / (sequences.shape[1] - 1) for total in totals]
+
+
+def _perplexity(losses: Sequence[float], watcher: Watcher, stage: str) -> float | None:
+    mean = sum(losses) / len(losses)
     if isfinite(mean) and mean < 700:
         return exp(mean)
     watcher.say(
@@ -157,14 +197,19 @@ def accuracy(
 ) -> tuple[float, tuple[float, float]]:
     """Share of right answers and its 95 % Wilson interval. images: float32 (n, channels, height, width) as the model expects them; or int64
     ids (n, tokens) for a text classifier. labels int64 (n,)."""
-    right = 0
-    with torch.no_grad():
-        for start in follow(range(0, len(labels), _IMAGES_AT_ONCE), stage, watcher):
-            part = images[start : start + _IMAGES_AT_ONCE].to(loaded.device)
-            output = loaded.model(part if part.dtype == torch.int64 else part.to(next(loaded.model.parameters()).dtype))
-            answers = getattr(output, "logits", output).argmax(-1).cpu()
-            right += int((answers == labels[start : start + _IMAGES_AT_ONCE]).sum())
-    return right / len(labels), wilson(right, len(labels))
+    return _share(right_answers(loaded, images, labels, watcher, stage))
+
+
+def right_answers(loaded: LoadedModel, images: Tensor, labels: Tensor, watcher: Watcher, stage: str = "accuracy") -> Tensor:
+    """bool (n,): which were told right."""
+    starts = range(0, len(labels), _IMAGES_AT_ONCE)
+    parts = [comparing.answers(loaded, images[start : start + _IMAGES_AT_ONCE]) for start in follow(starts, stage, watcher)]
+    return torch.cat(parts) == labels
+
+
+def _share(right: Tensor) -> tuple[float, tuple[float, float]]:
+    count = int(right.sum())
+    return count / len(right), wilson(count, len(right))
 
 
 def wilson(right: int, total: int, z: float = _Z_95) -> tuple[float, float]:
@@ -178,6 +223,16 @@ def wilson(right: int, total: int, z: float = _Z_95) -> tuple[float, float]:
 def generate(loaded: LoadedModel, prompts: Sequence[str], tokens: int = NEW_TOKENS) -> tuple[str, ...]:
     """Continue each prompt greedily by at most `tokens` tokens (fewer where the model ends its text). Returns the new text alone, special tokens left
     out. Raises ModelError where the model cannot write or has no tokenizer."""
+    return decoded(loaded, continued(loaded, prompts, tokens))
+
+
+def decoded(loaded: LoadedModel, texts: Sequence[tuple[Tensor, int]]) -> tuple[str, ...]:
+    """The new text alone of what `continued` gave."""
+    return tuple(loaded.tokenizer.decode(ids[0, start:], skip_special_tokens=True) for ids, start in texts)
+
+
+def continued(loaded: LoadedModel, prompts: Sequence[str], tokens: int = NEW_TOKENS) -> list[tuple[Tensor, int]]:
+    """(ids int64 (1, n) of prompt and new text, where the new text begins) for each prompt."""
     from transformers import GenerationConfig
 
     check_writes(loaded)
@@ -191,8 +246,8 @@ def generate(loaded: LoadedModel, prompts: Sequence[str], tokens: int = NEW_TOKE
         ids = loaded.tokenizer(prompt, return_tensors="pt")["input_ids"].to(loaded.device)
         with torch.no_grad():
             written = loaded.model.generate(ids, attention_mask=torch.ones_like(ids), generation_config=settings)
-        texts.append(loaded.tokenizer.decode(written[0, ids.shape[1] :], skip_special_tokens=True))
-    return tuple(texts)
+        texts.append((written, ids.shape[1]))
+    return texts
 
 
 def check_writes(loaded: LoadedModel) -> None:
@@ -221,13 +276,46 @@ def _joined(source: str) -> str:
     return {"\n\n": "rows joined by a blank line", " ": "rows joined by a space"}.get(text_join(source), repr(text_join(source)))
 
 
+def _damaged(
+    loaded: LoadedModel, asked: Corruptions, protocol: dict[str, Any]
+) -> tuple[Callable[[], Iterator[tuple[str, int, Tensor]]], Tensor]:
+    """The images as they are, then each kind at each severity, as the model reads them, made one after another; labels."""
+    from core.data.corruptions import corrupted
+    from core.data.images import prepared, raw_images
+
+    _check_classifies(loaded, asked.source, "corruptions")
+    images, labels = raw_images(asked.source, asked.samples)
+    severities = sorted(set(asked.severities))
+    protocol["corruptions"] = {"source": asked.source, "samples": len(labels), "severities": severities}
+
+    def made() -> Iterator[tuple[str, int, Tensor]]:
+        yield "clean", 0, torch.from_numpy(prepared(images, loaded.location.path))
+        for kind in dict.fromkeys(asked.kinds):
+            for severity in severities:
+                yield kind, severity, torch.from_numpy(prepared(corrupted(images, kind, severity), loaded.location.path))
+
+    return made, torch.from_numpy(labels)
+
+
+def _posed(loaded: LoadedModel, asked: Geometry, protocol: dict[str, Any]) -> tuple[Tensor, Tensor]:
+    from core.data.images import labelled_images
+
+    _check_classifies(loaded, asked.source, "geometry")
+    comparing.last_linear(loaded)
+    images, labels = labelled_images(asked.source, asked.samples, folder=loaded.location.path)
+    protocol["geometry"] = {"source": asked.source, "samples": len(labels)}
+    return torch.from_numpy(images), torch.from_numpy(labels)
+
+
+def _check_classifies(loaded: LoadedModel, source: str, figure: str) -> None:
+    if loaded.anatomy.kind != "image_classifier":
+        raise ModelError(f"{loaded.name} does not classify images, so it has no {figure} on {source}.", f"Leave {figure} out.")
+
+
 def _labelled_images(loaded: LoadedModel, asked: Accuracy) -> tuple[Tensor, Tensor]:
     """Images as the model's folder states them, and labels. Refused where the model answers something else than a label of an image."""
     from core.data.images import labelled_images
 
-    if loaded.anatomy.kind != "image_classifier":
-        raise ModelError(
-            f"{loaded.name} does not classify images, so it has no accuracy on {asked.source}.", "Leave accuracy out."
-        )
+    _check_classifies(loaded, asked.source, "accuracy")
     images, labels = labelled_images(asked.source, asked.samples, folder=loaded.location.path)
     return torch.from_numpy(images), torch.from_numpy(labels)

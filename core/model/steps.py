@@ -18,7 +18,7 @@ from core import folder
 from core.errors import ModelError, ResourceError
 from core.events import Progress, Watcher
 from core.method import get
-from core.model import export, measure, text
+from core.model import comparing, export, measure, resuming, running, text
 from core.model.allocating import needs_of_allocation
 from core.model.blocks import known_ids
 from core.model.counts import check_in_memory, size_when_saved_bytes
@@ -59,8 +59,13 @@ def run_model(recipe: Recipe, path: Path, watcher: Watcher, loaded: LoadedModel,
     if not recipe.steps:
         return {"protocol": state.protocol, "formulas": evolved}
     check_steps(recipe, loaded)
-    state.dense = state.metrics("dense")
+    begun = state.taken_up() if recipe.resume else 0
+    if state.dense is None:
+        state.dense = state.metrics("dense")
+    state.remember(begun)
     for number, step in enumerate(recipe.steps):
+        if number < begun:
+            continue
         before = state.nonzero()
         kind, method = next((name, part.method) for name, part in step if part is not None)
         with clock.stage(kind):
@@ -76,7 +81,9 @@ def run_model(recipe: Recipe, path: Path, watcher: Watcher, loaded: LoadedModel,
             state.last = state.pruned = state.metrics("pruned")
         elif kind == "recover" and following != "recover":
             state.last = state.recovered = state.metrics("recovered")
+        state.remember(number + 1)
     state.save()
+    (path / folder.RESUME).unlink(missing_ok=True)
     return state.fields() | {"formulas": evolved}
 
 
@@ -136,6 +143,41 @@ class _State:
             self.protocol["perplexity"]["dense_has_other_tokens"] = True
         return figures
 
+    def remember(self, steps_done: int) -> None:
+        """Keep what is finished for a run that takes this one up, where the model is still of the source's shape. Whoever does not stop needs it not."""
+        plain = not (self.units or self.parts or self.other_tokens or len(self.kept_blocks) < self.blocks or self.loaded.lazy)
+        if (
+            not plain
+            or self.loaded.location.kind == "module"
+            or (steps_done == len(self.recipe.steps) and not self.recipe.save.model)
+        ):
+            return
+        figures = {"dense": self.dense, "pruned": self.pruned, "recovered": self.recovered}
+        weights = resuming.changed_weights(self.loaded, self.recipe, steps_done)
+        known = resuming.Taken(
+            steps_done, figures, self.steps, self.rows, self.protocol, self.masks, self.scores, weights, torch.get_rng_state()
+        )
+        resuming.keep(self.path, self.recipe, self.loaded, known)
+
+    def taken_up(self) -> int:
+        """Go on from the run that the recipe names. Returns how many steps are done."""
+        taken = resuming.take_up(self.recipe, self.loaded)
+        self.watcher.say(Progress("load", kind="note", text=resuming.words(self.recipe, taken)))
+        if taken is None:
+            return 0
+        with self.clock.stage("measure"):
+            measure.hear_dense(self.loaded, self._prepared)
+        self.protocol |= self._prepared.protocol
+        self.protocol |= taken.protocol
+        self._prepared.protocol.update(taken.protocol)
+        resuming.restore(self.loaded, taken)
+        self.dense, self.pruned, self.recovered = (taken.figures[name] for name in ("dense", "pruned", "recovered"))
+        self.last = self.recovered or self.pruned
+        self.steps, self.rows, self.masks, self.scores = taken.steps, taken.rows, taken.masks, taken.scores
+        if taken.steps_done:
+            self.keep()
+        return taken.steps_done
+
     def nonzero(self) -> int:
         return counts_of(self.loaded).nonzero
 
@@ -143,7 +185,8 @@ class _State:
         """Carry out one step."""
         self.said = {}
         if kind == "prune":
-            self._took(prune(self.loaded, part, self.calibration, self.recipe.seed, self.watcher, self._texts(part)))
+            watcher = running.telling(self.watcher, self.loaded, part, self._prepared)
+            self._took(prune(self.loaded, part, self.calibration, self.recipe.seed, watcher, self._texts(part)))
         elif kind == "recover":
             self._recover(part)
         else:
@@ -225,6 +268,8 @@ class _State:
             mask["blocks"] = torch.tensor([index in self.kept_blocks for index in range(self.blocks)])
         for part in sorted({part for _, part in self.parts}):
             mask[f"blocks.{part}"] = torch.tensor([(index, part) not in self.parts for index in range(self.blocks)])
+        if self.masks:
+            self.protocol["heads"] = comparing.heads_of(self.loaded)
         if mask:
             write_masks(self.path / folder.MASK, mask)
         if self.scores:

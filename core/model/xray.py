@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from core.errors import ModelError, ResourceError
-from core.events import Watcher
+from core.events import Progress, Watcher
 from core.method import Method, get
 from core.model.ablation import without_each_block
 from core.model.anatomy import Block

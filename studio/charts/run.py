@@ -7,33 +7,7 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from studio.theme import COLOURS, SEQUENCE
-
-
-def live_figure(curves: Mapping[str, Sequence[tuple[float, float]]]) -> go.Figure | None:
-    """What a run has told while it works: one line a figure over its seconds; two figures share the picture by two axes. None: nothing yet."""
-    told = [(name, points) for name, points in curves.items() if points][:2]
-    if not told:
-        return None
-    figure = go.Figure()
-    for number, (name, points) in enumerate(told):
-        label = name.replace("_", " ")
-        x, y = zip(*points, strict=True)
-        figure.add_scatter(
-            x=x, y=y, name=label, mode="lines+markers", line={"color": SEQUENCE[number], "width": 2}, marker={"size": 5},
-            yaxis="y" if number == 0 else "y2", hovertemplate=f"%{{x:.1f}} s<br>{label} %{{y:.4g}}<extra></extra>",
-        )  # fmt: skip
-    axes: dict[str, Any] = {"yaxis": {"title": {"text": told[0][0].replace("_", " ")}}}
-    if len(told) > 1:
-        axes["yaxis2"] = {"title": {"text": told[1][0].replace("_", " ")}, "overlaying": "y", "side": "right", "showgrid": False}
-    figure.update_layout(
-        xaxis={"title": {"text": "seconds since the start"}},
-        margin={"l": 60, "r": 60 if len(told) > 1 else 16, "t": 16, "b": 44},
-        legend={"orientation": "h", "y": 1.12, "x": 0},
-        showlegend=len(told) > 1,
-        **axes,
-    )
-    return figure
+from studio.theme import COLOURS
 
 
 def layers_figure(layers: Sequence[Mapping[str, Any]]) -> go.Figure | None:

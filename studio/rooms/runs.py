@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
-from core import folder
-from studio import cards, jobs, runs_table, views
+from core import folder, sweep
+from core.compare import side
+from studio import cards, comparing, jobs, runs_table, views
 from studio.bench import Bench, plainly
 
 _QUIET: dict[str, Any] = {"show_progress": "hidden", "queue": False, "api_visibility": "private"}
@@ -30,12 +32,14 @@ def build(bench: Bench) -> None:
             replay = gr.Button("Run it again", variant="primary", elem_id="replay", size="sm")
             follow = gr.Button("Show in Prune & recover", size="sm")
             compare = gr.Button("Compare", size="sm")
+            export = gr.Button("Make a report", size="sm", elem_id="run-export")
+            file = gr.DownloadButton("Download the report", size="sm", visible=False, elem_id="run-download")
         figures = cards.figure_cards(elem_id="run-figures")
         path = gr.Textbox(label="Folder", interactive=False, buttons=["copy"], elem_id="run-folder")
         codes = views.command_views("The recipe", open=True, elem_id="run-recipe")
         with gr.Accordion("Log", open=False):
             log = gr.Code(language=None, show_label=False, interactive=False, lines=4, max_lines=24, elem_id="run-log")
-    everything = [chosen, details, title, figures, path, *codes, log]
+    everything = [chosen, details, title, figures, path, *codes, log, file]
 
     def refresh() -> Any:
         found = jobs.all_runs(bench.runs)
@@ -54,6 +58,10 @@ def build(bench: Bench) -> None:
         return bench.start(recipe)
 
     @plainly
+    def write(name: str) -> Any:
+        return gr.DownloadButton(value=comparing.report([side(bench.path_of(name))]), visible=True)
+
+    @plainly
     def show(name: str) -> Any:
         bench.path_of(name)
         bench.workspace.change(run=name)
@@ -64,6 +72,7 @@ def build(bench: Bench) -> None:
     table.select(choose, None, everything, **_QUIET)
     replay.click(again, chosen, bench.run, **_TELL)
     follow.click(show, chosen, [bench.run, bench.tabs], **_TELL)
+    export.click(write, chosen, file, **_QUIET)
     compare.click(lambda: gr.Tabs(selected="compare"), None, bench.tabs, **_QUIET)
 
 
@@ -74,6 +83,8 @@ def _shown(bench: Bench, name: str) -> tuple[Any, ...]:
     said = f"{name}: {at.state}. {at.problem} {at.remedy}".strip()
     wrong = at.state in ("failed", "interrupted")
     code = views.texts(recipe, str(at.path / folder.RECIPE))
+    if (at.path / sweep.FILE).is_file():
+        code = _sweep_texts(at.path)
     return (
         name,
         gr.Column(visible=True),
@@ -82,4 +93,14 @@ def _shown(bench: Bench, name: str) -> tuple[Any, ...]:
         str(at.path),
         *code,
         jobs.log_tail(at.path),
+        gr.DownloadButton(visible=False),
     )
+
+
+def _sweep_texts(path: Path) -> tuple[str, str, str]:
+    """A sweep as the views that there are of it: YAML, and the command that goes on with it."""
+    try:
+        text = (path / sweep.FILE).read_text(encoding="utf-8")
+    except OSError:
+        return "", "", ""
+    return text, f"python3 launch.py run {path / sweep.FILE} --out {path}", ""

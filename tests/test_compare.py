@@ -1,0 +1,192 @@
+"""Runs side by side: what is compared, what cannot be and why, intervals, masks laid over each other, and the report in one file."""
+
+import json
+import math
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from core import compare, compare_masks, compare_words, comparison_page, folder
+from core.compare import Side
+from core.errors import ResourceError
+from core.events import Progress
+from studio.charts import compare as charts
+from studio.charts import robust
+
+pytestmark = pytest.mark.quick
+HOSTILE = '</pre><script>alert("x")</script><img src=//example.com/a.png>'
+RECIPE = (
+    "{{recipe: 1, name: {name}, model: {{source: 'builtin:{model}'}}, steps: [{{prune: {{method: magnitude, sparsity: 0.5}}}}], "
+    "measure: {{generate: ['In the']}}}}"
+)
+
+
+class Tags(HTMLParser):
+    """Names of all tags and attributes in a page."""
+
+    def __init__(self):
+        super().__init__()
+        self.names, self.attributes = set(), set()
+
+    def handle_starttag(self, tag, attrs):
+        self.names.add(tag)
+        self.attributes |= {name for name, _ in attrs}
+
+
+def made(root, name, losses=(3.0, 4.0), protocol=None, model="tiny-llama", masks=None, **more):
+    """A finished run folder."""
+    path = folder.create(root / name)
+    mean = sum(losses) / len(losses)
+    figures = {
+        "perplexity": math.exp(mean),
+        "nonzero": 500,
+        "parameters": 1000,
+        "window_losses": list(losses),
+        **more.pop("final", {}),
+    }
+    report = {
+        "name": name,
+        "dense": {"perplexity": 20.0, "nonzero": 1000, "parameters": 1000, "samples": ["In the end."], **more.pop("dense", {})},
+        "pruned": {"samples": ["In the the."], **figures},
+        "recovered": None,
+        "layers": [{"name": "blocks.0.a", "sparsity": 0.5, "asked": 0.5}],
+        "protocol": {"perplexity": protocol or {"source": "t", "tokens": 64}, **more.pop("protocols", {})},
+    }
+    (path / folder.RECIPE).write_text(RECIPE.format(name=name, model=model))
+    (path / folder.REPORT).write_text(json.dumps(report))
+    if masks:
+        save_file(masks, path / folder.MASK)
+    folder.append_event(path, Progress("start", kind="note"))
+    folder.end(path, "done")
+    return compare.side(path)
+
+
+def test_a_difference_has_an_interval_that_pairs_the_windows(tmp_path):
+    """Windows of very different difficulty, each 0.1 nats worse: unpaired, nothing could be said; paired, it is exact."""
+    a, b = made(tmp_path, "a", (1.0, 3.0, 5.0)), made(tmp_path, "b", (1.1, 3.1, 5.1))
+    found = compare.difference("perplexity", a, b)
+    assert found.change == pytest.approx(math.expm1(0.1))
+    assert (found.low, found.high) == (pytest.approx(math.expm1(0.1)), pytest.approx(math.expm1(0.1)))
+    assert "surely better than B" in compare_words.verdict([a, b])
+    noisy = made(tmp_path, "c", (1.5, 2.6, 5.0))
+    assert compare.difference("perplexity", a, noisy).low < 0 < compare.difference("perplexity", a, noisy).high
+    assert "within the noise" in compare_words.verdict([a, noisy])
+
+
+def test_accuracy_is_paired_image_by_image():
+    one, two = (
+        {"right": np.packbits(np.array(bits, dtype=bool)).tobytes().hex()} for bits in ([1] * 8 + [0] * 8, [1] * 4 + [0] * 12)
+    )
+    low, high = compare.interval("accuracy", one, two)
+    assert low < -0.25 < high < 0.01
+    assert compare.interval("accuracy", one, {"right": "no hex"}) is None
+    assert compare.interval("accuracy", one, {}) is None
+
+
+def test_figures_that_were_measured_otherwise_are_not_compared_and_it_is_said_why(tmp_path):
+    a, b = made(tmp_path, "a"), made(tmp_path, "b", protocol={"source": "t", "tokens": 128})
+    assert compare.difference("perplexity", a, b).why == "measured otherwise: tokens 64 and 128"
+    assert compare.apart([a, b]) == ["Perplexity of A and B cannot be compared (measured otherwise: tokens 64 and 128)."]
+    row = next(row for row in compare_words.figure_rows([a, b]) if row[0] == "Perplexity")
+    assert row[-1] == "not comparable"
+    other = made(tmp_path, "c", model="tiny-moe", dense={"parameters": 2000})
+    assert "different models (builtin:tiny-llama, builtin:tiny-moe)" in compare.apart([a, other])[0]
+    assert compare.difference("perplexity", a, other).why == "other models, which may read other tokens"
+    latency = {"latency": {"batch": 1, "quartiles_ms": {"dense": [1, 2]}}}
+    x, y = (made(tmp_path, n, protocols=latency, final={"latency_ms": ms}) for n, ms in (("x", 2.0), ("y", 3.0)))
+    assert compare.difference("latency_ms", x, y).change == 0.5
+
+
+def test_runs_that_cannot_be_compared_are_named_and_the_others_stand(tmp_path):
+    good = made(tmp_path, "good")
+    folder.create(tmp_path / "unfinished")
+    (folder.create(tmp_path / "damaged") / folder.REPORT).write_text("{torn")
+    (folder.create(tmp_path / "other") / folder.REPORT).write_text('{"dense": null, "pruned": null}')
+    found, bad = compare.sides([(name, tmp_path / name) for name in ("good", "unfinished", "damaged", "other", "gone")])
+    assert [at.name for at in found] == [good.name]
+    assert [re.search(r"no report|damaged|pruned no model", words)[0] for words in bad] == [
+        "no report",
+        "damaged",
+        "pruned no model",
+        "no report",
+    ]
+    with pytest.raises(ResourceError, match="at most 8"):
+        compare.sides([("a", tmp_path)] * 9)
+
+
+def test_overlap_of_two_masks_by_hand():
+    """Four weights: A prunes {0, 1}, B prunes {1, 2}: 1 shared of 3 = 1/3; chance expects 1 shared of 4."""
+    a, b = np.array([0, 0, 1, 1], bool), np.array([1, 0, 0, 1], bool)
+    found = compare_masks.overlap(a, b)
+    assert found["jaccard"] == pytest.approx(1 / 3)
+    assert found["chance"] == pytest.approx(1 / 3)
+    assert found["agree"] == 0.5
+    assert compare_masks.overlap(a, b[:2]) is None
+    assert compare_masks.overlap(np.ones(3, bool), np.ones(3, bool))["jaccard"] == 1.0
+    tiles = compare_masks.difference_map(np.array([[0, 1], [1, 1]], bool), np.array([[1, 1], [1, 0]], bool))
+    assert tiles.tolist() == [[-1.0, 0.0], [0.0, 1.0]]
+
+
+def test_heads_are_read_from_masks_of_weights_and_of_whole_heads(tmp_path):
+    told = {"heads": {"blocks.0": {"count": 2, "weights": [["q.weight", 0], ["o.weight", 1]]}}}
+    q, o = np.array([[0, 0], [1, 1]], bool), np.array([[1, 1], [0, 1]], bool)
+    at = made(tmp_path, "weights", protocols=told, masks={"q.weight": q, "o.weight": o})
+    assert compare_masks.heads(at) == {"blocks.0": [0.75, 0.0]}
+    whole = made(tmp_path, "whole", masks={"blocks.1.attention.heads": np.array([True, False])})
+    assert compare_masks.heads(whole) == {"blocks.1": [0.0, 1.0]}
+
+
+def test_a_damaged_mask_is_no_mask(tmp_path):
+    at = made(tmp_path, "a")
+    (at.path / folder.MASK).write_bytes(b"\xff" * 20)
+    assert compare_masks.masks(at.path) == {}
+
+
+def test_the_front_holds_what_no_other_beats_in_both():
+    points = [(1.0, 9.0), (2.0, 5.0), (3.0, 6.0), (4.0, 1.0)]
+    assert compare.front(points, less_is_better=True) == [0, 1, 3]
+    assert compare.front(points, less_is_better=False) == [0]
+
+
+def test_every_picture_has_a_finding_and_a_table_or_says_why_it_is_empty(tmp_path):
+    masks = {"model.layers.0.a.weight": np.array([[0, 1], [1, 1]], bool)}
+    a, b = made(tmp_path, "a", masks=masks), made(tmp_path, "b", (3.2, 4.4), masks={name: ~mask for name, mask in masks.items()})
+    for picture in (
+        charts.pareto([a, b]),
+        charts.sparsity([a, b]),
+        charts.overlap([a, b]),
+        charts.difference_map([a, b], 1, next(iter(masks))),
+    ):
+        assert picture.finding and picture.figure is not None and picture.rows and len(picture.rows[0]) == len(picture.headers)
+    assert charts.overlap([a, b]).finding == "A and B share 0 % of all they prune between them; chance would give 23 %"
+    for empty in (charts.heads([a, b], 1), robust.corruptions([a, b]), robust.geometry([a, b])):
+        assert empty.figure is None and empty.finding.endswith((".", "classifier."))
+
+
+def test_the_report_is_one_file_that_asks_nobody_for_anything_and_escapes_every_word(tmp_path):
+    a, b = made(tmp_path, "a"), made(tmp_path, "b", (3.3, 4.1), final={"samples": [HOSTILE]})
+    hostile = Side(HOSTILE, b.path, {**b.report, "layers": [{"name": HOSTILE, "sparsity": 0.2}]}, b.recipe)
+    page = comparison_page.page([a, hostile])
+    assert "<script" not in page and "<img" not in page and "&lt;script&gt;" in page
+    seen = Tags()
+    seen.feed(page)
+    assert {"svg", "table", "pre"} < seen.names and not seen.names & {"script", "img", "link", "iframe", "object", "use", "image"}
+    assert not seen.attributes & {"src", "href", "xlink:href", "onload", "onclick", "data", "action"}
+    assert "url(" not in page and "@import" not in page
+    assert "method: magnitude" in page and "<svg" in page and "default-src 'none'" in page
+    file = comparison_page.write([a, b], tmp_path / "reports")
+    assert file.read_text().startswith("<!doctype html>") and len(file.read_text()) < 100_000
+
+
+def test_the_command_writes_the_report_and_says_in_a_sentence_what_is_wrong(tmp_path):
+    a = made(tmp_path, "a")
+    words = [sys.executable, "-m", "core.comparison_page"]
+    done = subprocess.run([*words, str(a.path), "--out", str(tmp_path / "a.html")], capture_output=True, text=True)
+    assert (done.returncode, (tmp_path / "a.html").is_file()) == (0, True), done.stderr
+    wrong = subprocess.run([*words, str(tmp_path / "none"), "--out", str(tmp_path / "b.html")], capture_output=True, text=True)
+    assert (wrong.returncode, wrong.stderr.count("\n")) == (1, 1) and "no report" in wrong.stderr

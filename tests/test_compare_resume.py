@@ -1,0 +1,84 @@
+"""A stopped run taken up again comes to the same files, bit for bit, and says what it repeats."""
+
+import json
+
+import pytest
+
+from core import folder
+from core.errors import RecipeError, Stopped
+from core.events import Silent
+from core.recipe import parse
+from core.run import run
+
+RECIPE = {
+    "recipe": 1,
+    "name": "stopped",
+    "model": {"source": "builtin:tiny-llama"},
+    "calibration": {"source": "builtin:wikitext2/valid", "samples": 4, "tokens": 32},
+    "steps": [
+        {"prune": {"method": "wanda", "sparsity": 0.4}},
+        {"recover": {"method": "norms_and_biases", "steps": 3, "batch": 1, "tokens": 32}},
+        {"prune": {"method": "sparsegpt", "sparsity": 0.6}},
+        {"recover": {"method": "lora", "steps": 4, "batch": 1, "tokens": 32}},
+    ],
+    "measure": {"perplexity": {"source": "builtin:wikitext2/valid", "samples": 2, "tokens": 32}, "generate": ["The city"]},
+}
+
+
+class StopsAt(Silent):
+    """Stops at an item of a stage, counted over all of its kind."""
+
+    def __init__(self, stage, item):
+        super().__init__()
+        self.stage, self.item = stage, item
+
+    def check(self):
+        if sum(told.stage.startswith(self.stage) for told in self.heard) >= self.item:
+            raise Stopped
+
+
+def figures(path):
+    report = json.loads((path / folder.REPORT).read_text())
+    return {name: value for name, value in report.items() if name not in ("seconds", "peak_rss_mb", "name")}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    path = tmp_path_factory.mktemp("whole") / "run"
+    run(parse(RECIPE), path, Silent())
+    return path
+
+
+@pytest.mark.parametrize(
+    ("stage", "item", "taken"),
+    [
+        ("recover", 9, "3 of 4 steps"),
+        ("recover", 2, "1 of 4 steps"),
+        ("prune: wanda", 2, "the dense measurement."),
+        ("dense: ", 1, "finished nothing"),
+    ],
+)
+def test_a_run_stopped_anywhere_comes_to_the_same_bits_once_it_is_taken_up(whole, tmp_path, stage, item, taken):
+    with pytest.raises(Stopped):
+        run(parse(RECIPE), tmp_path / "first", StopsAt(stage, item))
+    watcher = Silent()
+    run(parse({**RECIPE, "resume": str(tmp_path / "first")}), tmp_path / "second", watcher)
+    said = [told.text for told in watcher.heard if told.kind == "note"]
+    assert any(taken in words for words in said), said
+    assert figures(tmp_path / "second") == figures(whole)
+    for name in (folder.MASK, folder.SCORES):
+        assert (tmp_path / "second" / name).read_bytes() == (whole / name).read_bytes(), name
+    assert not (tmp_path / "second" / folder.RESUME).exists()
+
+
+def test_another_recipe_is_not_taken_up(whole, tmp_path):
+    with pytest.raises(Stopped):
+        run(parse(RECIPE), tmp_path / "first", StopsAt("prune: wanda", 1))
+    other = {**RECIPE, "seed": 1, "resume": str(tmp_path / "first")}
+    with pytest.raises(RecipeError, match="another recipe"):
+        run(parse(other), tmp_path / "second", Silent())
+    (tmp_path / "first" / folder.RESUME).write_bytes(b"torn")
+    with pytest.raises(RecipeError, match="damaged"):
+        run(parse({**RECIPE, "resume": str(tmp_path / "first")}), tmp_path / "third", Silent())
+    with pytest.raises(RecipeError, match="no run folder"):
+        run(parse({**RECIPE, "resume": str(tmp_path / "nowhere")}), tmp_path / "fourth", Silent())

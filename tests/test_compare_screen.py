@@ -1,0 +1,118 @@
+"""What the screen says of a plan against the last run, of a run's stages, and of dense text word by word."""
+
+import pytest
+
+from core import folder
+from core.events import Progress
+from core.recipe import parse
+from studio import cards, diverging, plandiff, stages
+from studio.jobs import ASKED
+from studio.known import description
+from studio.plans import Order, to_recipe
+from studio.stages import told
+
+pytestmark = pytest.mark.quick
+
+
+def recipe(**changes):
+    return parse(to_recipe(Order(model="builtin:tiny-llama", **changes)))
+
+
+def test_a_plan_is_told_by_what_it_changes_with_every_default_filled_in():
+    before = recipe(source="builtin:wikitext2/train")
+    assert plandiff.changes(recipe(), before) == []  # `auto` comes to the same text
+    assert plandiff.changes(recipe(sparsity=0.6, seed=3), before) == [("Seed", "0", "3"), ("Share removed", "0.5", "0.6")]
+    assert plandiff.changes(recipe(method="magnitude"), before) == [("Method", "wanda", "magnitude")]
+    healed = {words: now for words, _, now in plandiff.changes(recipe(recovery="lora", steps=50), before)}
+    assert healed["Method (recover)"] == "lora" and healed["Training steps (recover)"] == "50"
+
+
+def test_the_last_run_is_the_newest_that_pruned_and_none_is_said_to_be_none(tmp_path):
+    assert plandiff.shown(recipe(), tmp_path, {})["title"] == "The first run of this workspace"
+    path = folder.create(tmp_path / "one")
+    folder.append_event(path, Progress("start", kind="note"))
+    (tmp_path / ASKED).mkdir()
+    (tmp_path / ASKED / "one.yaml").write_text("torn: [")
+    assert plandiff.last(tmp_path) == (None, "")
+    second = folder.create(tmp_path / "two")
+    folder.append_event(second, Progress("start", kind="note"))
+    (second / folder.RECIPE).write_text(
+        "{recipe: 1, name: a, model: {source: m}, steps: [{prune: {method: wanda, sparsity: 0.4}}]}"
+    )
+    assert plandiff.last(tmp_path)[1] == "two"
+    assert "it would give the same mask" not in plandiff.shown(recipe(), tmp_path, {})["title"]
+
+
+def test_weights_before_and_after_are_counted_where_the_shares_say_them(tmp_path):
+    described = description("builtin:tiny-llama", tmp_path)
+    assert plandiff.weights_left(recipe(), described) == (
+        "Weights that are not zero",
+        3148224,
+        1968576,
+    )  # as the run itself counts
+    by_hand = plandiff.weights_left(recipe(allocation="by_hand", shares={"blocks.0": 0.5}), described)
+    assert by_hand[2] == 3148224 - round((3148224 - 1968576) / 6)
+    assert plandiff.weights_left(recipe(structure="neurons", method="flap", cost="parameters", sparsity=0.2), described)[
+        2
+    ] == round(0.8 * 3148224)
+    assert plandiff.weights_left(recipe(structure="width", method="minitron"), described) is None
+    assert plandiff.weights_left(recipe(), {}) is None
+
+
+def events(*said):
+    return [
+        {"kind": "progress", "stage": stage, "done": done, "total": total, "time_s": at, "values": {}}
+        for stage, done, total, at in said
+    ]
+
+
+def test_stages_say_what_is_over_how_long_the_one_under_way_will_take_and_what_is_to_come():
+    asked = recipe(recovery="lora")
+    seen = events(("load", 0, 1, 0.0), ("load", 1, 1, 1.0), ("dense: perplexity", 0, 4, 1.0), ("dense: perplexity", 4, 4, 3.0),
+                  ("prune: wanda", 0, 6, 3.0), ("prune: wanda", 2, 6, 7.0))  # fmt: skip
+    assert told(asked, seen, ended=False) == [
+        ("Load the model", "1.0 s"),
+        ("Measure the dense model", "2.0 s"),
+        ("Prune: wanda", "2 of 6, 8 s left"),
+        ("Measure what is left", "to come"),
+        ("Recover: lora", "to come"),
+        ("Measure what is left", "to come"),
+    ]
+    assert [words for _, words in told(asked, seen, ended=True)][2:4] == ["4.0 s", "not reached"]
+    assert [words for words, _ in stages.expected(recipe(save=True))][-1] == "Save the model"
+
+
+REPORT = {
+    "dense": {"samples": [" the end"]},
+    "pruned": {
+        "samples": [" a start"],
+        "divergence": [
+            {
+                "tokens": [" the", " end", "\n", "\n"],
+                "kl": [0.1, 2.0, 0.0, None],
+                "dense": [0.5, 0.4, 1.0, 1.0],
+                "pruned": [0.5, 0.1, 1.0, 1.0],
+            }
+        ],
+    },
+}
+
+
+def test_dense_words_are_coloured_by_how_far_the_other_model_is_and_the_table_has_them_all():
+    dense, pruned = diverging.texts(REPORT, ["In"])
+    assert [token[0] for token in dense["tokens"]] == [" the", " end", "\n"]
+    assert dense["tokens"][0][1] < dense["tokens"][1][1] < 1 and "tokens" not in pruned
+    assert diverging.finding(REPORT)["title"].startswith(
+        "It is farthest from the dense model at “end” (2.00 nats: 40 % likely before, 10 % now)"
+    )
+    assert [row[1] for row in diverging.rows(REPORT)] == [" the", " end", "↵", "↵"]
+    assert diverging.finding({"pruned": {}}) is None
+    assert cards.sample_texts(REPORT, ["In"])[0]["title"] == "Dense"
+
+
+def test_a_second_text_is_asked_for_where_a_method_weighs_two():
+    made = (
+        parse(to_recipe(Order(model="m", method="d_pruner", general="builtin:python-docs", samples=8, tokens=64))).steps[0].prune
+    )
+    assert (made.general.source, made.general.samples, made.general.tokens) == ("builtin:python-docs", 8, 64)
+    assert recipe(method="d_pruner").steps[0].prune.general is None

@@ -1,0 +1,143 @@
+"""Many recipes as one job: what a grid comes to, what is refused, and a sweep that is killed and goes on."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from core import folder, sweep
+from core.errors import RecipeError, ResourceError
+from core.sweep_run import prepare
+from core.watch import CHECKOUT
+from studio import sweeping
+
+BASE = {
+    "recipe": 1,
+    "name": "grid",
+    "model": {"source": "builtin:tiny-llama"},
+    "calibration": {"source": "builtin:wikitext2/valid", "samples": 2, "tokens": 16},
+    "steps": [{"prune": {"method": "magnitude", "sparsity": 0.5}}],
+}
+QUICK = pytest.mark.quick
+
+
+def grid(**fields):
+    return sweep.made({**BASE, "sweep": fields})
+
+
+@QUICK
+def test_a_grid_is_every_combination_and_each_cell_is_a_recipe_of_its_own():
+    found = grid(**{"steps.0.prune.method": ["magnitude", "wanda"], "steps.0.prune.sparsity": [0.3, 0.5], "seed": [7]})
+    assert [cell.name for cell in found.cells] == [
+        "001-magnitude-0.3-7",
+        "002-magnitude-0.5-7",
+        "003-wanda-0.3-7",
+        "004-wanda-0.5-7",
+    ]
+    last = found.cells[-1].recipe
+    assert (last.steps[0].prune.method, last.steps[0].prune.sparsity, last.seed) == ("wanda", 0.5, 7)
+    assert last.name == "grid-004-wanda-0.5-7"
+    assert BASE["steps"][0]["prune"] == {"method": "magnitude", "sparsity": 0.5}
+    assert sweep.from_yaml(sweep.to_yaml(found.whole)) == found
+
+
+@QUICK
+def test_a_bad_cell_says_its_sentence_and_the_rest_stand():
+    found = grid(**{"steps.0.prune.sparsity": [0.5, 1.7], "steps.0.prune.method": ["magnitude", "wandaa"]})
+    assert [cell.recipe is not None for cell in found.cells] == [True, False, False, False]
+    assert "wanda" in found.cells[1].remedy and "less than or equal to 1" in found.cells[2].problem
+    assert sweeping.words(found).startswith("1 run, one after another") and "3 cells cannot run" in sweeping.words(found)
+
+
+@QUICK
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ({}, "no cell"),
+        ({"steps.0.prune.sparsity": []}, "is empty"),
+        ({"recipes": []}, "is empty"),
+        ({"seed": list(range(100)), "calibration.samples": list(range(1, 101))}, "10,000 cells"),
+        ({"steps.4.prune.sparsity": [0.5]}, "leads nowhere"),
+        ({"seed.more": [1]}, "No cell of the sweep can run"),
+        ({"steps.0.prune.sparsity": [2, 3]}, "No cell of the sweep can run"),
+        ({"recipes": ["nowhere.yaml"]}, "There is no recipe"),
+        ({"recipes": [1], "seed": [1]}, "not both"),
+    ],
+)
+def test_a_sweep_that_cannot_be_is_one_sentence_with_a_remedy(tmp_path, asked, said):
+    with pytest.raises(RecipeError, match=said) as caught:
+        sweep.made({**BASE, "sweep": asked}, tmp_path)
+    assert caught.value.problem.endswith(".") and caught.value.remedy.endswith(".")
+
+
+@QUICK
+def test_a_list_of_recipe_files_is_a_sweep_that_carries_them_inside(tmp_path):
+    for name in ("one", "two"):
+        (tmp_path / f"{name}.yaml").write_text(sweep.to_yaml({**BASE, "name": name}))
+    file = tmp_path / "list.yaml"
+    file.write_text("{recipe: 1, name: both, sweep: {recipes: [one.yaml, two.yaml]}}")
+    found = sweep.read(file)
+    assert [cell.name for cell in found.cells] == ["001-one", "002-two"]
+    assert sweep.from_yaml(sweep.to_yaml(found.whole)) == found
+    with pytest.raises(RecipeError, match="reads no recipe files"):
+        sweep.from_yaml(file.read_text())
+
+
+@QUICK
+def test_two_sweeps_never_share_a_folder(tmp_path):
+    one, two = grid(seed=[1, 2]), grid(seed=[1, 3])
+    prepare(one, tmp_path / "out")
+    (tmp_path / "out" / sweep.FILE).write_text(sweep.to_yaml(one.whole))
+    prepare(one, tmp_path / "out")
+    with pytest.raises(ResourceError, match="already holds another sweep"):
+        prepare(two, tmp_path / "out")
+    run = folder.create(tmp_path / "run")
+    (run / folder.RECIPE).touch()
+    with pytest.raises(ResourceError, match="already holds a run"):
+        prepare(one, run)
+
+
+@QUICK
+def test_the_form_writes_a_sweep_and_what_it_names_must_be_open_to_the_page():
+    made = sweep.from_yaml(sweeping.form_yaml("builtin:tiny-llama", ["wanda", "magnitude"], "30, 50"))
+    assert len(made.cells) == 4 and all(cell.recipe for cell in made.cells)
+    for wrong in ("", "many", "30, 0", "120"):
+        with pytest.raises(RecipeError, match="no share between"):
+            sweeping.form_yaml("builtin:tiny-llama", ["wanda"], wrong)
+    told = {
+        "model": {"source": "/etc/m"},
+        "steps": [{"prune": {"params": {"base": "x", "expression": "W / X"}}}],
+        "measure": {"generate": ["a/b"]},
+    }
+    assert sweeping.places(told) == ["/etc/m", "x"]
+    assert sweeping.places({"calibration": {"source": "auto"}, "model": {"source": "builtin:a/b"}}) == []
+
+
+def test_a_sweep_that_is_killed_goes_on_with_what_is_left(tmp_path):
+    file, out = tmp_path / "sweep.yaml", tmp_path / "out"
+    file.write_text(sweep.to_yaml({**BASE, "sweep": {"steps.0.prune.sparsity": [0.3, 1.5, 0.6]}}))
+    words = [sys.executable, "-m", "core.supervise", str(file), "--out", str(out)]
+    around = {**os.environ, "PYTHONPATH": str(CHECKOUT)}
+    first = subprocess.Popen(words, env=around, stderr=subprocess.DEVNULL, start_new_session=True)
+    done = out / sweep.CELLS / "001-0.3" / folder.REPORT
+    deadline = time.monotonic() + 120
+    while not done.exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    os.kill(first.pid, signal.SIGKILL)
+    first.wait()
+    assert done.exists() and not (out / folder.REPORT).exists()
+    assert folder.status(out).state == "interrupted"
+    stamp = done.stat().st_mtime_ns
+    second = subprocess.run([*words, "--json"], env=around, capture_output=True, text=True, timeout=200)
+    assert second.returncode == 1, second.stderr  # one cell failed
+    cells = json.loads(second.stdout)["sweep"]["cells"]
+    assert [cell["state"] for cell in cells] == ["done", "failed", "done"]
+    assert "less than or equal to 1" in cells[1]["problem"] and cells[2]["pruned"]["nonzero"] < cells[0]["pruned"]["nonzero"]
+    assert done.stat().st_mtime_ns == stamp, "what was done was done again"
+    assert folder.status(out).state == "done"
+    third = subprocess.run(words, env=around, capture_output=True, text=True, timeout=100)
+    assert third.returncode == 1 and "is finished" in third.stderr
