@@ -24,12 +24,14 @@ class Reading(Section):
 
 
 class Head(Section):
-    """What a lesson is. `recipes`: {name: steps, calibration and measure of a run}; the model is the lesson's own."""
+    """What a lesson is. `recipes`: {name: steps, calibration and measure of a run}; the model is the lesson's own. `order`:
+    of its card among the others, lowest first."""
 
     lesson: Literal[1]
     title: Line
     about: Line
     minutes: Annotated[int, Field(ge=1, le=600)]
+    order: int = 100
     model: Line
     paper: Reading
     recipes: dict[str, dict[str, Any]] = Field({})

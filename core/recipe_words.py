@@ -14,7 +14,8 @@ def said(
     error: ValidationError, recipe: type[BaseModel], called: str = "recipe", examples: str = "assets/recipes"
 ) -> RecipeError:
     """The first thing wrong, in one sentence: the key as a person wrote it, and the nearest key that exists. `called`: what was read."""
-    first = error.errors()[0]
+    found = error.errors()
+    first = next((one for one in found if one["type"] == "extra_forbidden"), found[0])  # a mistyped key is also a missing one
     place = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
         known = _keys_at(first["loc"][:-1], recipe)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,8 @@ def shelf(folders: tuple[Path, ...]) -> list[Looked]:
     first: dict[str, Path] = {}
     for file in files:
         first.setdefault(file.stem, file)
-    return [_looked(file, file.stat().st_mtime_ns, _stamp(file)) for file in first.values()]
+    found = [_looked(file, file.stat().st_mtime_ns, _stamp(file)) for file in first.values()]
+    return sorted(found, key=lambda one: one.lesson.head.order if one.lesson else math.inf)
 
 
 def find(name: str, folders: tuple[Path, ...]) -> Lesson:

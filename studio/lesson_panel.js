@@ -1,5 +1,5 @@
 // The lesson beside every room. Words come from lesson files, which may be anyone's: every one is set as textContent.
-const box = element.querySelector('.lesson');
+const box = element.querySelector('.lesson'), page = document.querySelector('.gradio-container');
 const make = (tag, cls, text) => { const node = document.createElement(tag); if (cls) node.className = cls; if (text != null) node.textContent = text; return node; };
 const put = (parent, ...nodes) => { parent.append(...nodes.filter(Boolean)); return parent; };
 const button = (text, act, cls) => { const node = make('button', cls || '', text); node.type = 'button'; node.onclick = act; return node; };
@@ -75,8 +75,8 @@ function verdict() {
 }
 
 function hint() {
-  if (!at.hint) return null;
-  const fold = make('details', 'lesson-hint'); return put(fold, make('summary', '', 'Hint'), make('p', '', at.hint));
+  if (!at.hint.length) return null;
+  const fold = make('details', 'lesson-hint'); return put(fold, make('summary', '', 'Hint'), ...at.hint.map(words));
 }
 
 function paper() {
@@ -102,7 +102,7 @@ function build() {
 
 function fold() {
   box.classList.toggle('shut', shut); parts.fold.textContent = shut ? 'Show' : 'Hide'; parts.fold.setAttribute('aria-expanded', !shut);
-  document.body.dataset.lesson = shut ? 'shut' : 'open';
+  page.dataset.lesson = shut ? 'shut' : 'open';
 }
 
 function broken(value) {
@@ -112,7 +112,7 @@ function broken(value) {
 }
 
 // Only what changed is drawn anew: a check that runs by itself must not take the half-typed answer away.
-const SHAPE = ['lesson', 'step', 'blocks', 'ask', 'recipe', 'budget', 'model', 'room', 'titles'];
+const SHAPE = ['lesson', 'step', 'blocks', 'ask', 'recipe', 'budget', 'model', 'room', 'titles', 'hint'];
 function show() {
   const value = props.value; delete box.dataset.busy;
   if (value && value.same) {
@@ -120,10 +120,12 @@ function show() {
     at = { ...at, problem: value.problem }; verdict(); box.dataset.rev = Number(box.dataset.rev || 0) + 1; return;
   }
   box.hidden = !value || !value.open;
-  if (box.hidden) { at = null; delete document.body.dataset.lesson; box.dataset.rev = Number(box.dataset.rev || 0) + 1; return; }
-  if (value.broken) { at = null; broken(value); document.body.dataset.lesson = 'open'; return; }
+  if (box.hidden) { at = null; delete page.dataset.lesson; box.dataset.rev = Number(box.dataset.rev || 0) + 1; return; }
+  if (value.broken) { at = null; broken(value); page.dataset.lesson = 'open'; return; }
   const fresh = !at || SHAPE.some(key => JSON.stringify(at[key]) !== JSON.stringify(value[key])), moved = at && (at.lesson !== value.lesson || at.step !== value.step);
+  if (value.told === null) value.told = !moved && at ? at.told : ''; // a check that ran by itself says nothing new
   const typed = !moved && parts.field ? parts.field.value : null;
+  const before = at && !moved ? at.state + at.said : null;
   at = value;
   if (fresh) build(); else { box.replaceChild(head(), box.firstChild); box.replaceChild(dots(), box.children[1]); }
   if (typed && parts.field) parts.field.value = typed;
@@ -131,6 +133,7 @@ function show() {
   box.dataset.step = at.step; box.dataset.state = at.state || '';
   if (link(at.step).href !== location.href) history.replaceState(history.state, '', link(at.step));
   if (moved) { box.querySelector('.lesson-body').scrollTop = 0; if (!shut) box.querySelector('h3').focus({ preventScroll: true }); }
+  else if (before !== null && before !== at.state + at.said && at.said) parts.said.scrollIntoView({ block: 'nearest' });
   box.dataset.rev = Number(box.dataset.rev || 0) + 1;
 }
 addEventListener('popstate', () => {

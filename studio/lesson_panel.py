@@ -92,7 +92,7 @@ class _Play:
         if not at:
             return gr.skip()
         try:
-            return self._drawn(learning.find(at[0], self.bench.folders), int(at[1]))
+            return self._drawn(learning.find(at[0], self.bench.folders), int(at[1]), told=None)
         except (PrunariumError, IndexError):
             return gr.skip()  # the file was changed under the lesson: the next step says what is wrong
 
@@ -140,8 +140,9 @@ class _Play:
         taught = learning.find(str(told.get("lesson", "")), self.bench.folders)
         return taught, learning.clamp(taught, _whole(told.get("step")))[0]
 
-    def _drawn(self, taught: Lesson, number: int, *, told: str = "", verdict: Verdict | None = None) -> dict[str, Any]:
-        """A step as the page draws it. Without a verdict what was *done* is looked at anew; what was answered keeps what was said of it."""
+    def _drawn(self, taught: Lesson, number: int, *, told: str | None = "", verdict: Verdict | None = None) -> dict[str, Any]:
+        """A step as the page draws it. Without a verdict what was *done* is looked at anew; what was answered keeps what was said of it. `told` None: what
+        was told before stays, until the step is done."""
         at = taught.steps[number - 1]
         if verdict is None and at.check and not at.doing.ask:
             verdict = learning.judged(self.bench, taught, number, self.notes)
@@ -171,8 +172,8 @@ class _Play:
             "answer": progress.answers.get(number, ""),
             "state": state,
             "said": kept if state == "right" and not (verdict and verdict.right) else text,
-            "hint": at.doing.hint,
-            "told": told or _skipped(taught, number, progress),
+            "hint": blocks(at.doing.hint),
+            "told": None if told is None and state != "right" else told or _skipped(taught, number, progress),
             "paper": _paper(taught) if number == len(taught.steps) else None,
             **self._offers(taught, number),
         }

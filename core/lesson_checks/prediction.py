@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from core.lesson_scene import Verdict, number, words
+from core.lesson_scene import Verdict, number
 from core.method import Param, lesson_check
 
 
@@ -16,4 +16,4 @@ def prediction(
     """A number is typed that could be meant. Nothing is right or wrong about a guess: it is kept and held against the run."""
     value = number(answer)
     why = "" if low <= value <= high else f"A guess between {low:g} and {high:g} makes sense here."
-    return Verdict(not why, why, {"said": words(value)})
+    return Verdict(not why, why, {"said": f"{value:g}"})

@@ -43,6 +43,6 @@ def run_measured(
 
 def _guess(text: str) -> str:
     try:
-        return words(number(text))
+        return f"{number(text):g}"
     except PrunariumError:
         return "nothing yet"
