@@ -12,16 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ValidationError
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
-
 from core import builtins, catalogue, lesson_checks, lesson_figures
 from core.errors import LessonError, PrunariumError, RecipeError
+from core.lesson_parts import parted, sections, valid, yaml
 from core.lesson_schema import ROOMS, Doing, Head
 from core.recipe import Recipe
 from core.recipe import parse as parse_recipe
-from core.recipe_words import said
 
 FOLDER = Path(__file__).resolve().parent.parent / "assets" / "lessons"
 LONGEST = 200_000  # characters of a lesson file
@@ -115,7 +111,7 @@ def checked(text: str, file: Path) -> Looked:
     known = lesson_figures.roots(file, head.model)
     steps: list[Step] = []
     problems: list[LessonError] = []
-    for title, words, at in _sections(body, line):
+    for title, words, at in sections(body, line):
         try:
             steps.append(_step(title, words, at, recipes, known, len(steps)))
         except PrunariumError as error:
@@ -135,10 +131,10 @@ def _head(text: str) -> tuple[Head, str, int]:
             "The file does not begin with a head.",
             "Begin with a line ---, then `lesson: 1`, title, about, minutes, model, paper, and ---.",
         )
-    value = _yaml(hit[1], 2)
+    value = yaml(hit[1], 2)
     if not isinstance(value, dict):
         raise LessonError("The lesson's head is no mapping of keys to values.", "See assets/lessons for examples.")
-    head = _valid(Head, value, "lesson's head")
+    head = valid(Head, value, "lesson's head")
     if head.model.startswith("builtin:"):
         _built_in(head.model)
     return head, text[hit.end() :], text.count("\n", 0, hit.end()) + 1
@@ -170,22 +166,9 @@ def _recipes(head: Head) -> dict[str, Recipe]:
     return out
 
 
-def _sections(body: str, first: int) -> list[tuple[str, str, int]]:
-    """(title, text below it, line) of each `## ` heading outside of fenced blocks."""
-    out: list[tuple[str, list[str], int]] = []
-    fenced = False
-    for number, line in enumerate(body.split("\n"), first):
-        fenced ^= line.startswith("```")
-        if not fenced and line.startswith("## "):
-            out.append((line[3:].strip(), [], number))
-        elif out:
-            out[-1][1].append(line)
-    return [(title, "\n".join(lines), number) for title, lines, number in out]
-
-
 def _step(title: str, text: str, line: int, recipes: Mapping[str, Recipe], known: Mapping[str, Any], before: int) -> Step:
-    words, block = _parted(text, line)
-    doing = _valid(Doing, block, "step") if block else Doing()
+    words, block = parted(text, line)
+    doing = valid(Doing, block, "step") if block else Doing()
     if doing.room is not None and doing.room not in ROOMS:
         raise LessonError(f"There is no room {doing.room!r}.", f"There are: {', '.join(ROOMS)}.")
     if doing.recipe is not None and doing.recipe not in recipes:
@@ -199,20 +182,6 @@ def _step(title: str, text: str, line: int, recipes: Mapping[str, Recipe], known
     _placeholders(told, check)
     filled = lesson_figures.filled(words, known)
     return Step(title, filled, line, doing.model_copy(update=told), check, params)
-
-
-def _parted(text: str, line: int) -> tuple[str, dict[str, Any]]:
-    """A step's words, and what its yaml block says."""
-    parts = re.split(r"^```(?:yaml)?[ \t]*$\n?", text, flags=re.MULTILINE)
-    if len(parts) == 1:
-        return text.strip(), {}
-    if len(parts) != 3:
-        raise LessonError("A step has one block fenced with ```yaml and ```.", "Close the block, and make one of several.")
-    at = line + 1 + parts[0].count("\n")
-    value = _yaml(parts[1], at + 1)
-    if not isinstance(value, dict):
-        raise LessonError("The step's block is no mapping of keys to values.", "See assets/lessons for examples.")
-    return f"{parts[0].strip()}\n\n{parts[2].strip()}".strip(), value
 
 
 def _check(doing: Doing) -> tuple[str, dict[str, Any] | None]:
@@ -238,23 +207,6 @@ def _placeholders(told: Mapping[str, str], check: str) -> None:
                 raise LessonError(
                     f"{key} says {{{name}}}, which is not told.", f"The check tells: {', '.join(known) or 'nothing'}."
                 )
-
-
-def _yaml(text: str, line: int) -> Any:
-    try:
-        return YAML(typ="safe", pure=True).load(text)
-    except (YAMLError, ValueError) as error:
-        mark = getattr(error, "problem_mark", None)
-        place = f" at line {mark.line + line}" if mark else ""
-        raise LessonError(f"That is not valid YAML{place}.", "Check the indentation, colons and quotes there.") from None
-
-
-def _valid(kind: type[BaseModel], value: Any, called: str) -> Any:
-    try:
-        return kind.model_validate(value)
-    except ValidationError as error:
-        told = said(error, kind, called, "assets/lessons")
-        raise LessonError(told.problem, told.remedy) from None
 
 
 def with_figures(text: str, told: Mapping[str, str]) -> str:

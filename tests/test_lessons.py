@@ -302,6 +302,15 @@ def test_lessons_of_an_opened_folder_stand_after_ours_and_cannot_take_their_name
         learning.find("../x", (tmp_path,))
 
 
+@pytest.mark.quick
+def test_the_guide_shows_a_lesson_that_can_be_taught_and_every_check(checkout):
+    guide = (checkout / "docs" / "lessons.md").read_text()
+    shown = "\n".join(line[4:] for line in guide.split("## The head")[0].split("\n") if line.startswith("    ") or not line)
+    assert looked(re.sub(r"\{\{.*?\}\}", "50", shown.strip())).problems == ()
+    told = dict(re.findall(r"^\| `(\w+)` \| [^|]*[a-z][^|]* \| ([\w, ]+) \|$", guide.split("| check |")[1], re.MULTILINE))
+    assert told == {name: ", ".join(lesson_checks.tells(name)) for name in lesson_checks.load()}
+
+
 def test_the_command_says_what_is_wrong_and_what_is_right(tmp_path, checkout):
     def call(*words):
         done = subprocess.run(
