@@ -45,6 +45,7 @@ MODULES = {
     "bench": "tests.bench",
     "fetch": "core.builtins",
     "screens": "tests.screens",
+    "lesson": "core.lesson_command",
 }
 BOOT = """import os, runpy, sys
 sys.argv = sys.argv[1:]
@@ -101,6 +102,9 @@ def _parser() -> Parser:
     add("bench", "measure; see docs/benchmarks.md").add_argument("name", nargs="?", metavar="NAME", help="one benchmark only")
     add("fetch", "bring a built-in model or data set that the checkout lacks").add_argument("name", metavar="NAME")
     add("screens", "take the screenshots in docs/screens anew")
+    lesson = add("lesson", "check a lesson file, or measure the figures that it names")
+    lesson.add_argument("what", choices=("check", "measure"), metavar="check|measure")
+    lesson.add_argument("file", metavar="FILE", help="a lesson: a Markdown file as in assets/lessons")
     return parser
 
 
@@ -119,7 +123,7 @@ def read_order(argv: list[str]) -> tuple[str, list[str], str | None]:
     if command not in ("studio", "run") and asked.pop("runs", None):
         parser.error(f"--runs is for the studio and for run, not for {command}")
     words = ["fetch"] if command == "fetch" else []
-    words += [asked.pop(name) for name in ("recipe", "name") if asked.get(name)]
+    words += [asked.pop(name) for name in ("recipe", "name", "what", "file") if asked.get(name)]
     for name, value in asked.items():
         flag = "--" + name.replace("_", "-")
         for one in value if isinstance(value, list) else [value]:

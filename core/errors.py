@@ -17,6 +17,10 @@ class ModelError(PrunariumError):
     """The model cannot be read, or cannot do what was asked of it."""
 
 
+class LessonError(PrunariumError):
+    """A lesson file does not say something that can be taught."""
+
+
 class DataError(PrunariumError):
     """The data set or text cannot be read, or is too small for what was asked."""
 

@@ -24,7 +24,15 @@ from core.catalogue import MethodCard, PaperCard, ParamCard
 from core.errors import RecipeError
 
 Function = TypeVar("Function", bound=Callable[..., Any])
-PACKAGES = ("core.statistics", "core.prune", "core.allocate", "core.recover", "core.embed", "core.select")
+PACKAGES = (
+    "core.statistics",
+    "core.prune",
+    "core.allocate",
+    "core.recover",
+    "core.embed",
+    "core.select",
+    "core.lesson_checks",
+)
 
 
 @dataclass(frozen=True)
@@ -257,6 +265,15 @@ def selector(name: str, *, label: str, paper: Paper | None = None, needs: set[st
     May name count, rows (their number), scores, vectors, clusters, labels, generator (numpy's).
     """
     return _register("selector", name, label, paper, needs, **card)
+
+
+def lesson_check(name: str, *, label: str, tells: tuple[str, ...] = (), **card: Any) -> Decorator:
+    """Has a person done what a step of a lesson asks? -> core.lesson_scene.Verdict. Torch-free: it runs in the screen's process.
+
+    May name what core.lesson_scene.Scene holds: shares, sizes, blocks, seen, runs, figure, predict, ask, answer, answers. One that names `answer` judges
+    what was typed or chosen, any other what was done. `tells`: the figures in its verdict, which the lesson's words may name in braces.
+    """
+    return _register("lesson_check", name, label, extra={"tells": tells}, **card)
 
 
 def load_methods() -> dict[tuple[str, str], Method]:

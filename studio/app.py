@@ -35,6 +35,7 @@ ROOMS = (
     ("compare", "Compare"),
     ("formula", "Formula lab"),
     ("data", "Data"),
+    ("learn", "Learn"),
     ("runs", "Runs"),
 )
 
@@ -54,7 +55,7 @@ def build(place: Place, quit_now: threading.Event) -> tuple[gr.Blocks, Worker]:
 
     import gradio as gr  # isort: skip
 
-    from studio import header, strip
+    from studio import header, lesson_panel, strip
     from studio.bench import Bench
     from studio.worker import Worker
     from studio.workspace import Workspace
@@ -65,6 +66,7 @@ def build(place: Place, quit_now: threading.Event) -> tuple[gr.Blocks, Worker]:
         alive, timer, seen = gr.State([]), gr.Timer(0.5, active=False), gr.State(0)
         top = header.component()
         bar = strip.component()
+        panel, step = lesson_panel.component(), gr.State(None)
         with gr.Tabs(elem_id="rooms") as tabs:
             spots = {name: gr.Tab(label, id=name) for name, label in ROOMS}
         bench = Bench(Workspace(place.workspace), worker, place.runs, place.folders, page, tabs, **signals)
@@ -72,6 +74,7 @@ def build(place: Place, quit_now: threading.Event) -> tuple[gr.Blocks, Worker]:
             with spot:
                 importlib.import_module(f"studio.rooms.{name}").build(bench)
         strip.wire(bench, bar, timer, alive)
+        lesson_panel.wire(bench, panel, step, dict(ROOMS))
         header.wire(bench, top, spots, seen, quit_now)
     return page, worker
 
