@@ -42,7 +42,7 @@ def drawn_after(page, act, view=VIEW):
     before = page.locator(view).get_attribute("data-rev") if page.locator(view).count() else None
     act()
     page.wait_for_function("([view, rev]) => { const at = document.querySelector(view); return at && at.dataset.rev && at.dataset.rev !== rev; }",
-                           arg=[view, before])  # fmt: skip
+                           arg=[view, before], timeout=3 * PATIENCE_MS)  # fmt: skip
 
 
 def deeper(page, index):
@@ -52,7 +52,7 @@ def deeper(page, index):
         click_bar(page, index)
         try:
             page.wait_for_function(
-                "([view, rev]) => document.querySelector(view).dataset.rev !== rev", arg=[VIEW, before], timeout=PATIENCE_MS / 3
+                "([view, rev]) => document.querySelector(view).dataset.rev !== rev", arg=[VIEW, before], timeout=PATIENCE_MS
             )
             return
         except TimeoutError:
