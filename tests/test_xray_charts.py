@@ -131,6 +131,7 @@ def test_one_layer_and_scores_that_are_no_numbers_leave_no_blank():
     assert xray_deep.module_bars(one, "blocks.0", "wanda") is None and "No module" in xray_deep.module_finding(
         one, "blocks.0", "wanda"
     )
+    assert xray.importance_finding(one, "") == "No block has a score that is a number"
     units = {"block": "blocks.0", "structure": "heads", "metric": "wanda", "scores": [None, math.nan]}
     assert xray_deep.unit_bars(units) is None and "no Wanda score" in xray_deep.unit_finding(units)
 

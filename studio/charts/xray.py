@@ -144,7 +144,7 @@ def importance_finding(data: Observations, metric: str) -> str:
     """What the importance bars show, in a sentence."""
     low = _lowest(data, metric)
     if not low:
-        return f"No block has a {label(metric)} score"
+        return f"No block has a {label(metric)} score" if metric else "No block has a score that is a number"
     many = len(low) > 1
     who = f"Block{'s' if many else ''} {_and(low)}"
     if metric == "block_influence":
@@ -193,7 +193,7 @@ def layer_finding(data: Observations, metric: str) -> str:
         if found:
             means[module] = sum(found) / len(found)
     if not means:
-        return f"No layer has a {label(metric)} score"
+        return f"No layer has a {label(metric)} score" if metric else "No layer has a score that is a number"
     lowest = min(means, key=means.__getitem__)
     return f"{lowest} scores lowest by {label(metric)}, on average over the blocks"
 
