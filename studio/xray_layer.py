@@ -13,7 +13,7 @@ from core import catalogue
 from core.errors import PrunariumError
 from studio import explaining, facts, known
 from studio.bench import Bench, plainly
-from studio.charts import xray, xray_deep, xray_repeat
+from studio.charts import xray, xray_spectrum
 from studio.looking import card, share_of, statistics
 from studio.plotview import PlotlyView
 from studio.xray_dive import QUIET
@@ -89,13 +89,13 @@ def _distribution(bench: Bench, source: str, name: str, which: str, metric: str)
     """A finding and a figure: of the weights, of their scores, or of what the layer is given."""
     if which == "inputs":
         found = bench.worker.about(source, "xray_inputs", timeout_s=LIMIT_S, name=name)
-        return facts.said(xray_repeat.activation_finding(found), badge="measured"), xray_repeat.activation_bars(found)
+        return facts.said(xray_spectrum.activation_finding(found), badge="measured"), xray_spectrum.activation_bars(found)
     share = share_of(bench, name) or None
     if which == "scores":
         found = bench.worker.about(
             source, "xray_weights", timeout_s=LIMIT_S, name=name, metric=metric, window=[0, 1, 0, 1], share=share
         )
-        return facts.said(xray_deep.score_finding(found), badge="measured"), xray_deep.score_bars(found)
+        return facts.said(xray_spectrum.score_finding(found), badge="measured"), xray_spectrum.score_bars(found)
     found = bench.worker.about(source, "layer", timeout_s=LIMIT_S, name=name, share=share)
     return statistics(found), xray.histogram(found)
 

@@ -14,7 +14,7 @@ from core.errors import PrunariumError
 from core.views import slug
 from studio import facts, known
 from studio.bench import Bench
-from studio.charts import xray, xray_agree, xray_repeat
+from studio.charts import xray, xray_agree, xray_repeat, xray_spectrum, xray_states
 from studio.known import Observed
 from studio.looking import share_of
 from studio.plans import PROMPT
@@ -112,11 +112,11 @@ def _runs(bench: Bench, source: str, seen: Observed, asked: Asked) -> Look:
     known_at = data["runs"].get("read_at", "")
     note = f"Angular distance (0..1) between the states before and after the run, at the {known_at}. Circles: the least of each length. Click to choose."
     second: tuple[str, Any, Any] = ("", None, None)
-    if "angular" in xray.measures(data):
+    if "angular" in xray_states.measures(data):
         second = (
-            xray.similarity_finding(data, "angular"),
-            xray.similarity(data, "angular"),
-            xray.similarity_table(data, "angular"),
+            xray_states.similarity_finding(data, "angular"),
+            xray_states.similarity(data, "angular"),
+            xray_states.similarity_table(data, "angular"),
         )
     return Look(
         (xray_repeat.run_finding(data), xray_repeat.run_map(data, run), xray_repeat.run_table(data)), second, seen.badge, note
@@ -153,8 +153,8 @@ def _spectrum(bench: Bench, source: str, seen: Observed, asked: Asked) -> Look:
     loud = (found.get("activations") or {}).get("loudest") or []
     table = pd.DataFrame(loud, columns=["Input feature", "Root mean square"])
     return Look(
-        (xray_repeat.spectrum_finding(found), xray_repeat.spectrum_lines(found), xray_repeat.spectrum_table(found)),
-        (xray_repeat.activation_finding(found), xray_repeat.activation_bars(found), table),
+        (xray_spectrum.spectrum_finding(found), xray_spectrum.spectrum_lines(found), xray_spectrum.spectrum_table(found)),
+        (xray_spectrum.activation_finding(found), xray_spectrum.activation_bars(found), table),
         note=note,
     )  # fmt: skip
 
@@ -167,7 +167,7 @@ def _spikes(bench: Bench, source: str, seen: Observed, asked: Asked) -> Look:
     )
     note = "A weight whose input and output both exceed the threshold at one token (Yu et al. 2024). Leave one out and read what the model then writes."
     return Look(
-        (xray_repeat.spike_finding(found), xray_repeat.spike_dots(found), xray_repeat.spike_table(found)),
+        (xray_spectrum.spike_finding(found), xray_spectrum.spike_dots(found), xray_spectrum.spike_table(found)),
         note=note,
         spikes=places,
     )

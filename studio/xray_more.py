@@ -206,6 +206,22 @@ def wire(bench: Bench, more: More, metric: gr.Radio, layer: gr.Dropdown, moves: 
         asked = Asked("runs", "", "", "", "", 0.0, "", (int(first), int(count)))
         return _shown(asked, xray_looks.look(bench, source or "", seen, asked))
 
+    told = [bench.model, metric, layer, *more.inputs()]
+    fitted = [more.against, more.block, more.structure, more.threshold]
+    more.question.input(fit, [bench.model, more.question, metric], fitted, **QUIET).then(answer, told, more.outputs(), **DEEP)
+    for control in (more.against, more.block, more.structure):
+        control.input(answer, told, more.outputs(), **DEEP)
+    metric.input(of_metric, told, [more.against, *more.outputs()], **QUIET)
+    for move in moves:
+        move.then(of_layer, told, more.outputs(), **DEEP)
+    more.threshold.release(answer, told, more.outputs(), **DEEP)
+    more.views[0].select(of_click, [bench.model, more.question, more.run], more.outputs(), **DEEP)
+    _wire_deed(bench, more)
+
+
+def _wire_deed(bench: Bench, more: More) -> None:
+    """The button: prune the chosen run, or leave the chosen weight out."""
+
     @plainly
     def deed(source: str | None, question: str, held: Any, spike: str | None) -> Any:
         seen = known.observations(source or "", bench.runs)
@@ -218,16 +234,6 @@ def wire(bench: Bench, more: More, metric: gr.Radio, layer: gr.Dropdown, moves: 
             raise PrunariumError("No run of blocks is chosen.", "Click one in the map.")
         return bench.start(xray_looks.removal(bench, source or "", seen, (int(run[0]), int(run[1])))), gr.skip(), gr.skip()
 
-    told = [bench.model, metric, layer, *more.inputs()]
-    fitted = [more.against, more.block, more.structure, more.threshold]
-    more.question.input(fit, [bench.model, more.question, metric], fitted, **QUIET).then(answer, told, more.outputs(), **DEEP)
-    for control in (more.against, more.block, more.structure):
-        control.input(answer, told, more.outputs(), **DEEP)
-    metric.input(of_metric, told, [more.against, *more.outputs()], **QUIET)
-    for move in moves:
-        move.then(of_layer, told, more.outputs(), **DEEP)
-    more.threshold.release(answer, told, more.outputs(), **DEEP)
-    more.views[0].select(of_click, [bench.model, more.question, more.run], more.outputs(), **DEEP)
     more.deed.click(deed, [bench.model, more.question, more.run, more.spike], [bench.run, more.told, more.texts], **_TOLD)
 
 

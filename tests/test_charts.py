@@ -8,7 +8,7 @@ import pytest
 from core.budget import HIGHEST_SHARE, CostCurves
 from core.proposals import Parts
 from studio import equaliser, known
-from studio.charts import budget, xray
+from studio.charts import budget, xray, xray_states
 from studio.known import DEMOS, Trial
 from studio.rooms.budget import merged, read_table
 from studio.workspace import Shares
@@ -69,16 +69,18 @@ def test_a_score_that_is_no_number_is_left_out_of_the_finding():
 def test_the_similarity_title_names_the_most_alike_pair_off_the_diagonal():
     data = observed([0.5, 0.5, 0.5])
     data["similarity"]["values"][1][3] = data["similarity"]["values"][3][1] = 0.99
-    assert xray.similarity_finding(data) == "The hidden states after block 0 and after block 2 are most alike (cosine 0.99)"
+    assert (
+        xray_states.similarity_finding(data) == "The hidden states after block 0 and after block 2 are most alike (cosine 0.99)"
+    )
     data["similarity"]["values"][0][1] = 0.995
-    assert "after the embedding and after block 0" in xray.similarity_finding(data)
+    assert "after the embedding and after block 0" in xray_states.similarity_finding(data)
 
 
 def test_similarity_of_unequal_widths_leaves_holes_and_does_not_fail():
     data = observed([0.5, 0.5])
     data["similarity"]["values"][0][2] = data["similarity"]["values"][2][0] = None
-    assert xray.similarity(data).data[0].z[0][2] is None
-    assert xray.similarity({**data, "similarity": None}) is None
+    assert xray_states.similarity(data).data[0].z[0][2] is None
+    assert xray_states.similarity({**data, "similarity": None}) is None
 
 
 def test_a_click_on_the_layer_map_finds_the_layer_under_it():
@@ -105,7 +107,7 @@ def test_the_tables_say_what_the_pictures_show():
     data = observed([0.1, 0.2])
     assert list(xray.block_table(data)["Block influence"]) == list(xray.importance(data, "block_influence").data[0].y)
     assert list(xray.layer_table(data)["Wanda"]) == [1.0, 11.0, 2.0, 12.0]
-    assert list(xray.similarity_table(data).columns) == ["after", "input", "0", "1"]
+    assert list(xray_states.similarity_table(data).columns) == ["after", "input", "0", "1"]
 
 
 def test_the_histogram_colours_what_lies_below_the_cut():

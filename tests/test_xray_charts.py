@@ -10,7 +10,7 @@ import pytest
 
 from core.errors import PrunariumError, RecipeError
 from studio import xray_layer, xray_place
-from studio.charts import xray, xray_agree, xray_deep, xray_repeat
+from studio.charts import xray, xray_agree, xray_deep, xray_repeat, xray_states
 from studio.xray_place import BLOCK, UNITS, WEIGHTS, Place
 from tests.test_charts import observed
 
@@ -90,7 +90,7 @@ def test_ablation_is_a_score_of_blocks_and_its_title_names_what_is_missed_least(
 
 def test_older_observations_without_the_new_fields_are_still_drawn():
     data = observed([0.1, 0.2, 0.3])
-    assert xray.ABLATION not in xray.metrics(data) and xray.measures(data) == ("cosine",)
+    assert xray.ABLATION not in xray.metrics(data) and xray_states.measures(data) == ("cosine",)
     assert xray_repeat.run_map(data) is None and xray_repeat.run_finding(data) == "Runs of blocks were not measured"
     assert xray_agree.rank_map(data) is not None
 
@@ -102,10 +102,10 @@ def test_another_measure_turns_the_colours_and_the_title():
         "angular": [[0.0 if a == b else 0.2 + 0.1 * (a + b) for b in range(size)] for a in range(size)],
         "cka": [[1.0 if a == b else None for b in range(size)] for a in range(size)],
     }
-    assert "(angular distance 0.30)" in xray.similarity_finding(data, "angular")
-    assert xray.similarity(data, "angular").data[0].reversescale
-    assert xray.similarity_finding(data, "cka") == "Block similarity was not measured"
-    assert xray.similarity_table(data, "angular")["0"].iloc[0] == pytest.approx(0.3)
+    assert "(angular distance 0.30)" in xray_states.similarity_finding(data, "angular")
+    assert xray_states.similarity(data, "angular").data[0].reversescale
+    assert xray_states.similarity_finding(data, "cka") == "Block similarity was not measured"
+    assert xray_states.similarity_table(data, "angular")["0"].iloc[0] == pytest.approx(0.3)
 
 
 def test_ten_thousand_layers_make_a_picture_of_bounded_size_that_says_so():
@@ -131,6 +131,7 @@ def test_one_layer_and_scores_that_are_no_numbers_leave_no_blank():
     assert xray_deep.module_bars(one, "blocks.0", "wanda") is None and "No module" in xray_deep.module_finding(
         one, "blocks.0", "wanda"
     )
+    assert xray.importance_finding(one, "") == "No block has a score that is a number"
     units = {"block": "blocks.0", "structure": "heads", "metric": "wanda", "scores": [None, math.nan]}
     assert xray_deep.unit_bars(units) is None and "no Wanda score" in xray_deep.unit_finding(units)
 

@@ -32,7 +32,6 @@ MEANING = {
     "seap": ("SEAP", "mean SEAP score"),
     ABLATION: ("Left out", "rise of the loss without it, nats"),
 }
-MEASURES = {"cosine": "Cosine", "angular": "Angular distance", "cka": "Debiased CKA"}
 MOST_BARS, MOST_CELLS = 320, 400  # more than these are drawn together, or every n-th
 CUT_ABOVE = 4  # times the second bar
 MARGIN = {"l": 62, "r": 12, "t": 10, "b": 46}
@@ -47,17 +46,17 @@ def metrics(data: Observations, depth: str = "blocks") -> tuple[str, ...]:
     """The scores that these observations hold for blocks, or for layers, in the order they were made; of blocks, the loss without each comes last."""
     rows = data.get(depth) or ()
     names = rows[0]["scores"] if rows else ()
-    found = tuple(name for name in names if any(_number(row["scores"].get(name)) is not None for row in rows))
-    without = any(_number(x) is not None for x in ((data.get(ABLATION) or {}).get("without") or {}).values())
+    found = tuple(name for name in names if any(number(row["scores"].get(name)) is not None for row in rows))
+    without = any(number(x) is not None for x in ((data.get(ABLATION) or {}).get("without") or {}).values())
     return (*found, ABLATION) if depth == "blocks" and without else found
 
 
 def score_of(data: Observations, row: Mapping[str, Any], metric: str) -> float | None:
     """A block's or layer's score; by ablation, how much the loss rises without the block. None where it is not a number."""
     if metric != ABLATION:
-        return _number(row["scores"].get(metric))
+        return number(row["scores"].get(metric))
     found = data.get(ABLATION) or {}
-    dense, without = _number(found.get("dense")), _number((found.get("without") or {}).get(row["name"]))
+    dense, without = number(found.get("dense")), number((found.get("without") or {}).get(row["name"]))
     return None if dense is None or without is None else without - dense
 
 
@@ -145,7 +144,7 @@ def importance_finding(data: Observations, metric: str) -> str:
     """What the importance bars show, in a sentence."""
     low = _lowest(data, metric)
     if not low:
-        return f"No block has a {label(metric)} score"
+        return f"No block has a {label(metric)} score" if metric else "No block has a score that is a number"
     many = len(low) > 1
     who = f"Block{'s' if many else ''} {_and(low)}"
     if metric == "block_influence":
@@ -157,67 +156,12 @@ def importance_finding(data: Observations, metric: str) -> str:
     return f"{who} {'have' if many else 'has'} the lowest {label(metric)} score on average"
 
 
-def measures(data: Observations) -> tuple[str, ...]:
-    """The ways in which these observations compare hidden states."""
-    found = data.get("similarity")
-    return (found["measure"], *(name for name in found.get("others") or {} if name in MEASURES)) if found else ()
-
-
-def _compared(data: Observations, measure: str) -> tuple[list[str], list[list[float | None]]]:
-    found = data.get("similarity") or {"labels": [], "values": [], "measure": "cosine"}
-    values = (found.get("others") or {}).get(measure, found["values"])
-    return [str(name) for name in found["labels"]], [[_number(x) for x in row] for row in values]
-
-
-def similarity(data: Observations, measure: str = "cosine") -> go.Figure | None:
-    """How alike the hidden states at every two borders between blocks are. None where it was not measured."""
-    if not data.get("similarity"):
-        return None
-    labels, values = _compared(data, measure)
-    every = [x for row in values for x in row if x is not None]
-    apart = measure == "angular"
-    low = min(every, default=0.0)
-    heat = go.Heatmap(
-        x=labels, y=labels, z=values, colorscale=SCALE, reversescale=apart, xgap=1, ygap=1,
-        zmin=0.0 if apart else min(low, 0.99), zmax=max(max(every, default=0.5), 0.01) if apart else 1.0,
-        hovertemplate="after %{y} and after %{x}: %{z:.3f}<extra></extra>",
-        colorbar={"title": {**titled(escape(MEASURES.get(measure, measure).lower())), "side": "right"}, "thickness": 10, "outlinewidth": 0, "len": 0.96},
-    )  # fmt: skip
-    if len(labels) <= 9:
-        heat.update(
-            text=[["" if x is None else f"{x:.2f}".replace("0.", ".") for x in row] for row in values],
-            texttemplate="%{text}",
-            textfont={"size": 10},
-        )
-    if len(labels) > 20:
-        heat.update(xgap=0, ygap=0)
-    figure = go.Figure(heat)
-    figure.update_layout(margin={**MARGIN, "r": 4})
-    figure.update_xaxes(title=titled("after block"), type="category", showgrid=False, constrain="domain", nticks=14, tickangle=0)
-    figure.update_yaxes(
-        title=titled("after block"), type="category", autorange="reversed", showgrid=False, scaleanchor="x", constrain="domain", nticks=14
-    )  # fmt: skip
-    return figure
-
-
-def similarity_finding(data: Observations, measure: str = "cosine") -> str:
-    """The two borders whose hidden states are most alike, in a sentence."""
-    names, values = _compared(data, measure)
-    pairs = [(value, a, b) for a, row in enumerate(values) for b, value in enumerate(row) if b > a and value is not None]
-    if not pairs:
-        return "Block similarity was not measured"
-    value, a, b = min(pairs) if measure == "angular" else max(pairs)
-    after = [f"block {names[i]}" if names[i] != "input" else "the embedding" for i in (a, b)]
-    word = {"cosine": "cosine", "angular": "angular distance", "cka": "CKA"}.get(measure, measure)
-    return f"The hidden states after {after[0]} and after {after[1]} are most alike ({word} {value:.2f})"
-
-
 def layer_map(data: Observations, metric: str) -> go.Figure | None:
     """Block x module: the mean score of each layer. Colours are logarithmic where the scores span more than a factor of 20."""
     rows = data.get("layers") or ()
     modules, blocks = _thin(_modules(rows)), _thin(data["blocks"])
     names = [block["name"] for block in blocks]
-    at = {(_module(row["name"]), row["block"]): _number(row["scores"].get(metric)) for row in rows}
+    at = {(_module(row["name"]), row["block"]): number(row["scores"].get(metric)) for row in rows}
     values = [[at.get((module, name)) for name in names] for module in modules]
     positive = [x for row in values for x in row if x is not None and x > 0]
     if not positive:
@@ -245,11 +189,11 @@ def layer_finding(data: Observations, metric: str) -> str:
     rows = data.get("layers") or ()
     means = {}
     for module in _modules(rows):
-        found = [x for row in rows if _module(row["name"]) == module and (x := _number(row["scores"].get(metric))) is not None]
+        found = [x for row in rows if _module(row["name"]) == module and (x := number(row["scores"].get(metric))) is not None]
         if found:
             means[module] = sum(found) / len(found)
     if not means:
-        return f"No layer has a {label(metric)} score"
+        return f"No layer has a {label(metric)} score" if metric else "No layer has a score that is a number"
     lowest = min(means, key=means.__getitem__)
     return f"{lowest} scores lowest by {label(metric)}, on average over the blocks"
 
@@ -303,17 +247,11 @@ def layer_table(data: Observations) -> pd.DataFrame:
             row["role"],
             " × ".join(map(str, row["shape"])),
             row["parameters"],
-            *(_number(row["scores"].get(name)) for name in names),
+            *(number(row["scores"].get(name)) for name in names),
         ]
         for row in data.get("layers") or ()
     ]
     return pd.DataFrame(rows, columns=["Layer", "Role", "Shape (out × in)", "Parameters", *(label(name) for name in names)])
-
-
-def similarity_table(data: Observations, measure: str = "cosine") -> pd.DataFrame:
-    """The table twin of the similarity map."""
-    labels, values = _compared(data, measure)
-    return pd.DataFrame([[name, *row] for name, row in zip(labels, values, strict=True)], columns=["after", *labels])
 
 
 def _lowest(data: Observations, metric: str) -> list[str]:
@@ -346,5 +284,5 @@ def _and(names: Sequence[str]) -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
-def _number(value: Any) -> float | None:
+def number(value: Any) -> float | None:
     return float(value) if isinstance(value, (int, float)) and math.isfinite(value) else None

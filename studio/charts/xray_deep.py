@@ -226,36 +226,3 @@ def weight_table(answer: Answer, most: int = 60) -> pd.DataFrame:
 def _span(starts: Sequence[int], place: int) -> str:
     first, last = starts[place], starts[place + 1] - 1
     return str(first) if first == last else f"{first}–{last}"
-
-
-def score_bars(answer: Answer) -> go.Figure | None:
-    """How many weights have each score, on a logarithmic axis. None where all scores are zero."""
-    edges, counts = answer["histogram"]["edges"], answer["histogram"]["counts"]
-    if len(counts) < 2:
-        return None
-    middles = [(a + b) / 2 for a, b in pairwise(edges)]
-    bars = go.Bar(x=[10.0**x for x in middles], y=counts, width=[10.0**b - 10.0**a for a, b in pairwise(edges)],
-                  marker={"color": COLOURS["accent"], "line": {"width": 0}}, hovertemplate="near %{x:.3g}: %{y:,.0f}<extra></extra>")  # fmt: skip
-    figure = go.Figure(bars)
-    figure.update_layout(margin={**MARGIN, "l": 56})
-    figure.update_xaxes(
-        title=titled(f"{label(answer['metric'])} of a weight"), type="log", exponentformat="power", showgrid=False, nticks=7
-    )
-    figure.update_yaxes(title=titled("how many"), rangemode="tozero")
-    return figure
-
-
-def score_finding(answer: Answer) -> str:
-    """How wide the scores of single weights lie, in a sentence."""
-    edges, counts = answer["histogram"]["edges"], answer["histogram"]["counts"]
-    total = sum(counts)
-    if not total:
-        return f"Every weight's {label(answer['metric'])} score is zero"
-    running, middle = 0.0, edges[0]
-    for place, count in enumerate(counts):
-        running += count
-        if running >= total / 2:
-            middle = edges[place + 1]
-            break
-    zeros = f"; {answer['zeros']:,} are zero" if answer["zeros"] else ""
-    return f"The highest {label(answer['metric'])} score is {10 ** (edges[-1] - middle):.0f} times the median{zeros}"

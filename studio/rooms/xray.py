@@ -10,7 +10,7 @@ import gradio as gr
 from studio import facts, known, xray_dive, xray_layer, xray_more
 from studio import xray_place as places
 from studio.bench import Bench, plainly
-from studio.charts import xray
+from studio.charts import xray, xray_states
 from studio.explaining import drawer
 from studio.known import Observed
 from studio.looking import protocol, recipe_for
@@ -97,7 +97,7 @@ def _wire(bench: Bench, metric: gr.Radio, again: gr.Button, parts: list[Any]) ->
             return (gr.Radio([], value=None), button, told, gr.Column(visible=False), *[gr.skip()] * (len(parts) - 4))
         choices, names = xray.metrics(seen.data), [row["name"] for row in seen.data["layers"]]
         first = choices[0] if choices else ""
-        ways = [(xray.MEASURES.get(name, name), name) for name in xray.measures(seen.data)]
+        ways = [(xray_states.MEASURES.get(name, name), name) for name in xray_states.measures(seen.data)]
         return (
             gr.Radio([(xray.label(name), name) for name in choices], value=first or None),
             gr.Button("X-ray again", variant="secondary"),
@@ -164,8 +164,8 @@ def _of_layers(seen: Observed, metric: str) -> tuple[Any, ...]:
 
 def _of_states(seen: Observed, measure: str) -> tuple[Any, ...]:
     data = seen.data
-    title = facts.said(xray.similarity_finding(data, measure), badge=seen.badge)
-    return title, xray.similarity(data, measure), xray.similarity_table(data, measure)
+    title = facts.said(xray_states.similarity_finding(data, measure), badge=seen.badge)
+    return title, xray_states.similarity(data, measure), xray_states.similarity_table(data, measure)
 
 
 def _cell(seen: Observed, x: Any, y: Any) -> tuple[int, int]:
