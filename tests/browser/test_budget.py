@@ -286,7 +286,7 @@ def test_a_curve_is_drawn_across_the_bars_mirrored_and_snapped(room, house):
     page.mouse.move(boxes[1]["x"] + 10, boxes[1]["y"] + boxes[1]["height"] * 0.4, steps=3)
     saved_after(page, page.mouse.up)
     drawn = [now(page, index) for index in range(6)]
-    assert drawn[0] == 10 and drawn[5] == 60 and drawn == sorted(drawn) and len(set(drawn)) == 6
+    assert 8 <= drawn[0] <= 12 and 58 <= drawn[5] <= 62 and drawn == sorted(drawn) and len(set(drawn)) == 6
     press(page, "Mirror: the last block’s bars become the first’s")
     assert [now(page, index) for index in range(6)] == drawn[::-1]
     press(page, "Snap to shares of N:4 patterns")
