@@ -209,7 +209,7 @@ def origin(found: dict[str, Any]) -> str:
         return f"Predicted by adding up, on a log scale, what each block costs alone {how}. Blocks that were pruned together may cost more than that."
     count, error = len(found["measured"]["together"]), found.get("error")
     fit = (
-        f" On {count} budgets of the whole model, each left out of the fit in turn, it was off by {100 * error:.0f} % in the median."
+        f" On the {count} budgets of the whole model that were measured with the curves it is off by {100 * error:.0f} % in the median."
         if error
         else ""
     )
