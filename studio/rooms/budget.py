@@ -213,5 +213,7 @@ def origin(found: dict[str, Any]) -> str:
         if error
         else ""
     )
-    return (f"Each layer's local error at six shares {how}, weighted by how far each block's attention and MLP alone turn the answers, and added up with the power "
-            f"{found['power']:.2f} that budgets of the whole model showed.{fit}")  # fmt: skip
+    return (
+        f"Each layer's local error at six shares {how}, weighted by how far each block's attention and MLP alone turn the answers, and added up with the "
+        f"power {found['power']:.2f} that budgets of the whole model showed.{fit}"
+    )
