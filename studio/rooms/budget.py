@@ -154,7 +154,7 @@ def _bars(bench: Bench, held: _Held, source: str) -> Any:
     if has.described is None:
         return None
     opened = bench.workspace.read()
-    return equaliser.value(opened, has, bench.workspace.snapshots(opened.model))
+    return equaliser.packed(equaliser.value(opened, has, bench.workspace.snapshots(opened.model)))
 
 
 def _table(bench: Bench, held: _Held, source: str) -> pd.DataFrame:

@@ -29,10 +29,10 @@ def house(tmp_path_factory, chromium):
 def room(house, visit):
     """room("budget") -> the page with that room of a fresh workspace in front."""
 
-    def to(name="budget", **kept):
+    def to(name="budget", patience_ms=PATIENCE_MS, **kept):
         write_workspace(house, **kept)
         page = visit(house.address, name)
-        page.wait_for_selector("#equaliser [data-units]")
+        page.wait_for_selector("#equaliser [data-units]", timeout=patience_ms)
         return page
 
     return to
@@ -359,7 +359,7 @@ def many_layers(blocks, each):
 def test_ten_thousand_layers_are_shown_in_windows_and_all_of_them_count(room, house):
     source = "invented/ten-thousand"
     known.remember(source, many_layers(500, 20), house.workspace)
-    page = room(model=source)
+    page = room(model=source, patience_ms=4 * PATIENCE_MS)  # Gradio copies the description for the Model room's drawing
     expect(page.locator(".eq-bar")).to_have_count(200)
     press(page, "Uniform 50 %")
     page.get_by_role("button", name="Show a bar a layer, or a bar a block").click()
