@@ -49,7 +49,7 @@ class Probe:
 @dataclass(frozen=True)
 class Fit:
     """`cost`: {layer: z at LEVELS}; log increase = scale * (sum of z) ** power. Nine times in ten it is off by no more than the factor exp(within) and
-    `floor` (None, 0: too few measurements to say). `error`: median relative error on the whole-model budgets, each left out in turn."""
+    `floor` (None, 0: too few measurements to say). `error`: median relative error on the whole-model budgets that were fitted."""
 
     cost: dict[str, tuple[float, ...]]
     scale: float

@@ -5,6 +5,7 @@ What the page asks the server for is in `studio.equaliser_asks`.
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ from typing import Any
 import gradio as gr
 
 from core import budget, frontier
+from core.folder import finite
 from core.proposals import Parts
 from studio import equaliser_asks
 from studio.known import Trial
@@ -81,6 +83,11 @@ def value(opened: Opened, known: Known, snapshots: Mapping[str, Shares]) -> dict
         "past": past(known),
         **state(opened, snapshots),
     }  # fmt: skip
+
+
+def packed(whole: dict[str, Any]) -> dict[str, str]:
+    """A value as one string: Gradio copies and wraps every object inside a value, which costs seconds where there are 10,000 layers."""
+    return {"whole": json.dumps(finite(whole), allow_nan=False)}
 
 
 def state(opened: Opened, snapshots: Mapping[str, Shares], told: str = "") -> dict[str, Any]:

@@ -73,6 +73,7 @@ function drawFrontier() {
     ...ticks.flatMap(at => [drawn('path', { class: 'rule', d: `M${FRAME.left} ${y(at)}H${FRAME.right}` }), words(quality(model.curves.dense * Math.exp(at)), 'tick', { x: FRAME.left - 6, y: y(at) + 4, 'text-anchor': 'end' })]),
     ...columns.map((at, i) => words(bytes(at), 'tick', { x: x(at), y: FRAME.bottom + 15, 'text-anchor': i === 2 ? 'end' : i ? 'middle' : 'start' })),
     words(`bytes not zero; up: predicted ${metricOf()}, log scale`, 'tick', { x: (FRAME.left + FRAME.right) / 2, y: 186, 'text-anchor': 'middle' }),
+    words('solid: best, dashed: uniform', 'tick', { x: FRAME.right, y: FRAME.top + 3, 'text-anchor': 'end' }),
     drawn('path', { class: 'uniform', d: line(uniform) }), drawn('path', { class: 'best', d: line(best) }), ui.ideaDot, ui.dot);
 }
 

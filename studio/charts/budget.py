@@ -16,6 +16,7 @@ from studio.known import Trial
 from studio.theme import COLOURS, SCALE, SEQUENCE
 
 _LINES = 64  # lines drawn of a deeper model: every second block, or every third ...
+_PERCENTS = [0.1, 0.2, 0.5, 1, 2, 3, 5, 10, 20, 30, 50, 100, 200, 500, 1e3, 1e4]
 _TIMES = [1, 1.5, 2, 3, 5, 10, 20, 50, 100, 1e3, 1e4, 1e6, 1e9]  # ticks of a logarithmic axis
 
 
@@ -105,10 +106,14 @@ def tested(pairs: Sequence[Pair], curves: CostCurves) -> go.Figure:
         hovertemplate="%{text}: predicted +%{x:.1f} %, measured +%{y:.1f} %<extra></extra>",
     )  # fmt: skip
     figure.update_layout(margin=MARGIN, legend={"orientation": "h", "y": 1.12, "x": 0})
-    figure.update_xaxes(
-        title=titled(f"predicted increase of the {curves.metric}, %"), type="log", range=[math.log10(max(x, 1e-3)) for x in reach]
-    )
-    figure.update_yaxes(title=titled("measured increase, %"), type="log", range=[math.log10(max(x, 1e-3)) for x in reach])
+    axis = {
+        "type": "log",
+        "range": [math.log10(max(x, 1e-3)) for x in reach],
+        "tickvals": _PERCENTS,
+        "ticktext": [f"{x:g}" for x in _PERCENTS],
+    }
+    figure.update_xaxes(title=titled(f"predicted increase of the {curves.metric}, %"), **axis)
+    figure.update_yaxes(title=titled("measured increase, %"), **axis)
     return figure
 
 

@@ -154,7 +154,7 @@ def _bars(bench: Bench, held: _Held, source: str) -> Any:
     if has.described is None:
         return None
     opened = bench.workspace.read()
-    return equaliser.value(opened, has, bench.workspace.snapshots(opened.model))
+    return equaliser.packed(equaliser.value(opened, has, bench.workspace.snapshots(opened.model)))
 
 
 def _table(bench: Bench, held: _Held, source: str) -> pd.DataFrame:
@@ -209,9 +209,11 @@ def origin(found: dict[str, Any]) -> str:
         return f"Predicted by adding up, on a log scale, what each block costs alone {how}. Blocks that were pruned together may cost more than that."
     count, error = len(found["measured"]["together"]), found.get("error")
     fit = (
-        f" On {count} budgets of the whole model, each left out of the fit in turn, it was off by {100 * error:.0f} % in the median."
+        f" On the {count} budgets of the whole model that were measured with the curves it is off by {100 * error:.0f} % in the median."
         if error
         else ""
     )
-    return (f"Each layer's local error at six shares {how}, weighted by what each block's attention and MLP cost alone, and added up with the power "
-            f"{found['power']:.2f} that budgets of the whole model showed.{fit}")  # fmt: skip
+    return (
+        f"Each layer's local error at six shares {how}, weighted by how far each block's attention and MLP alone turn the answers, and added up with the "
+        f"power {found['power']:.2f} that budgets of the whole model showed.{fit}"
+    )

@@ -29,10 +29,10 @@ def house(tmp_path_factory, chromium):
 def room(house, visit):
     """room("budget") -> the page with that room of a fresh workspace in front."""
 
-    def to(name="budget", **kept):
+    def to(name="budget", patience_ms=PATIENCE_MS, **kept):
         write_workspace(house, **kept)
         page = visit(house.address, name)
-        page.wait_for_selector("#equaliser [data-units]")
+        page.wait_for_selector("#equaliser [data-units]", timeout=patience_ms)
         return page
 
     return to
@@ -286,7 +286,7 @@ def test_a_curve_is_drawn_across_the_bars_mirrored_and_snapped(room, house):
     page.mouse.move(boxes[1]["x"] + 10, boxes[1]["y"] + boxes[1]["height"] * 0.4, steps=3)
     saved_after(page, page.mouse.up)
     drawn = [now(page, index) for index in range(6)]
-    assert drawn[0] == 10 and drawn[5] == 60 and drawn == sorted(drawn) and len(set(drawn)) == 6
+    assert 8 <= drawn[0] <= 12 and 58 <= drawn[5] <= 62 and drawn == sorted(drawn) and len(set(drawn)) == 6
     press(page, "Mirror: the last block’s bars become the first’s")
     assert [now(page, index) for index in range(6)] == drawn[::-1]
     press(page, "Snap to shares of N:4 patterns")
@@ -359,7 +359,7 @@ def many_layers(blocks, each):
 def test_ten_thousand_layers_are_shown_in_windows_and_all_of_them_count(room, house):
     source = "invented/ten-thousand"
     known.remember(source, many_layers(500, 20), house.workspace)
-    page = room(model=source)
+    page = room(model=source, patience_ms=4 * PATIENCE_MS)  # Gradio copies the description for the Model room's drawing
     expect(page.locator(".eq-bar")).to_have_count(200)
     press(page, "Uniform 50 %")
     page.get_by_role("button", name="Show a bar a layer, or a bar a block").click()
