@@ -19,6 +19,7 @@ from core.recipe import Recipe, read
 
 MOST = 8  # runs at once: as many as there are colours that can be told apart
 LETTERS = "ABCDEFGH"
+ALIKE = 0.005  # costs that differ by less are one
 DRAWS = 2000  # of the bootstrap
 # figure in core.report.Metrics -> (label, the protocol that it was taken by, is less better?)
 FIGURES = {
@@ -220,9 +221,16 @@ def placed(found: Sequence[Side], key: str, cost: str) -> list[tuple[str, float,
 
 
 def front(points: Sequence[tuple[float, float]], less_is_better: bool) -> list[int]:
-    """Which (cost, quality) points no other beats in both, by rising cost."""
-    out: list[int] = []
-    for at in sorted(range(len(points)), key=lambda i: (points[i][0], points[i][1] if less_is_better else -points[i][1])):
-        better = not out or (points[at][1] < points[out[-1]][1] if less_is_better else points[at][1] > points[out[-1]][1])
-        out += [at] if better else []
-    return out
+    """Which (cost, quality) points no other beats, by rising cost: none is better in quality at a cost that is no higher. Costs that differ by less than
+    `ALIKE` count as equal: two masks of one share differ by a handful of weights."""
+    signed = [(cost, quality if less_is_better else -quality) for cost, quality in points]
+
+    def beaten(at: int) -> bool:
+        cost, quality = signed[at]
+        return any(
+            (other[1] < quality and other[0] <= cost * (1 + ALIKE)) or (other[1] == quality and (other[0], number) < (cost, at))
+            for number, other in enumerate(signed)
+            if number != at
+        )
+
+    return sorted((at for at in range(len(points)) if not beaten(at)), key=lambda at: signed[at][0])

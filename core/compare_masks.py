@@ -92,3 +92,8 @@ def label(name: str) -> str:
 def natural(name: str) -> list[tuple[int, int, str]]:
     """A key that puts blocks.10 after blocks.9."""
     return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in name.split(".")]
+
+
+def by_block(name: str) -> list[tuple[int, int, str]]:
+    """A key that orders by block alone, so that layers of a block keep the model's own order."""
+    return natural(".".join(name.split(".")[:2])) if name.startswith("blocks.") else []

@@ -100,7 +100,7 @@ def _pareto(found: Sequence[Side]) -> str:
 
 
 def _layers(found: Sequence[Side]) -> str:
-    names = sorted({str(layer["name"]) for at in found for layer in at.layers}, key=compare_masks.natural)
+    names = sorted({str(layer["name"]) for at in found for layer in at.layers}, key=compare_masks.by_block)
     if not names:
         return ""
     series = []

@@ -114,7 +114,7 @@ def _repeats(at: folder.Status, lines: list[tuple[str, str]]) -> str:
     """What is done again when this run is taken up."""
     if not (at.path / folder.RESUME).exists():
         return "Nothing that was finished can be taken up: to go on does all of it again, to the same bits."
-    cut = next((words for words, said in reversed(lines) if said not in ("not reached", "passed by")), "")
+    cut = next((words for words, said in reversed(lines) if said not in ("not reached", "passed by", "taken over")), "")
     return f"What was finished is kept. To go on loads the model again and repeats “{cut}” from its beginning; the outcome is the same, bit for bit."
 
 

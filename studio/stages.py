@@ -37,7 +37,16 @@ def told(recipe: Recipe, events: Sequence[Event], ended: bool) -> list[tuple[str
         first = began[number]
         following = next((i for i in began[number + 1 :] if i is not None), None)
         if first is None:
-            out.append((words, "passed by" if following is not None else "not reached" if ended else "to come"))
+            out.append(
+                (
+                    words,
+                    ("taken over" if recipe.resume else "passed by")
+                    if following is not None
+                    else "not reached"
+                    if ended
+                    else "to come",
+                )
+            )
         elif following is not None or ended:
             end = progress[following]["time_s"] if following is not None else finish
             out.append((words, f"{end - progress[first]['time_s']:.1f} s"))

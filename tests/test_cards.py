@@ -60,4 +60,6 @@ def test_live_curves_stand_by_block_and_by_step_and_say_what_they_show():
         finding(points)
         == "Perplexity went from 30 to 32 after 2 of 2 blocks or layers; the loss went from 3.5 to 3.5 in 1 of 5 steps"
     )
+    noisy = {"loss": [(step, 4.0 + (step % 2) - step / 20, 20) for step in range(1, 21)]}
+    assert finding(noisy) == "The loss went from 4.275 to 3.675 in 20 of 20 steps (means of 8)"
     assert rows(points)[-1] == ["training loss (nats)", "1", "3.5"]

@@ -151,6 +151,9 @@ def test_the_front_holds_what_no_other_beats_in_both():
     points = [(1.0, 9.0), (2.0, 5.0), (3.0, 6.0), (4.0, 1.0)]
     assert compare.front(points, less_is_better=True) == [0, 1, 3]
     assert compare.front(points, less_is_better=False) == [0]
+    assert compare.front([(1000.0, 9.0), (1001.0, 5.0), (1001.0, 5.0)], less_is_better=True) == [
+        1
+    ]  # a weight in a thousand is none
 
 
 def test_every_picture_has_a_finding_and_a_table_or_says_why_it_is_empty(tmp_path):

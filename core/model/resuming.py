@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors.torch import save_file
 from torch import Tensor
 
 from core import folder
@@ -45,8 +45,8 @@ class Taken:
     random: Tensor
 
 
-def keep(path: Path, recipe: Recipe, loaded: LoadedModel, taken: Taken) -> None:
-    """Write, or write anew, what is finished so far."""
+def keep(path: Path, recipe: Recipe, loaded: LoadedModel, taken: Taken) -> bool:
+    """Write, or write anew, what is finished so far. False where the disk refuses: what was kept before stands."""
     tensors = {f"score/{name}": value.float().contiguous() for name, value in taken.scores.items()}
     tensors |= {f"mask/{name}": torch.from_numpy(mask.bits) for name, mask in taken.masks.items()}
     tensors |= {f"weight/{name}": value for name, value in taken.weights.items()}
@@ -60,8 +60,14 @@ def keep(path: Path, recipe: Recipe, loaded: LoadedModel, taken: Taken) -> None:
         "protocol": taken.protocol,
         "shapes": {name: list(mask.shape) for name, mask in taken.masks.items()},
     }
-    content = save({**tensors, "random": taken.random}, {"told": json.dumps(folder.finite(told))})
-    folder.write_bytes(path / folder.RESUME, content)
+    beside = path / f".{folder.RESUME}"
+    try:  # straight to the disk: weights in memory a second time could be more than there is
+        save_file({**tensors, "random": taken.random}, beside, {"told": json.dumps(folder.finite(told))})
+        beside.replace(path / folder.RESUME)
+    except (OSError, SafetensorError):
+        beside.unlink(missing_ok=True)
+        return False
+    return True
 
 
 def changed_weights(loaded: LoadedModel, recipe: Recipe, steps_done: int) -> dict[str, Tensor]:

@@ -157,7 +157,10 @@ class _State:
         known = resuming.Taken(
             steps_done, figures, self.steps, self.rows, self.protocol, self.masks, self.scores, weights, torch.get_rng_state()
         )
-        resuming.keep(self.path, self.recipe, self.loaded, known)
+        if not resuming.keep(self.path, self.recipe, self.loaded, known):
+            self.watcher.say(
+                Progress("keep", kind="note", text="The disk has no room to keep what is finished for a later resume.")
+            )
 
     def taken_up(self) -> int:
         """Go on from the run that the recipe names. Returns how many steps are done."""

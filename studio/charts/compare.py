@@ -27,6 +27,9 @@ _DIVERGING = [[0.0, SEQUENCE[0]], [0.5, "#f1f0ea"], [1.0, SEQUENCE[1]]]
 _SYMBOLS = ("circle", "diamond", "square", "triangle-up", "cross", "x", "star", "hexagon")
 
 
+FRONT = "no other beats these (costs within 0.5 % are alike)"
+
+
 @dataclass(frozen=True)
 class Picture:
     """finding: the title, a sentence; figure None where there is nothing to draw, and the finding says why."""
@@ -50,7 +53,7 @@ def pareto(found: Sequence[Side], cost: str = "nonzero") -> Picture:
     best = compare.front(places, less)
     figure = go.Figure()
     figure.add_scatter(
-        x=[places[i][0] for i in best], y=[places[i][1] for i in best], mode="lines", name="no other is better in both", hoverinfo="skip",
+        x=[places[i][0] for i in best], y=[places[i][1] for i in best], mode="lines", name=FRONT, hoverinfo="skip",
         line={"color": COLOURS["muted"], "width": 1.5, "dash": "dot", "shape": "hv"},
     )  # fmt: skip
     for name, x, y, number in points:
@@ -85,7 +88,7 @@ def _listed(names: Sequence[str]) -> str:
 
 def sparsity(found: Sequence[Side]) -> Picture:
     """Where each run took its share: a stepped line a run. Layers that only some of them have stand too."""
-    order = sorted(dict.fromkeys(escape(str(layer["name"])) for at in found for layer in at.layers), key=compare_masks.natural)
+    order = sorted(dict.fromkeys(escape(str(layer["name"])) for at in found for layer in at.layers), key=compare_masks.by_block)
     if not order:
         return Picture("None of these runs names layers.")
     figure, shares = go.Figure(), []

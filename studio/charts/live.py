@@ -30,6 +30,7 @@ PANELS = {
         "the loss went from {0} to {1} in {2} of {3} steps",
     ),
 }
+_SMOOTH = 8  # steps at either end whose mean loss is told
 NOTE = "Perplexity so far: of the whole model as it stands, on the first windows of the text that is measured. The figure that counts is taken at the end."
 
 
@@ -82,10 +83,10 @@ def finding(points: dict[str, list[tuple[int, float, int]]]) -> str:
     out = []
     for name, (_, _, _, words) in PANELS.items():
         if seen := points.get(name):
-            figures = [
-                f"{100 * value:.1f} %" if name == "running_accuracy" else f"{value:.4g}" for value in (seen[0][1], seen[-1][1])
-            ]
-            out.append(words.format(*figures, seen[-1][0], seen[-1][2]))
+            mean = _SMOOTH if name == "loss" and len(seen) >= 2 * _SMOOTH else 1  # one batch against another is mostly luck
+            ends = [sum(value for _, value, _ in part) / mean for part in (seen[:mean], seen[-mean:])]
+            figures = [f"{100 * value:.1f} %" if name == "running_accuracy" else f"{value:.4g}" for value in ends]
+            out.append(words.format(*figures, seen[-1][0], seen[-1][2]) + (f" (means of {mean})" if mean > 1 else ""))
     said = "; ".join(out)
     return said[:1].upper() + said[1:]
 

@@ -11,7 +11,7 @@ import plotly.graph_objects as go
 from core import compare
 from core.compare import Side
 from core.compare_words import written
-from studio.charts.compare import COSTS, MARGIN, Picture, marker
+from studio.charts.compare import COSTS, FRONT, MARGIN, Picture, marker
 from studio.theme import COLOURS
 
 
@@ -30,10 +30,10 @@ def pareto_of_many(found: Sequence[Side], cost: str = "nonzero") -> Picture:
     best = compare.front(places, less)
     figure = go.Figure()
     figure.add_scatter(
-        x=[places[i][0] for i in best], y=[places[i][1] for i in best], mode="lines", name="no other is better in both", hoverinfo="skip",
+        x=[places[i][0] for i in best], y=[places[i][1] for i in best], mode="lines", name=FRONT, hoverinfo="skip",
         line={"color": COLOURS["muted"], "width": 1.5, "dash": "dot", "shape": "hv"},
     )  # fmt: skip
-    for on, name, colour in ((True, "on the front", COLOURS["accent"]), (False, "beaten in both", COLOURS["muted"])):
+    for on, name, colour in ((True, "on the front", COLOURS["accent"]), (False, "beaten", COLOURS["muted"])):
         some = [i for i in range(len(have)) if (i in best) == on]
         figure.add_scatter(
             x=[places[i][0] for i in some], y=[places[i][1] for i in some], text=[escape(have[i].name) for i in some], mode="markers", name=name,

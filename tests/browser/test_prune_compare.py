@@ -62,7 +62,7 @@ def test_a_plan_is_set_against_the_last_run_and_a_stopped_run_goes_on_where_it_w
     second = strip(page).get_attribute("data-run")
     events, _ = folder.read_events(studio.runs / second)
     assert any("Taken up from" in event["text"] and "1 of 2 steps" in event["text"] for event in events)
-    expect(page.locator("#run-stages")).to_contain_text(re.compile(r"Measure the dense model\s*passed by"))
+    expect(page.locator("#run-stages")).to_contain_text(re.compile(r"Measure the dense model\s*taken over"))
     expect(page.locator("#prune-divergence")).to_contain_text("It is farthest from the dense model at")
     assert page.locator("#prune-texts .token").count() > 10
     expect(page.locator("#plan-diff")).to_contain_text("The same as the last run")
