@@ -11,7 +11,7 @@ import pytest
 from core import lesson, lesson_checks, lesson_command, lesson_figures
 from core.errors import LessonError
 from core.folder import write_json
-from core.lesson_scene import Done, Scene, Verdict, number
+from core.lesson_scene import Done, Scene, Verdict, done, number
 from core.lesson_schema import ROOMS
 from core.recipe import parse
 from studio import app, learning, lesson_text
@@ -152,7 +152,8 @@ def test_figures_are_read_from_what_was_measured():
 
 @pytest.mark.quick
 @pytest.mark.parametrize(
-    ("text", "value"), [("57.5", 57.5), (" 57,5 ", 57.5), ("about 1,250", 1250), ("50 %", 50), ("-.5", -0.5), ("1e3", 1000)]
+    ("text", "value"),
+    [("57.5", 57.5), (" 57,5 ", 57.5), ("about 1,250", 1250), ("50 %", 50), ("0,085", 0.085), ("-.5", -0.5), ("1e3", 1000)],
 )
 def test_a_typed_number_is_understood(text, value):
     assert number(text) == value
@@ -235,6 +236,25 @@ def test_a_check_sees_what_was_done(check, params, scene, right, why):
 def test_every_check_is_tried_above_and_tells_what_it_says_it_tells():
     tried = {case[0] for case in test_a_check_sees_what_was_done.pytestmark[0].args[1]}
     assert tried == set(lesson_checks.load())
+
+
+@pytest.mark.quick
+def test_a_run_of_whole_blocks_removed_the_share_of_blocks():
+    prune = parse(
+        {
+            "recipe": 1,
+            "name": "x",
+            "model": {"source": "m"},
+            "steps": [{"prune": {"method": "block_influence", "structure": "blocks", "sparsity": 0.17}}],
+        }
+    )
+    report = {
+        "dense": {"perplexity": 50.0},
+        "pruned": {"perplexity": 60.0},
+        "sparsity": {"all_parameters": 0.125, "blocks": 1 / 6},
+    }
+    assert done("x", prune, report).removed == 1 / 6
+    assert done("x", prune, {**report, "pruned": None}) is None
 
 
 @pytest.mark.quick

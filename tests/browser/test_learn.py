@@ -11,6 +11,7 @@ from core import lesson, lesson_figures
 from core.lesson_figures import extreme
 from studio import known
 from studio.progress import FILE
+from studio.workspace import Workspace
 from tests.browser.conftest import PATIENCE_MS, reload
 from tests.studio_process import running
 
@@ -143,7 +144,7 @@ def test_what_is_a_weight_worth_from_start_to_end(fresh, house):
     assert front(page) == "X-ray"
     page.get_by_role("button", name="Set the bars for me").click()
     expect(page.locator(".lesson-told")).to_contain_text("The bars are set")
-    assert json.loads((house.workspace / "workspace.json").read_text())["budget"]["shares"]["blocks.2"] == 0.5
+    assert Workspace(house.workspace).read().budget.shares["blocks.2"] == 0.5
     answer(page, 1)
     expect(page.locator(".lesson-said")).to_contain_text("too large")
     answer(page, "0,085")
@@ -284,11 +285,7 @@ def test_two_tabs_keep_what_both_have_done(fresh, visit, house):
 
 
 def test_another_model_open_is_told_and_the_lessons_own_is_one_press_away(fresh, house):
-    page = fresh("learn")
-    state = json.loads((house.workspace / "workspace.json").read_text())
-    (house.workspace / "workspace.json").write_text(
-        json.dumps({**state, "model": "builtin:tiny-cnn", "revision": state["revision"] + 7})
-    )
+    Workspace(house.workspace).change(model="builtin:tiny-cnn")
     page = fresh(lesson="weights", step="3")
     at_step(page, 3)
     expect(panel(page)).to_contain_text("This lesson is about builtin:tiny-llama, and builtin:tiny-cnn is open.")
