@@ -120,8 +120,11 @@ class _Play:
         bench, still = self.bench, gr.skip()
         room = taught.steps[number - 1].doing.room
         if what == "model":
-            bench.workspace.change(model=taught.head.model)
-            return self._drawn(taught, number), still, taught.head.model, still, still
+            wanted = bench.admit(taught.head.model)
+            if not learning.is_known(bench, taught):  # the Model room opens it, and says how far it is
+                return self._drawn(taught, number), gr.Tabs(selected="model"), wanted, still, still
+            bench.workspace.change(model=wanted)
+            return self._drawn(taught, number), still, wanted, still, still
         if what == "budget":
             opened = bench.workspace.set_budget(learning.budget_of(bench, taught, number))
             return (

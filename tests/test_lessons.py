@@ -5,17 +5,20 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+import launch
 from core import lesson, lesson_checks, lesson_command, lesson_figures
-from core.errors import LessonError
+from core.errors import LessonError, PrunariumError
 from core.folder import write_json
 from core.lesson_scene import Done, Scene, Verdict, done, number
 from core.lesson_schema import ROOMS
 from core.recipe import parse
-from studio import app, learning, lesson_text
+from studio import app, jobs, learning, lesson_text
 from studio.progress import FILE, Notebook, Progress
+from studio.workspace import Workspace
 
 FILES = sorted(lesson.FOLDER.glob("*.md"))
 HEAD = """---
@@ -344,6 +347,32 @@ def test_the_command_says_what_is_wrong_and_what_is_right(tmp_path, checkout):
     code, said = call("check", str(tmp_path / "bad.md"))
     assert code == 1 and "There is no room 'kitchen'" in said and "Traceback" not in said
     assert call("check")[0] == 2
+
+
+@pytest.mark.quick
+def test_launch_hands_the_lesson_over():
+    assert launch.read_order(["lesson", "check", "a.md"]) == ("lesson", ["check", "a.md"], None)
+    with pytest.raises(SystemExit, match="2"):
+        launch.read_order(["lesson", "praise", "a.md"])
+
+
+@pytest.mark.quick
+def test_a_lesson_of_a_strangers_model_opens_nothing_and_reads_nothing_unasked(tmp_path):
+    text = (
+        (HEAD + STEP)
+        .replace("builtin:tiny-llama", "/etc/model")
+        .replace("    steps:", "    calibration: {source: /etc/passwd}\n    steps:")
+    )
+    (tmp_path / "mine.md").write_text(text.replace("room: budget", "recipe: half"))
+    taught, bench = (
+        learning.find("mine", (tmp_path,)),
+        SimpleNamespace(workspace=Workspace(tmp_path / "w"), runs=tmp_path, folders=(tmp_path,)),
+    )
+    bench.admit = lambda source: jobs.admit(source, bench.folders)
+    with pytest.raises(LessonError, match="This lesson is about /etc/model"):
+        learning.scene(bench, taught, 1, Notebook(tmp_path)).ask("layer", name="x")
+    with pytest.raises(PrunariumError, match="outside the folders"):
+        learning.recipe_of(bench, taught, 1)
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)

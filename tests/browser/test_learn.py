@@ -174,6 +174,9 @@ def test_what_is_a_weight_worth_from_start_to_end(fresh, house):
     expect(panel(page)).to_be_hidden()
     page.get_by_role("tab", name="Learn", exact=True).click()
     expect(page.locator("[data-lesson=weights]")).to_contain_text("5 of 5 tasks done")
+    page.get_by_role("button", name="Do it again: What is a weight worth?").click()
+    at_step(page, 1)
+    expect(page.locator(".lesson-dots .done")).to_have_count(0)
 
 
 def test_layers_that_repeat_each_other_from_start_to_end(fresh, house):
