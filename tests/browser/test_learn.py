@@ -340,6 +340,7 @@ def test_at_390_pixels_the_panel_leaves_room_and_folds_away(fresh, shots):
     box = panel(page).bounding_box()
     assert box["width"] == 390 and box["y"] > 400
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    assert page.locator("#equaliser").bounding_box()["width"] > 300  # the room has the whole width again
     page.screenshot(path=shots / "learn-phone.png")
     page.get_by_role("button", name="Hide").click()
     expect(panel(page).get_by_role("button", name="Next")).to_be_hidden()
