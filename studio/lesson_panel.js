@@ -151,5 +151,11 @@ addEventListener('popstate', () => {
   if (lesson) { busy(); trigger('went', { lesson, step: asked.get('step') || 1 }); }
   else if (at) { busy(); trigger('left', {}); }
 });
+// Of several quick changes of the bars a signal may tell an older one last, so the panel looks once more when the equaliser has saved.
+let pause = 0;
+new MutationObserver(list => {
+  if (!at || !list.some(change => change.target.classList.contains('eq'))) return;
+  clearTimeout(pause); pause = setTimeout(() => at && trigger('looked', {}), 300);
+}).observe(document.body, { subtree: true, attributes: true, attributeFilter: ['data-rev'] });
 addEventListener('prunarium-lesson', event => { busy(); trigger('went', event.detail); });
 watch('value', show); show();

@@ -218,6 +218,7 @@ def test_a_budget_by_hand_against_the_machine_from_start_to_end(fresh, house):
     for index, percent in enumerate((35, 53, 53, 53, 53, 53)):
         set_bar(page, index, percent)
     assert "against" in right(page)
+    expect(page.locator(".lesson-said")).to_contain_text("at 50 %")  # the last bar too
     on(page)
     run_it(page)
     assert "Equal shares" in right(page)
