@@ -12,6 +12,7 @@ from core.errors import LessonError, PrunariumError
 from core.recipe import Prune, Recipe
 
 _NUMBER = re.compile(r"[-+]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?")
+_THOUSANDS = re.compile(r"(?<![\d.,])[1-9]\d{0,2}(?:,\d{3})+(?![\d,])")  # 1,250; but 0,085 is a decimal comma
 _BROKEN = 20.0  # the log increase of a level at which the model's quality was no number
 
 
@@ -53,7 +54,9 @@ class Done:
 
     @property
     def removed(self) -> float:
-        return float((self.report.get("sparsity") or {}).get("pruned_layers") or 0.0)
+        """The share that really went: of the pruned layers' weights, or of the units where whole ones go."""
+        told = self.report.get("sparsity") or {}
+        return float(told.get("pruned_layers") or told.get(self.prune.structure) or 0.0)
 
 
 def done(name: str, recipe: Recipe, report: Mapping[str, Any] | None) -> Done | None:
@@ -138,7 +141,7 @@ def curves_of(seen: Mapping[str, Any] | None, sizes: Mapping[str, int], blocks: 
 
 def number(text: str) -> float:
     """What a person typed as a number: `57.5`, `57,5`, `about 57`, `50 %`. Raises LessonError on none or on several."""
-    plain = re.sub(r"(?<=\d),(?=\d{3}(?:\D|$))", "", text.strip()).replace(",", ".")
+    plain = _THOUSANDS.sub(lambda hit: hit[0].replace(",", ""), text.strip()).replace(",", ".")
     hits = _NUMBER.findall(plain)
     if len(hits) != 1 or abs(float(hits[0])) == float("inf"):
         said = f"not “{text.strip()[:40]}”" if text.strip() else "and nothing was typed"

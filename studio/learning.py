@@ -81,8 +81,15 @@ def scene(bench: Bench, taught: Lesson, step: int, notes: Notebook, answer: str 
         runs=runs(bench, model),
         answer=answer,
         answers=notes.read(taught.name).answers,
-        ask=lambda question, /, **what: bench.worker.about(model, question, timeout_s=120.0, **what),
+        ask=lambda question, /, **what: _asked(bench, taught, question, what),
     )
+
+
+def _asked(bench: Bench, taught: Lesson, question: str, what: dict[str, Any]) -> Any:
+    """A question to the worker about the lesson's model, once a person has opened it: a lesson file opens nothing by itself."""
+    if wrong := needs_model(bench, taught):
+        raise LessonError(wrong, "Open the lesson's model first.")
+    return bench.worker.about(taught.head.model, question, timeout_s=120.0, **what)
 
 
 def runs(bench: Bench, model: str) -> tuple[Done, ...]:
@@ -118,6 +125,11 @@ def needs_model(bench: Bench, taught: Lesson) -> str:
     """The sentence where another model is open than the lesson is about; else nothing."""
     now = bench.workspace.read().model
     return "" if now == taught.head.model else f"This lesson is about {taught.head.model}, and {now} is open."
+
+
+def is_known(bench: Bench, taught: Lesson) -> bool:
+    """Has the lesson's model been opened before, so that it can be shown at once?"""
+    return known.description(taught.head.model, bench.workspace.folder) is not None
 
 
 def budget_of(bench: Bench, taught: Lesson, step: int) -> dict[str, float]:

@@ -102,8 +102,18 @@ function build() {
 
 function fold() {
   box.classList.toggle('shut', shut); parts.fold.textContent = shut ? 'Show' : 'Hide'; parts.fold.setAttribute('aria-expanded', !shut);
-  page.dataset.lesson = shut ? 'shut' : 'open';
+  room(!shut);
 }
+
+// The rooms give way to the panel: at the side, or on small screens at the foot. Not in the style sheet: Gradio rewrites rules for its own frame inside @media.
+const wide = matchMedia('(min-width: 1024px)');
+let taken = false;
+function room(open) {
+  taken = open;
+  page.style.setProperty('padding-right', open && wide.matches ? '348px' : '0', 'important');
+  page.style.setProperty('padding-bottom', open && !wide.matches ? '48vh' : '0', 'important');
+}
+wide.addEventListener('change', () => room(taken));
 
 function broken(value) {
   parts = { fold: button('', () => {}) };
@@ -120,8 +130,8 @@ function show() {
     at = { ...at, problem: value.problem }; verdict(); box.dataset.rev = Number(box.dataset.rev || 0) + 1; return;
   }
   box.hidden = !value || !value.open;
-  if (box.hidden) { at = null; delete page.dataset.lesson; box.dataset.rev = Number(box.dataset.rev || 0) + 1; return; }
-  if (value.broken) { at = null; broken(value); page.dataset.lesson = 'open'; return; }
+  if (box.hidden) { at = null; room(false); box.dataset.rev = Number(box.dataset.rev || 0) + 1; return; }
+  if (value.broken) { at = null; broken(value); room(true); return; }
   const fresh = !at || SHAPE.some(key => JSON.stringify(at[key]) !== JSON.stringify(value[key])), moved = at && (at.lesson !== value.lesson || at.step !== value.step);
   if (value.told === null) value.told = !moved && at ? at.told : ''; // a check that ran by itself says nothing new
   const typed = !moved && parts.field ? parts.field.value : null;
@@ -141,5 +151,11 @@ addEventListener('popstate', () => {
   if (lesson) { busy(); trigger('went', { lesson, step: asked.get('step') || 1 }); }
   else if (at) { busy(); trigger('left', {}); }
 });
+// Of several quick changes of the bars a signal may tell an older one last, so the panel looks once more when the equaliser has saved.
+let pause = 0;
+new MutationObserver(list => {
+  if (!at || !list.some(change => change.target.classList.contains('eq'))) return;
+  clearTimeout(pause); pause = setTimeout(() => at && trigger('looked', {}), 300);
+}).observe(document.body, { subtree: true, attributes: true, attributeFilter: ['data-rev'] });
 addEventListener('prunarium-lesson', event => { busy(); trigger('went', event.detail); });
 watch('value', show); show();

@@ -48,6 +48,7 @@ def wire(bench: Bench, panel: gr.HTML, at: gr.State, rooms: dict[str, str]) -> N
     bench.page.load(play.linked, None, [panel, at, bench.tabs], **_TOLD)
     signals = [bench.model.change, bench.budget.change, bench.ended.change]
     gr.on(signals, play.again, at, panel, **_QUIET, trigger_mode="always_last")
+    panel.looked(play.again, at, panel, **_QUIET, trigger_mode="always_last")
 
 
 class _Play:
@@ -120,8 +121,11 @@ class _Play:
         bench, still = self.bench, gr.skip()
         room = taught.steps[number - 1].doing.room
         if what == "model":
-            bench.workspace.change(model=taught.head.model)
-            return self._drawn(taught, number), still, taught.head.model, still, still
+            wanted = bench.admit(taught.head.model)
+            if not learning.is_known(bench, taught):  # the Model room opens it, and says how far it is
+                return self._drawn(taught, number), gr.Tabs(selected="model"), wanted, still, still
+            bench.workspace.change(model=wanted)
+            return self._drawn(taught, number), still, wanted, still, still
         if what == "budget":
             opened = bench.workspace.set_budget(learning.budget_of(bench, taught, number))
             return (
@@ -197,9 +201,7 @@ class _Play:
     def _offers(self, taught: Lesson, number: int) -> dict[str, Any]:
         """The buttons that set a step up. Offered, never pressed for the person: a reload must not undo what a hand did."""
         doing, wrong = taught.steps[number - 1].doing, learning.needs_model(self.bench, taught)
-        run = ""
-        if doing.recipe and not wrong:
-            run = _run_words(self.bench, taught, number)
+        run = _run_words(self.bench, taught, number) if doing.recipe and not wrong else ""
         return {
             "room": [doing.room, self.rooms[doing.room]] if doing.room in self.rooms else None,
             "model": [wrong, taught.head.model] if wrong else None,

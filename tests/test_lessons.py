@@ -5,17 +5,20 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+import launch
 from core import lesson, lesson_checks, lesson_command, lesson_figures
-from core.errors import LessonError
+from core.errors import LessonError, PrunariumError
 from core.folder import write_json
-from core.lesson_scene import Done, Scene, Verdict, number
+from core.lesson_scene import Done, Scene, Verdict, done, number
 from core.lesson_schema import ROOMS
 from core.recipe import parse
-from studio import app, learning, lesson_text
+from studio import app, jobs, learning, lesson_text
 from studio.progress import FILE, Notebook, Progress
+from studio.workspace import Workspace
 
 FILES = sorted(lesson.FOLDER.glob("*.md"))
 HEAD = """---
@@ -152,7 +155,8 @@ def test_figures_are_read_from_what_was_measured():
 
 @pytest.mark.quick
 @pytest.mark.parametrize(
-    ("text", "value"), [("57.5", 57.5), (" 57,5 ", 57.5), ("about 1,250", 1250), ("50 %", 50), ("-.5", -0.5), ("1e3", 1000)]
+    ("text", "value"),
+    [("57.5", 57.5), (" 57,5 ", 57.5), ("about 1,250", 1250), ("50 %", 50), ("0,085", 0.085), ("-.5", -0.5), ("1e3", 1000)],
 )
 def test_a_typed_number_is_understood(text, value):
     assert number(text) == value
@@ -235,6 +239,25 @@ def test_a_check_sees_what_was_done(check, params, scene, right, why):
 def test_every_check_is_tried_above_and_tells_what_it_says_it_tells():
     tried = {case[0] for case in test_a_check_sees_what_was_done.pytestmark[0].args[1]}
     assert tried == set(lesson_checks.load())
+
+
+@pytest.mark.quick
+def test_a_run_of_whole_blocks_removed_the_share_of_blocks():
+    prune = parse(
+        {
+            "recipe": 1,
+            "name": "x",
+            "model": {"source": "m"},
+            "steps": [{"prune": {"method": "block_influence", "structure": "blocks", "sparsity": 0.17}}],
+        }
+    )
+    report = {
+        "dense": {"perplexity": 50.0},
+        "pruned": {"perplexity": 60.0},
+        "sparsity": {"all_parameters": 0.125, "blocks": 1 / 6},
+    }
+    assert done("x", prune, report).removed == 1 / 6
+    assert done("x", prune, {**report, "pruned": None}) is None
 
 
 @pytest.mark.quick
@@ -324,6 +347,32 @@ def test_the_command_says_what_is_wrong_and_what_is_right(tmp_path, checkout):
     code, said = call("check", str(tmp_path / "bad.md"))
     assert code == 1 and "There is no room 'kitchen'" in said and "Traceback" not in said
     assert call("check")[0] == 2
+
+
+@pytest.mark.quick
+def test_launch_hands_the_lesson_over():
+    assert launch.read_order(["lesson", "check", "a.md"]) == ("lesson", ["check", "a.md"], None)
+    with pytest.raises(SystemExit, match="2"):
+        launch.read_order(["lesson", "praise", "a.md"])
+
+
+@pytest.mark.quick
+def test_a_lesson_of_a_strangers_model_opens_nothing_and_reads_nothing_unasked(tmp_path):
+    text = (
+        (HEAD + STEP)
+        .replace("builtin:tiny-llama", "/etc/model")
+        .replace("    steps:", "    calibration: {source: /etc/passwd}\n    steps:")
+    )
+    (tmp_path / "mine.md").write_text(text.replace("room: budget", "recipe: half"))
+    taught, bench = (
+        learning.find("mine", (tmp_path,)),
+        SimpleNamespace(workspace=Workspace(tmp_path / "w"), runs=tmp_path, folders=(tmp_path,)),
+    )
+    bench.admit = lambda source: jobs.admit(source, bench.folders)
+    with pytest.raises(LessonError, match="This lesson is about /etc/model"):
+        learning.scene(bench, taught, 1, Notebook(tmp_path)).ask("layer", name="x")
+    with pytest.raises(PrunariumError, match="outside the folders"):
+        learning.recipe_of(bench, taught, 1)
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)

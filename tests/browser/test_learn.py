@@ -11,6 +11,7 @@ from core import lesson, lesson_figures
 from core.lesson_figures import extreme
 from studio import known
 from studio.progress import FILE
+from studio.workspace import Workspace
 from tests.browser.conftest import PATIENCE_MS, reload
 from tests.studio_process import running
 
@@ -143,7 +144,7 @@ def test_what_is_a_weight_worth_from_start_to_end(fresh, house):
     assert front(page) == "X-ray"
     page.get_by_role("button", name="Set the bars for me").click()
     expect(page.locator(".lesson-told")).to_contain_text("The bars are set")
-    assert json.loads((house.workspace / "workspace.json").read_text())["budget"]["shares"]["blocks.2"] == 0.5
+    assert Workspace(house.workspace).read().budget.shares["blocks.2"] == 0.5
     answer(page, 1)
     expect(page.locator(".lesson-said")).to_contain_text("too large")
     answer(page, "0,085")
@@ -173,6 +174,9 @@ def test_what_is_a_weight_worth_from_start_to_end(fresh, house):
     expect(panel(page)).to_be_hidden()
     page.get_by_role("tab", name="Learn", exact=True).click()
     expect(page.locator("[data-lesson=weights]")).to_contain_text("5 of 5 tasks done")
+    page.get_by_role("button", name="Do it again: What is a weight worth?").click()
+    at_step(page, 1)
+    expect(page.locator(".lesson-dots .done")).to_have_count(0)
 
 
 def test_layers_that_repeat_each_other_from_start_to_end(fresh, house):
@@ -214,6 +218,7 @@ def test_a_budget_by_hand_against_the_machine_from_start_to_end(fresh, house):
     for index, percent in enumerate((35, 53, 53, 53, 53, 53)):
         set_bar(page, index, percent)
     assert "against" in right(page)
+    expect(page.locator(".lesson-said")).to_contain_text("at 50 %")  # the last bar too
     on(page)
     run_it(page)
     assert "Equal shares" in right(page)
@@ -284,11 +289,7 @@ def test_two_tabs_keep_what_both_have_done(fresh, visit, house):
 
 
 def test_another_model_open_is_told_and_the_lessons_own_is_one_press_away(fresh, house):
-    page = fresh("learn")
-    state = json.loads((house.workspace / "workspace.json").read_text())
-    (house.workspace / "workspace.json").write_text(
-        json.dumps({**state, "model": "builtin:tiny-cnn", "revision": state["revision"] + 7})
-    )
+    Workspace(house.workspace).change(model="builtin:tiny-cnn")
     page = fresh(lesson="weights", step="3")
     at_step(page, 3)
     expect(panel(page)).to_contain_text("This lesson is about builtin:tiny-llama, and builtin:tiny-cnn is open.")
@@ -340,6 +341,7 @@ def test_at_390_pixels_the_panel_leaves_room_and_folds_away(fresh, shots):
     box = panel(page).bounding_box()
     assert box["width"] == 390 and box["y"] > 400
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    assert page.locator("#equaliser").bounding_box()["width"] > 300  # the room has the whole width again
     page.screenshot(path=shots / "learn-phone.png")
     page.get_by_role("button", name="Hide").click()
     expect(panel(page).get_by_role("button", name="Next")).to_be_hidden()
