@@ -45,7 +45,7 @@ MODULES = {
     "bench": "tests.bench",
     "fetch": "core.builtins",
     "screens": "tests.screens",
-    "lesson": "core.lesson_command",
+    "lesson": "core.lesson.command",
 }
 BOOT = """import os, runpy, sys
 sys.argv = sys.argv[1:]

@@ -31,7 +31,7 @@ PACKAGES = (
     "core.recover",
     "core.embed",
     "core.select",
-    "core.lesson_checks",
+    "core.lesson.checks",
 )
 
 
@@ -268,9 +268,9 @@ def selector(name: str, *, label: str, paper: Paper | None = None, needs: set[st
 
 
 def lesson_check(name: str, *, label: str, tells: tuple[str, ...] = (), **card: Any) -> Decorator:
-    """Has a person done what a step of a lesson asks? -> core.lesson_scene.Verdict. Torch-free: it runs in the screen's process.
+    """Has a person done what a step of a lesson asks? -> core.lesson.scene.Verdict. Torch-free: it runs in the screen's process.
 
-    May name what core.lesson_scene.Scene holds: shares, sizes, blocks, seen, runs, figure, predict, ask, answer, answers. One that names `answer` judges
+    May name what core.lesson.scene.Scene holds: shares, sizes, blocks, seen, runs, figure, predict, ask, answer, answers. One that names `answer` judges
     what was typed or chosen, any other what was done. `tells`: the figures in its verdict, which the lesson's words may name in braces.
     """
     return _register("lesson_check", name, label, extra={"tells": tells}, **card)

@@ -55,8 +55,9 @@ def build(place: Place, quit_now: threading.Event) -> tuple[gr.Blocks, Worker]:
 
     import gradio as gr  # isort: skip
 
-    from studio import header, lesson_panel, strip
     from studio.bench import Bench
+    from studio.parts import header, strip
+    from studio.rooms.learn import panel as lesson_panel
     from studio.worker import Worker
     from studio.workspace import Workspace
 
@@ -84,8 +85,9 @@ def launch(page, port: int, host: str, token: str | None) -> str:  # noqa: ANN00
     import gradio as gr
     from starlette.middleware import Middleware
 
-    from studio import plotview, theme
+    from studio import theme
     from studio.guard import OWN_HOSTS, Guard
+    from studio.parts import plotview
 
     gr.set_static_paths([plotview.SCRIPT])
     hosts = frozenset() if host in ("0.0.0.0", "::") else OWN_HOSTS | {host.lower()}

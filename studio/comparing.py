@@ -6,8 +6,9 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from core import compare, comparison_page, sweep
+from core import compare, sweep
 from core.compare import Side
+from core.compare import page as comparison_page
 from studio import jobs
 
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from core.views import slug
-from studio import facts, known
+from studio import known
 from studio.bench import Bench
 from studio.charts import xray
 from studio.known import Observed
+from studio.parts import facts
 
 MOST_FOR_GRADIENTS = 400_000_000  # parameters: a backward pass of more takes too long for a look
 _ALWAYS = ("magnitude", "wanda", "relative_importance")

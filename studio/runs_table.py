@@ -9,7 +9,8 @@ from core import folder, sweep
 from core.errors import PrunariumError
 from core.folder import Status
 from core.recipe import Recipe, n_of_m, read
-from studio import cards, jobs, target
+from studio import jobs, target
+from studio.parts import cards
 
 HEADERS = ["Run", "State", "What", "Dense", "Pruned", "Recovered", "Seconds", "When"]
 

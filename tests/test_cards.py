@@ -2,9 +2,9 @@
 
 import pytest
 
-from studio import cards
 from studio.charts.live import finding, live_figure, rows, told
 from studio.charts.run import layers_figure
+from studio.parts import cards
 
 pytestmark = pytest.mark.quick
 REPORT = {

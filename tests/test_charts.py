@@ -7,10 +7,10 @@ import pytest
 
 from core.budget import HIGHEST_SHARE, CostCurves
 from core.proposals import Parts
-from studio import equaliser, known
+from studio import known
 from studio.charts import budget, xray, xray_states
 from studio.known import DEMOS, Trial
-from studio.rooms.budget import merged, read_table
+from studio.rooms.budget import equaliser, merged, read_table
 from studio.workspace import Shares
 
 pytestmark = pytest.mark.quick

@@ -11,8 +11,11 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from core import compare, compare_masks, compare_words, comparison_page, folder
+from core import compare, folder
 from core.compare import Side
+from core.compare import masks as compare_masks
+from core.compare import page as comparison_page
+from core.compare import words as compare_words
 from core.errors import ResourceError
 from core.events import Progress
 from studio.charts import compare as charts
@@ -188,7 +191,7 @@ def test_the_report_is_one_file_that_asks_nobody_for_anything_and_escapes_every_
 
 def test_the_command_writes_the_report_and_says_in_a_sentence_what_is_wrong(tmp_path):
     a = made(tmp_path, "a")
-    words = [sys.executable, "-m", "core.comparison_page"]
+    words = [sys.executable, "-m", "core.compare.page"]
     done = subprocess.run([*words, str(a.path), "--out", str(tmp_path / "a.html")], capture_output=True, text=True)
     assert (done.returncode, (tmp_path / "a.html").is_file()) == (0, True), done.stderr
     wrong = subprocess.run([*words, str(tmp_path / "none"), "--out", str(tmp_path / "b.html")], capture_output=True, text=True)

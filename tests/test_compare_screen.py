@@ -5,11 +5,12 @@ import pytest
 from core import folder
 from core.events import Progress
 from core.recipe import parse
-from studio import cards, diverging, plandiff, stages
 from studio.jobs import ASKED
 from studio.known import description
-from studio.plans import Order, to_recipe
-from studio.stages import told
+from studio.parts import cards
+from studio.rooms.prune import diverging, plandiff, stages
+from studio.rooms.prune.plans import Order, to_recipe
+from studio.rooms.prune.stages import told
 
 pytestmark = pytest.mark.quick
 

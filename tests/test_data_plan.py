@@ -10,9 +10,9 @@ from core import folder
 from core.data.selection import kept_count
 from core.errors import RecipeError
 from core.recipe import parse, to_dict, to_yaml
-from studio import dataplan, dataview, samples
 from studio.charts import data as charts
-from studio.dataplan import Choice
+from studio.rooms.data import dataplan, dataview, samples
+from studio.rooms.data.dataplan import Choice
 
 pytestmark = pytest.mark.quick
 

@@ -6,9 +6,10 @@ import pytest
 
 from core.budget import CostCurves, estimate
 from core.errors import RecipeError
-from studio import equaliser_asks, known
-from studio.equaliser import Known, flops_a_token, kv_bytes, value
+from studio import known
 from studio.known import DEMOS
+from studio.rooms.budget import asks as equaliser_asks
+from studio.rooms.budget.equaliser import Known, flops_a_token, kv_bytes, value
 from studio.workspace import Workspace
 
 pytestmark = pytest.mark.quick

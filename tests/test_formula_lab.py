@@ -9,9 +9,10 @@ from core.catalogue import resolve
 from core.errors import PrunariumError
 from core.events import Progress
 from core.recipe import parse, to_yaml
-from studio import evolving, formulas, jobs
+from studio import jobs
 from studio.bench import Bench
 from studio.charts import formula as charts
+from studio.rooms.formula import evolving, formulas
 from studio.workspace import DEMO, Workspace
 
 SEEN = {

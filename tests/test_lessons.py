@@ -10,14 +10,19 @@ from types import SimpleNamespace
 import pytest
 
 import launch
-from core import lesson, lesson_checks, lesson_command, lesson_figures
+from core import lesson
 from core.errors import LessonError, PrunariumError
 from core.folder import write_json
-from core.lesson_scene import Done, Scene, Verdict, done, number
-from core.lesson_schema import ROOMS
+from core.lesson import checks as lesson_checks
+from core.lesson import command as lesson_command
+from core.lesson import figures as lesson_figures
+from core.lesson.scene import Done, Scene, Verdict, done, number
+from core.lesson.schema import ROOMS
 from core.recipe import parse
-from studio import app, jobs, learning, lesson_text
-from studio.progress import FILE, Notebook, Progress
+from studio import app, jobs
+from studio.rooms.learn import learning
+from studio.rooms.learn import text as lesson_text
+from studio.rooms.learn.progress import FILE, Notebook, Progress
 from studio.workspace import Workspace
 
 FILES = sorted(lesson.FOLDER.glob("*.md"))
@@ -337,7 +342,7 @@ def test_the_guide_shows_a_lesson_that_can_be_taught_and_every_check(checkout):
 def test_the_command_says_what_is_wrong_and_what_is_right(tmp_path, checkout):
     def call(*words):
         done = subprocess.run(
-            [sys.executable, "-m", "core.lesson_command", *words], cwd=checkout, capture_output=True, text=True, check=False
+            [sys.executable, "-m", "core.lesson.command", *words], cwd=checkout, capture_output=True, text=True, check=False
         )
         return done.returncode, done.stdout + done.stderr
 

@@ -9,8 +9,8 @@ from core.errors import RecipeError, ResourceError
 from core.recipe import parse
 from studio import target
 from studio.jobs import admit
-from studio.plans import BY_HAND, Order, sentence, spreads, structures, suggested_name, to_recipe
-from studio.results import budgets
+from studio.rooms.prune.plans import BY_HAND, Order, sentence, spreads, structures, suggested_name, to_recipe
+from studio.rooms.prune.results import budgets
 from studio.runs_table import what
 
 pytestmark = pytest.mark.quick

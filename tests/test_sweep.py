@@ -13,7 +13,7 @@ from core import folder, sweep
 from core.errors import RecipeError, ResourceError
 from core.sweep_run import prepare
 from core.watch import CHECKOUT
-from studio import sweeping
+from studio.rooms.compare import sweeping
 
 BASE = {
     "recipe": 1,

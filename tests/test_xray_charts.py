@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from core.errors import PrunariumError, RecipeError
-from studio import xray_layer, xray_place
 from studio.charts import xray, xray_agree, xray_deep, xray_repeat, xray_states
-from studio.xray_place import BLOCK, UNITS, WEIGHTS, Place
+from studio.rooms.xray import layer_card
+from studio.rooms.xray import place as xray_place
+from studio.rooms.xray.place import BLOCK, UNITS, WEIGHTS, Place
 from tests.test_charts import observed
 
 pytestmark = pytest.mark.quick
@@ -223,8 +224,8 @@ def test_a_typed_window_that_is_none_is_a_sentence(text):
 
 
 def test_a_click_leads_one_step_deeper():
-    from studio.plotview import Picked
-    from studio.xray_place import clicked
+    from studio.parts.plotview import Picked
+    from studio.rooms.xray.place import clicked
 
     seen = richer()
     block = clicked(seen, Place(), Picked(0, x="3"))
@@ -239,7 +240,7 @@ def test_a_click_leads_one_step_deeper():
 
 
 def test_a_click_on_an_older_picture_is_told_and_leads_nowhere():
-    from studio.plotview import Picked
+    from studio.parts.plotview import Picked
 
     with pytest.raises(PrunariumError, match="has changed since"):
         xray_place.clicked(richer(), Place(rev=7), Picked(6, x="3"))
@@ -247,13 +248,13 @@ def test_a_click_on_an_older_picture_is_told_and_leads_nowhere():
 
 
 def test_what_a_score_means_comes_from_its_own_file():
-    told = xray_layer.meaning("wanda")
+    told = layer_card.meaning("wanda")
     assert "When it lies" in told and "2306.11695" in told and "|W|" in told
-    assert xray_layer.meaning("ablation").startswith("### Left out") and xray_layer.meaning("nonsense") == ""
+    assert layer_card.meaning("ablation").startswith("### Left out") and layer_card.meaning("nonsense") == ""
 
 
 def test_a_weight_that_was_not_chosen_is_told(tmp_path):
-    from studio import xray_looks
+    from studio.rooms.xray import looks as xray_looks
 
     for place in ("", "a/b", "blocks.0.up/x/1", "blocks.0.up/1/"):
         with pytest.raises(PrunariumError, match="No weight is chosen"):
@@ -261,6 +262,6 @@ def test_a_weight_that_was_not_chosen_is_told(tmp_path):
 
 
 def test_every_question_has_a_way_to_its_answer():
-    from studio import xray_looks
+    from studio.rooms.xray import looks as xray_looks
 
     assert set(xray_looks.QUESTIONS) == set(xray_looks._LOOKS)

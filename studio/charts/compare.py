@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 
-from core import compare, compare_masks
-from core.compare import LETTERS, Side
-from core.compare_words import written
+from core import compare
+from core.compare import LETTERS, Side, masks
+from core.compare.words import written
 from studio.charts.run import layer_axis
 from studio.theme import COLOURS, SEQUENCE
 
@@ -88,7 +88,7 @@ def _listed(names: Sequence[str]) -> str:
 
 def sparsity(found: Sequence[Side]) -> Picture:
     """Where each run took its share: a stepped line a run. Layers that only some of them have stand too."""
-    order = sorted(dict.fromkeys(escape(str(layer["name"])) for at in found for layer in at.layers), key=compare_masks.by_block)
+    order = sorted(dict.fromkeys(escape(str(layer["name"])) for at in found for layer in at.layers), key=masks.by_block)
     if not order:
         return Picture("None of these runs names layers.")
     figure, shares = go.Figure(), []
@@ -120,10 +120,10 @@ def overlap(found: Sequence[Side], limit: int = 400) -> Picture:
     """How far each other run prunes what the first one prunes: Jaccard of the pruned sets, layer by layer, and what chance would give."""
     figure, rows, means = go.Figure(), [], []
     for number, other in enumerate(found[1:], 1):
-        told = [row for row in compare_masks.overlaps(found[0], other) if row["jaccard"] < 1 or row["chance"] < 1][:limit]
+        told = [row for row in masks.overlaps(found[0], other) if row["jaccard"] < 1 or row["chance"] < 1][:limit]
         if not told:
             continue
-        names = [escape(compare_masks.label(str(row["name"]))) for row in told]
+        names = [escape(masks.label(str(row["name"]))) for row in told]
         mean, chance = (float(np.mean([row[key] for row in told])) for key in ("jaccard", "chance"))
         means.append((mean, chance, LETTERS[number]))
         figure.add_scatter(
@@ -152,13 +152,13 @@ def overlap(found: Sequence[Side], limit: int = 400) -> Picture:
 def difference_map(found: Sequence[Side], other: int, layer: str) -> Picture:
     """Where in one matrix two runs differ in what they prune."""
     one, two = (
-        compare_masks.masks(found[0].path).get(layer),
-        compare_masks.masks(found[other].path).get(layer) if other < len(found) else None,
+        masks.masks(found[0].path).get(layer),
+        masks.masks(found[other].path).get(layer) if other < len(found) else None,
     )
-    tiles = compare_masks.difference_map(one, two) if one is not None and two is not None else None
+    tiles = masks.difference_map(one, two) if one is not None and two is not None else None
     if tiles is None:
         return Picture("These two runs have no mask of the same shape there.")
-    letter, told = LETTERS[other], compare_masks.overlap(one, two)
+    letter, told = LETTERS[other], masks.overlap(one, two)
     height, width = one.shape[0], int(np.prod(one.shape[1:])) or 1
     figure = go.Figure(
         go.Heatmap(
@@ -171,7 +171,7 @@ def difference_map(found: Sequence[Side], other: int, layer: str) -> Picture:
     figure.update_xaxes(title={"text": "input (column)"}, showgrid=False)
     figure.update_yaxes(title={"text": "output (row)"}, autorange="reversed", showgrid=False)
     by_row = np.abs(np.asarray(tiles)).mean(1)
-    finding = f"A and {letter} agree on {100 * told['agree']:.0f} % of the weights of {compare_masks.label(layer)}"
+    finding = f"A and {letter} agree on {100 * told['agree']:.0f} % of the weights of {masks.label(layer)}"
     only_a, only_b = int(np.count_nonzero(two & ~one)), int(np.count_nonzero(one & ~two))
     rows = (
         ("Pruned by A alone", f"{only_a:,}"),
@@ -185,7 +185,7 @@ def difference_map(found: Sequence[Side], other: int, layer: str) -> Picture:
 
 def heads(found: Sequence[Side], number: int) -> Picture:
     """Block x head: the share removed of each attention head; of another run than the first, against the first."""
-    own, first = compare_masks.heads(found[number]), compare_masks.heads(found[0])
+    own, first = masks.heads(found[number]), masks.heads(found[0])
     if not own:
         return Picture(f"{LETTERS[number]} left no mask on attention heads.")
     against = number > 0 and own.keys() == first.keys() and all(len(own[name]) == len(first[name]) for name in own)

@@ -10,7 +10,7 @@ import plotly.graph_objects as go
 
 from core import compare
 from core.compare import Side
-from core.compare_words import written
+from core.compare.words import written
 from studio.charts.compare import COSTS, FRONT, MARGIN, Picture, marker
 from studio.theme import COLOURS
 

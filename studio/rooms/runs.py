@@ -9,8 +9,9 @@ import gradio as gr
 
 from core import folder, sweep
 from core.compare import side
-from studio import cards, comparing, jobs, runs_table, views
+from studio import comparing, jobs, runs_table
 from studio.bench import Bench, plainly
+from studio.parts import cards, views
 
 _QUIET: dict[str, Any] = {"show_progress": "hidden", "queue": False, "api_visibility": "private"}
 _TELL: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}  # only queued events make a State's change heard

@@ -99,7 +99,7 @@ def test_the_page_and_the_engine_work_out_the_same_budgets(page):
         cases.append({"curves": curves, "sizes": sizes, "shares": shares, "locked": [unit for unit in units if chance.random() < 0.3],
                       "target": chance.random(), "blocks": {unit: unit[: unit.rindex(".")] for unit in units},
                       "blocked": {f"blocks.{i}": chance.random() for i in range(0, 6, 2)}})  # fmt: skip
-    code = (CHECKOUT / "studio" / "budget.js").read_text()
+    code = (CHECKOUT / "studio" / "rooms" / "budget" / "budget.js").read_text()
     each = """[Budget.estimate(c.curves, c.sizes, c.shares), Budget.redistribute(c.shares, c.sizes, c.target, c.locked), Budget.compact(c.shares, c.blocks),
       Budget.byPart({...c.blocked, ...c.shares}, c.blocks)]"""
     found = page.evaluate(f"cases => {{ {code}; return cases.map(c => {each}); }}", cases)

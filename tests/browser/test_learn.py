@@ -7,10 +7,11 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import expect
 
-from core import lesson, lesson_figures
-from core.lesson_figures import extreme
+from core import lesson
+from core.lesson import figures as lesson_figures
+from core.lesson.figures import extreme
 from studio import known
-from studio.progress import FILE
+from studio.rooms.learn.progress import FILE
 from studio.workspace import Workspace
 from tests.browser.conftest import PATIENCE_MS, reload
 from tests.studio_process import running

@@ -20,7 +20,7 @@ def address() -> Iterator[str]:
 
     from studio.address import chosen_port
     from studio.app import launch
-    from studio.plotview import PlotlyView, picked
+    from studio.parts.plotview import PlotlyView, picked
 
     def bars(*heights: float) -> go.Figure:
         return go.Figure(go.Bar(x=["a", "b", "c"], y=heights))

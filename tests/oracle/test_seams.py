@@ -20,7 +20,7 @@ from core.model.pruning import prune
 from core.model.texts import NO_TEXTS, Texts
 from core.recipe import Measure, parse
 from kernels.masks import keep_highest, keep_n_of_m
-from studio.plans import sentence
+from studio.rooms.prune.plans import sentence
 from tests import tiny_models
 from tests.oracle.test_experts import built
 

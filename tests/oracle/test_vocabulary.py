@@ -24,7 +24,7 @@ from core.model.vocabulary import order_of_going, shortened, tokenizer_json
 from core.recipe import Prune, parse
 from core.report import Report
 from core.run import Clock
-from studio import cards
+from studio.parts import cards
 from tests import tiny_models
 from tests.model_folders import tiny
 

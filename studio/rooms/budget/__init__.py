@@ -1,0 +1,221 @@
+"""Budget: how much to remove from each block, set by hand, with the predicted cost beside it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import gradio as gr
+import pandas as pd
+
+from core.budget import HIGHEST_SHARE, by_part, compact
+from core.errors import RecipeError
+from core.proposals import Parts
+from studio import known
+from studio.bench import Bench, plainly
+from studio.charts import budget
+from studio.looking import recipe_for
+from studio.parts import facts
+from studio.parts.explaining import drawer
+from studio.parts.plotview import PlotlyView, table_twin
+from studio.rooms.budget import equaliser
+from studio.rooms.budget.equaliser import Known
+from studio.workspace import Shares
+
+_INTRO = """## Budget
+How much to remove from each block, or from each layer. Drag a bar; the prediction follows your hand."""
+_TOLD: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}  # queued: only then do signals reach other rooms
+_QUIET = {**_TOLD, "queue": False}
+_ROWS = 1000  # of the table: more rows than that nobody edits
+
+
+class _Held:
+    """What is known of the open model, read from disk when the model changes or a run ends, not at each move of a hand."""
+
+    def __init__(self, bench: Bench) -> None:
+        self._bench, self._source, self._found = bench, "", Known()
+        self.origin: known.Observed | None = None
+
+    def __call__(self, source: str) -> Known:
+        return self._found if source == self._source else self.fresh(source)
+
+    def fresh(self, source: str) -> Known:
+        described = known.description(source, self._bench.workspace.folder)
+        self.origin = known.observations(source, self._bench.runs, curves=True)
+        parts = known.parts(described, self.origin) if described else Known().parts
+        data = self.origin.data if self.origin else None
+        self._found = Known(
+            described, parts, known.cost_curves(data, parts), tuple(known.trials(source, self._bench.runs)), known.latency(source, self._bench.runs),
+            known.super_weights(data, parts), ((data or {}).get("curves") or {}).get("method", ""),
+        )  # fmt: skip
+        self._source = source
+        return self._found
+
+
+def build(bench: Bench) -> None:
+    gr.Markdown(_INTRO)
+    held = _Held(bench)
+    bars = equaliser.equaliser(bench.workspace, held)
+    with gr.Row():
+        go = gr.Button("Prune with this budget", variant="primary", scale=0, min_width=250, size="md", elem_id="budget-prune")
+        measure = gr.Button("Measure curves", scale=0, min_width=220, size="md", elem_id="budget-measure")
+    note = facts.component("budget-note")
+    with gr.Accordion("Table: the budget, editable", open=False, elem_classes="twin"):
+        table = gr.Dataframe(
+            interactive=True, show_label=False, label="The budget, a row a block", elem_id="budget-table", static_columns=[0, 3, 4, 5, 6],
+            datatype=["str", "number", "bool", "number", "number", "number", "number"],
+        )  # fmt: skip
+    title = facts.component("budget-curves-finding")
+    lines = PlotlyView(height=320, alt="A line for each block: what removing a share of it alone costs", elem_id="budget-curves")
+    with gr.Column(visible=False) as proof:
+        tested = facts.component("budget-tested-finding")
+        pairs = PlotlyView(height=340, alt="Predicted against measured increase: a point a run", elem_id="budget-tested")
+        rows = table_twin("predicted and measured")
+    drawer("sparsity", "perplexity", "estimate-and-measured")
+    _wire(bench, held, bars, table, [note, measure, title, proof, tested, pairs, rows, lines])
+    go.click(lambda times: (gr.Tabs(selected="prune"), (times or 0) + 1), bench.by_hand, [bench.tabs, bench.by_hand], **_TOLD)
+
+    @plainly
+    def start(source: str | None) -> str:
+        return bench.start(recipe_for(bench, source or "", curves=True))
+
+    measure.click(start, bench.model, bench.run, **_TOLD)
+
+
+def _wire(bench: Bench, held: _Held, bars: gr.HTML, table: gr.Dataframe, about: list[Any]) -> None:
+    def draw(source: str | None) -> Any:
+        """Everything, anew from disk: another model is open, or a run has ended."""
+        if not source:
+            return gr.skip()
+        held.fresh(source)
+        return _bars(bench, held, source), _table(bench, held, source), *_about(bench, held, source)
+
+    def moved(source: str | None) -> Any:
+        """The budget changed: by a hand on the bars, in the table, or in another tab."""
+        if not source:
+            return gr.skip()
+        opened = bench.workspace.read()
+        slight = equaliser.state(opened, bench.workspace.snapshots(opened.model))
+        return slight, _table(bench, held, source), _lines(bench, held, source)
+
+    def committed(event: gr.EventData) -> int:
+        return int((event._data or {}).get("revision") or 0)
+
+    def typed(frame: pd.DataFrame, source: str | None) -> Any:
+        """The table was edited: a row that cannot be read is told, and the table shows again what stands."""
+        opened = bench.workspace.read()
+        parts = held(source or opened.model).parts
+        try:
+            shares, locked = read_table(frame)
+            return bench.workspace.set_budget(*merged(opened.budget, shares, locked, parts)).revision, gr.skip()
+        except RecipeError as error:
+            gr.Warning(str(error), title="Not done")
+            return opened.revision, _table(bench, held, source or opened.model)
+
+    bench.model.change(draw, bench.model, [bars, table, *about], **_QUIET)
+    bench.ended.change(draw, bench.model, [bars, table, *about], **_QUIET)
+    bench.budget.change(moved, bench.model, [bars, table, about[-1]], **_QUIET, trigger_mode="always_last")
+    bars.committed(committed, None, bench.budget, **_TOLD, trigger_mode="always_last")
+    table.input(typed, [table, bench.model], [bench.budget, table], **_TOLD)
+
+
+def read_table(frame: pd.DataFrame) -> tuple[dict[str, float], dict[str, bool]]:
+    """The edited table -> ({row: share}, {row: locked}). Raises RecipeError on what is no percentage between 0 and 100."""
+    shares, locked = {}, {}
+    for name, percent, shut in zip(frame["Block"], frame["Remove %"], frame["Locked"], strict=True):
+        try:
+            value = float(str(percent).replace("%", "").replace(",", ".").strip() or 0)
+        except ValueError:
+            value = math.nan
+        if not 0 <= value <= 100:
+            raise RecipeError(
+                f"The share of {name} must be a percentage between 0 and 100, not {str(percent)[:40]!r}.", "Correct that row."
+            )
+        shares[str(name)] = round(value / 100, 6)
+        locked[str(name)] = shut is True or str(shut).strip().lower() in ("true", "1", "yes")
+    return shares, locked
+
+
+def merged(
+    before: Shares, shares: Mapping[str, float], locked: Mapping[str, bool], parts: Parts
+) -> tuple[dict[str, float], tuple[str, ...]]:
+    """The budget with the table's rows (blocks or layers) laid over it: what the table does not show stays as it is. A bar stops at the highest share."""
+
+    def over(old: Mapping[str, float], new: Mapping[str, float]) -> dict[str, float]:
+        kept = by_part(old, parts.block)
+        return {part: new.get(part, new.get(block, kept[part])) for part, block in parts.block.items()}
+
+    changed = over(before.shares, {name: min(share, HIGHEST_SHARE) for name, share in shares.items()})
+    shut = over(dict.fromkeys(before.locked, 1.0), {name: float(on) for name, on in locked.items()})
+    return compact(changed, parts.block), tuple(compact(shut, parts.block))
+
+
+def _bars(bench: Bench, held: _Held, source: str) -> Any:
+    has = held(source)
+    if has.described is None:
+        return None
+    opened = bench.workspace.read()
+    return equaliser.packed(equaliser.value(opened, has, bench.workspace.snapshots(opened.model)))
+
+
+def _table(bench: Bench, held: _Held, source: str) -> pd.DataFrame:
+    has, opened = held(source), bench.workspace.read()
+    hand = next((trial for trial in has.trials if trial.by_hand), None)
+    whole = budget.table(
+        has.parts, opened.budget.shares, opened.budget.locked, has.curves, hand.by_part(has.parts) if hand else {}
+    )
+    return whole.head(_ROWS)
+
+
+def _lines(bench: Bench, held: _Held, source: str) -> Any:
+    has = held(source)
+    return budget.cost_lines(has.curves, has.parts, bench.workspace.read().budget.shares) if has.curves else None
+
+
+def _about(bench: Bench, held: _Held, source: str) -> tuple[Any, ...]:
+    """Where the prediction comes from, the button that measures it here, and how runs have borne it out."""
+    has = held(source)
+    if not has.parts.sizes:
+        return None, gr.Button("Measure curves", interactive=False), None, gr.Column(visible=False), None, None, None, None
+    if has.curves is None:
+        told = facts.said("No prediction yet", "Measure what each block costs when it alone is pruned; the prediction adds these costs up. The bars "
+                          "work without it.")  # fmt: skip
+        return (
+            told,
+            gr.Button("Measure curves", variant="primary", interactive=True),
+            None,
+            gr.Column(visible=False),
+            None,
+            None,
+            None,
+            None,
+        )
+    pairs = equaliser.compared(has)
+    return (
+        facts.said(note=origin(held.origin.data["curves"])),
+        gr.Button("Measure curves again", variant="secondary", interactive=True),
+        facts.said(budget.cost_finding(has.curves, has.parts), badge=held.origin.badge),
+        gr.Column(visible=bool(pairs)),
+        facts.said(budget.tested_finding(pairs, has.curves), badge="measured" if pairs else ""),
+        budget.tested(pairs, has.curves) if pairs else None,
+        budget.tested_table(pairs),
+        _lines(bench, held, source),
+    )
+
+
+def origin(found: dict[str, Any]) -> str:
+    """How the curves were made, in words."""
+    how = f"({found.get('method')}, {found.get('structure')})"
+    if "measured" not in found:
+        return f"Predicted by adding up, on a log scale, what each block costs alone {how}. Blocks that were pruned together may cost more than that."
+    count, error = len(found["measured"]["together"]), found.get("error")
+    fit = (
+        f" On the {count} budgets of the whole model that were measured with the curves it is off by {100 * error:.0f} % in the median."
+        if error
+        else ""
+    )
+    return (
+        f"Each layer's local error at six shares {how}, weighted by how far each block's attention and MLP alone turn the answers, and added up with the "
+        f"power {found['power']:.2f} that budgets of the whole model showed.{fit}"
+    )

@@ -1,0 +1,200 @@
+"""What the Data room shows of an open data set: asks the worker, keeps nothing but what it said, and makes words of it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from core import folder
+from core.recipe import to_dict
+from studio.bench import Bench
+from studio.parts import facts
+from studio.rooms.data import samples
+from studio.rooms.data.dataplan import Choice, found_map, found_proof, found_selection, to_recipe, way_label
+
+SHOWN = 24  # rows shown as cards at once
+_OPEN_S, _MAP_S = 300.0, 300.0
+
+
+@dataclass(frozen=True)
+class View:
+    """An open data set as the page holds it: `facts` of open_data, `drawn` of map_data (`ready` False: its embedding has to be run first)."""
+
+    choice: Choice
+    facts: dict[str, Any]
+    drawn: dict[str, Any]
+
+    @property
+    def ready(self) -> bool:
+        return bool(self.drawn["ready"])
+
+    @property
+    def names(self) -> list[str]:
+        return self.facts["label_names"]
+
+
+def open_view(bench: Bench, choice: Choice) -> View:
+    """Ask the worker for the rows and their map. Raises what it says: BadRows' sentence, a missing column, an unknown block."""
+    about = _open(bench, choice)
+    if choice.embedding == "auto":
+        choice = Choice(**{**choice.to_dict(), "embedding": usual_embedding(about)})
+    if choice.embedding.startswith("model@"):
+        bench.worker.ask("open_model", timeout_s=_OPEN_S, source=choice.model)
+    drawn = bench.worker.ask("map_data", timeout_s=_MAP_S, recipe=to_dict(to_recipe(choice)))
+    return View(choice, about, drawn)
+
+
+def _open(bench: Bench, choice: Choice) -> dict[str, Any]:
+    vectors = choice.embedding.removeprefix("column:") if choice.embedding.startswith("column:") else None
+    asked = {
+        "source": choice.source,
+        "text": choice.text,
+        "label": choice.label,
+        "skip_bad_rows": choice.skip,
+        "vectors": vectors,
+    }
+    return bench.worker.ask("open_data", timeout_s=_OPEN_S, **asked)
+
+
+def usual_embedding(about: dict[str, Any]) -> str:
+    """What a data set is embedded with before somebody chooses."""
+    if about["kind"] == "columns":
+        return f"column:{about['vector_columns'][0]}" if about["vector_columns"] else "tfidf"
+    return {"images": "pixels", "text": "tfidf"}[about["kind"]]
+
+
+def embeddings(about: dict[str, Any], model: dict[str, Any] | None) -> list[tuple[str, str]]:
+    """(label, source) of the embeddings that suit the data: with the opened model's first, middle and last block where it can read it."""
+    out = []
+    for card in about["embeddings"]:
+        if card["name"] == "column":
+            out += [(f"Column {name}", f"column:{name}") for name in about["vector_columns"]]
+        elif card["name"] == "model":
+            out += _blocks(about["kind"], model)
+        else:
+            out.append((card["label"], "builtin:minilm" if card["name"] == "minilm" else card["name"]))
+    first = usual_embedding(about)
+    return sorted(out, key=lambda one: one[1] != first)
+
+
+def _blocks(kind: str, model: dict[str, Any] | None) -> list[tuple[str, str]]:
+    sees = {"image_classifier": "images", "decoder": "text", "encoder": "text"}.get((model or {}).get("kind", ""))
+    count = len((model or {}).get("blocks") or ())
+    if sees != kind or not count or model is None:
+        return []
+    return [(f"Block {at} of {model['name']}", f"model@{at}") for at in sorted({0, count // 2, count - 1})]
+
+
+def points(bench: Bench, view: View, projection: str) -> tuple[pd.DataFrame, bool]:
+    """The drawn points, and whether they lie where `projection` asks: UMAP places come from a finished run of it, else PCA's are shown."""
+    frame = _frame(view.drawn["points"])
+    if projection != "umap":
+        return frame, True
+    file = found_map(bench.runs, view.choice)
+    if file is None:
+        return frame, False
+    other = _frame(str(file)).set_index("row").reindex(frame["row"])
+    if other["x"].isna().any():
+        return frame, False
+    return frame.assign(**{name: other[name].to_numpy() for name in ("x", "y", "trust")}), True
+
+
+@lru_cache(maxsize=8)
+def _frame(file: str) -> pd.DataFrame:
+    return pd.read_parquet(file)
+
+
+def about_rows(view: View) -> dict[str, Any]:
+    """The finding above the map: what is open, and how far the map can be trusted."""
+    rows, classes, bad = view.facts["rows"], len(view.names), len(view.facts["bad_rows"])
+    what = {"images": "images", "text": "texts", "columns": "rows"}[view.facts["kind"]]
+    title = f"{rows:,} {what}" + (f" in {classes} classes" if classes else ", without labels")
+    skipped = f" {bad:,} bad {'row was' if bad == 1 else 'rows were'} skipped." if bad else ""
+    if not view.ready:
+        return facts.said(title, skipped.strip())
+    return facts.said(
+        title, f"{view.drawn['features']:,} numbers a row, {len(view.drawn['sizes'])} clusters by direction.{skipped}"
+    )
+
+
+def wait_note(view: View) -> dict[str, Any]:
+    """Why there is no map yet."""
+    note = f"It takes up to {view.drawn['seconds']:.0f} s here. Run it once; from then on its map opens at once."
+    return facts.said("These rows are not embedded yet", note, "not measured")
+
+
+def map_note(frame: pd.DataFrame, projection: str) -> dict[str, Any]:
+    """What the map is worth."""
+    label, trust = {"pca": "PCA", "umap": "UMAP"}[projection], float(frame["trust"].mean())
+    if not np.isfinite(trust):
+        return facts.said(f"A {label} map", "Too many rows to check its neighbourhoods here; a run does.")
+    title = f"{100 * trust:.0f} % of neighbours on this {label} map are real neighbours"
+    warn = "Distances between far groups mean nothing on it." if projection == "umap" else "It shows two directions of many."
+    return facts.said(title, f"Of the 15 nearest on the map, the share among the 30 nearest in the embedding. {warn} Lasso points to see them.",
+                      "measured")  # fmt: skip
+
+
+def ends(bench: Bench, view: View, frame: pd.DataFrame, kept: np.ndarray) -> dict[str, Any]:
+    """The rows that the order keeps first, and those that it gives up first."""
+    order = np.argsort(frame["rank"].to_numpy())
+    half = SHOWN // 2 if view.facts["kind"] == "images" else 5
+    groups = [("Kept first", order[:half]), ("Given up first", order[::-1][:half])]
+    return samples.shown("Both ends of the order", f"{way_label(view.choice.way)}. Choose a row to see what is near it.",
+                         [(name, _cards(bench, view, frame, kept, places)) for name, places in groups])  # fmt: skip
+
+
+def chosen(bench: Bench, view: View, frame: pd.DataFrame, kept: np.ndarray, places: np.ndarray) -> dict[str, Any]:
+    """The rows in a lasso, the order's first ones first; an even sample where there are many."""
+    places = places[np.argsort(frame["rank"].to_numpy()[places])]
+    some = samples.evenly(places, SHOWN)
+    stay = int(kept[places].sum())
+    title = f"{len(places):,} rows chosen: {stay:,} stay, {len(places) - stay:,} go"
+    note = f"{len(some)} of them, spread evenly over the order." if len(some) < len(places) else ""
+    return samples.shown(title, note, [("", _cards(bench, view, frame, kept, some))])
+
+
+def near(bench: Bench, view: View, frame: pd.DataFrame, kept: np.ndarray, row: int) -> dict[str, Any]:
+    """One row and those nearest to it in the embedding (not on the map)."""
+    _open(bench, view.choice)
+    found = bench.worker.ask("neighbours", timeout_s=_MAP_S, row=row, count=11)
+    place = {int(number): at for at, number in enumerate(frame["row"])}
+    mine = _cards(bench, view, frame, kept, np.array([place[row]]))
+    others = _cards(bench, view, frame, kept, np.array([place[one["row"]] for one in found]))
+    for card, one in zip(others, found, strict=True):
+        card["note"] = f"{one['cosine']:.2f}"
+    title = f"Row {row} {'stays' if kept[place[row]] else 'goes'}"
+    return samples.shown(title, "Nearest first, by cosine in the embedding.", [("The row", mine), ("Nearest to it", others)])
+
+
+def _cards(bench: Bench, view: View, frame: pd.DataFrame, kept: np.ndarray, places: np.ndarray) -> list[dict[str, Any]]:
+    _open(bench, view.choice)
+    rows = [int(row) for row in frame["row"].to_numpy()[places]]
+    shown = bench.worker.ask("rows", timeout_s=_OPEN_S, rows=rows)
+    return [{**card, "stays": bool(kept[at])} for card, at in zip(shown, places, strict=True)]
+
+
+def proof_lines(bench: Bench, view: View) -> list[dict[str, Any]]:
+    return found_proof(bench.runs, view.choice)
+
+
+def downloads(bench: Bench, view: View, share: float) -> tuple[str, str] | None:
+    """Copies of this selection's parquet and csv in the page's own folder, from the run that made it; None where none has."""
+    run = found_selection(bench.runs, view.choice, share)
+    if run is None:
+        return None
+    out = Path(os.environ["GRADIO_TEMP_DIR"]) / "selections" / run.name
+    out.mkdir(parents=True, exist_ok=True)
+    made = []
+    for name in (folder.SELECTION, Path(folder.SELECTION).with_suffix(".csv").name):
+        copy = out / f"{run.name}-{name}"
+        if not copy.exists():
+            shutil.copyfile(run / name, copy)
+        made.append(str(copy))
+    return made[0], made[1]

@@ -1,0 +1,169 @@
+"""The components of the Data room and where they stand. What they do is in studio/rooms/data.py."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import gradio as gr
+
+from core import builtins
+from studio.charts import data as charts
+from studio.parts import cards, facts, views
+from studio.parts.plotview import PlotlyView, table_twin
+from studio.rooms.data import dataplan, samples
+from studio.rooms.data.dataplan import DIGITS, Choice
+
+WHY = "Train a linear probe on what stays, on as many random rows, and on all rows; test on rows that none of them saw. Three seeds."
+_PROOF_HEADERS = ["Kept", "Chosen by", "Rows", "Mean %", "Lowest %", "Highest %", "Seeds"]
+
+
+@dataclass(frozen=True)
+class Room:
+    """The room's components. `view`: what is open (a View, or None)."""
+
+    view: gr.State
+    source: gr.Dropdown
+    text: gr.Textbox
+    label: gr.Textbox
+    skip: gr.Checkbox
+    more: gr.Accordion
+    open: gr.Button
+    problem: gr.HTML
+    about: gr.HTML
+    embedding: gr.Dropdown
+    colour: gr.Radio
+    projection: gr.Radio
+    make_map: gr.Button
+    map: gr.HTML
+    map_note: gr.HTML
+    map_table: gr.Dataframe
+    samples: gr.HTML
+    way: gr.Dropdown
+    keep: gr.Slider
+    by: gr.Radio
+    sizes: gr.HTML
+    size_note: gr.HTML
+    size_table: gr.Dataframe
+    proof_box: gr.Column
+    proof: gr.HTML
+    proof_note: gr.HTML
+    proof_table: gr.Dataframe
+    prove: gr.Button
+    select: gr.Button
+    parquet: gr.DownloadButton
+    csv: gr.DownloadButton
+    codes: list[gr.Code]
+
+    def drawn(self) -> list[Any]:
+        """Everything that follows from the open rows, the controls and the finished runs; the outputs of `_draw`."""
+        return [
+            *self.live(),
+            self.map_note,
+            self.make_map,
+            self.samples,
+            self.proof_box,
+            self.proof,
+            self.proof_note,
+            self.proof_table,
+        ]
+
+    def live(self) -> list[Any]:
+        """What follows a hand on the slider."""
+        return [self.map, self.map_table, self.sizes, self.size_note, self.size_table, self.parquet, self.csv, *self.codes]
+
+    def controls(self) -> list[Any]:
+        return [self.view, self.keep, self.colour, self.projection, self.by]
+
+
+def layout() -> Room:
+    """Make every component."""
+    with gr.Column(elem_id="data-room"):
+        picture = _picture()
+        with gr.Row(elem_classes="split"):
+            with gr.Column(scale=6, min_width=300):
+                keeping = _keeping()
+            with gr.Column(scale=6, min_width=300):
+                proving = _proving()
+        codes = views.command_views(elem_id="data-command")
+    return Room(view=gr.State(None), **picture, **keeping, **proving, codes=codes)
+
+
+def _opening() -> dict[str, Any]:
+    held = [
+        (f"{one.label} ({one.size_mb:g} MB)", f"builtin:{one.name}") for one in builtins.BUILTINS.values() if one.kind == "data"
+    ]
+    info = "A built-in, a .csv, .jsonl or .parquet file in an opened folder, or a hub id"
+    source = gr.Dropdown(held, value=DIGITS, label="Rows", info=info, allow_custom_value=True, elem_id="data-source")
+    with gr.Accordion("Columns and bad rows", open=False, elem_id="data-more") as more:
+        with gr.Row():
+            text = gr.Textbox("", label="Text column", placeholder="text", min_width=140, elem_id="data-text")
+            label = gr.Textbox("", label="Label column", placeholder="label", min_width=140, elem_id="data-label")
+        skip = gr.Checkbox(False, label="Skip bad rows", info="They are counted and named first", elem_id="data-skip")
+        opened = gr.Button("Open again", elem_id="data-open")
+    problem = cards.sentence(elem_id="data-problem")
+    return {"source": source, "open": opened, "text": text, "label": label, "skip": skip, "more": more, "problem": problem}
+
+
+def _picture() -> dict[str, Any]:
+    out: dict[str, Any] = {}
+    with gr.Row(elem_classes="split"):
+        with gr.Column(scale=8, min_width=300):
+            out |= _controls()
+            out["map_note"] = facts.component("data-map-note")
+            out["make_map"] = gr.Button("Make the UMAP map (a run)", visible=False, size="sm", elem_id="data-make-map")
+            alt = "Map of the rows: what stays is coloured, what goes is grey"
+            out["map"] = PlotlyView(height=500, alt=alt, elem_id="data-map")
+            headers = ["Row", "Class", "Cluster", "Score", "Stays", "x", "y"]
+            out["map_table"] = table_twin("map, an even sample", headers)
+        with gr.Column(scale=5, min_width=300):
+            out |= _opening()
+            out["about"] = facts.component("data-about")
+            out["samples"] = samples.component("data-samples")
+    return out
+
+
+def _controls() -> dict[str, Any]:
+    """What the map shows, and how much stays."""
+    colours = [(word, key) for key, word in charts.WAYS.items()]
+    maps = [("PCA", "pca"), ("UMAP", "umap")]
+    out: dict[str, Any] = {"keep": gr.Slider(1, 100, 30, step=1, label="Rows that stay (%)", elem_id="data-keep")}
+    with gr.Row():
+        out["way"] = gr.Dropdown(dataplan.ways(), value=Choice.way, label="Keep first", min_width=150, elem_id="data-way")
+        out["embedding"] = gr.Dropdown(
+            [("Pixels", "pixels")],
+            value="pixels",
+            label="Described by",
+            allow_custom_value=True,
+            min_width=150,
+            elem_id="data-embedding",
+        )
+    with gr.Row():
+        out["colour"] = gr.Radio(colours, value="label", label="Colour", min_width=250, scale=3, elem_id="data-colour")
+        out["projection"] = gr.Radio(maps, value="pca", label="Map", min_width=170, scale=2, elem_id="data-projection")
+    return out
+
+
+def _keeping() -> dict[str, Any]:
+    out: dict[str, Any] = {"size_note": facts.component("data-size-note")}
+    groups = [("Clusters", "cluster"), ("Classes", "label")]
+    out["by"] = gr.Radio(groups, value="cluster", show_label=False, label="Count by", container=False, elem_id="data-by")
+    out["sizes"] = PlotlyView(
+        height=300, alt="A bar for each cluster or class: rows that stay and rows that go", elem_id="data-sizes"
+    )
+    out["size_table"] = table_twin("sizes", ["Name", "Rows", "Stay", "Stay %"])
+    with gr.Row():
+        out["select"] = gr.Button("Make selection (a run)", elem_id="data-select", min_width=210, scale=2)
+        out["parquet"] = gr.DownloadButton("Parquet", visible=False, elem_id="data-parquet", min_width=90)
+        out["csv"] = gr.DownloadButton("CSV", visible=False, elem_id="data-csv", min_width=90)
+    return out
+
+
+def _proving() -> dict[str, Any]:
+    note = facts.component("data-proof-note", facts.said("Not proven yet", WHY, "not measured"))
+    prove = gr.Button("Prove it (a run)", variant="primary", elem_id="data-prove")
+    with gr.Column(visible=False) as box:
+        alt = "Held-out accuracy against the share of rows kept: the choice, random rows, all rows"
+        proof = PlotlyView(height=300, alt=alt, elem_id="data-proof")
+        table = table_twin("proof", _PROOF_HEADERS)
+    return {"proof_note": note, "prove": prove, "proof_box": box, "proof": proof, "proof_table": table}

@@ -1,0 +1,136 @@
+"""Prune & recover: choose, read the plan, prune, see what it cost and what training won back."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gradio as gr
+
+from core import catalogue
+from core.errors import ModelError, PrunariumError
+from core.recipe import Recipe, n_of_m, parse
+from studio import known, target
+from studio.bench import Bench, plainly
+from studio.parts import cards, facts, views
+from studio.rooms.prune import adopting, plandiff
+from studio.rooms.prune.controls import Controls, Params, card_of
+from studio.rooms.prune.controls import controls as controls_of
+from studio.rooms.prune.plans import BY_HAND, WHOLE, Order, sentence, spreads, structures, to_recipe
+from studio.rooms.prune.results import results
+
+_QUIET: dict[str, Any] = {"show_progress": "hidden", "queue": False, "api_visibility": "private"}
+_TELL: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}  # only queued events make a State's change heard
+
+
+def build(bench: Bench) -> None:
+    gr.Markdown(
+        "## Prune & recover\nChoose what goes, read the plan, press *Prune*. The run is a process of its own: close the page and it goes on."
+    )
+    params = Params(gr.State({}), gr.State({}), gr.State(0))
+    with gr.Row(elem_classes="split"):
+        with gr.Column(scale=5, min_width=300):
+            controls = controls_of(bench, params)
+        with gr.Column(scale=7, min_width=300):
+            plan = cards.sentence(elem_id="plan")
+            diff = facts.component("plan-diff")
+            with gr.Row():
+                go = gr.Button("Prune", variant="primary", elem_id="prune-go", scale=2)
+                compare = gr.Button("Compare runs", scale=1)
+            codes = views.command_views(elem_id="show-command")
+            results(bench)
+    _wire(bench, controls, params, [plan, diff, go, *codes])
+    _wire_controls(bench, controls, params)
+    adopting.wire(bench, controls, params)
+    compare.click(lambda: gr.Tabs(selected="compare"), None, bench.tabs, **_QUIET)
+
+
+def _order(bench: Bench, values: tuple[Any, ...]) -> Order:
+    params, spread, method, structure, goal, sparsity, limit, allocation, recovery, steps, *rest = values
+    source, general, samples, tokens, measures, prompt, name, seed, save = rest
+    opened = bench.workspace.read()
+    described = known.description(opened.model, bench.workspace.folder) or {}
+    return Order(
+        model=opened.model, kind=str(described.get("kind") or "decoder"), name=name.strip(), seed=int(seed or 0), method=method,
+        params=_admitted(bench, method, params),
+        structure=structure, cost=goal, sparsity=round(sparsity / 100, 4), limit=target.limit(limit),
+        allocation=allocation, spread=spread, shares=dict(opened.budget.shares),
+        source=source if source == "auto" else bench.admit(source or ""), samples=int(samples or 0), tokens=int(tokens or 0),
+        general=general if general == "auto" or not catalogue.asks_general(card_of(method)) else bench.admit(general or ""),
+        recovery=recovery, steps=int(steps), measures=tuple(measures), prompt=prompt, save=save,
+    )  # fmt: skip
+
+
+def _admitted(bench: Bench, method: str, params: dict[str, Any]) -> dict[str, Any]:
+    """The parameters, those that name a second model looked at as the model itself is: a path must lie in an opened folder."""
+    models = {param.name for param in card_of(method).params if param.grammar == "model"}
+    return {name: bench.admit(value) if name in models and value.strip() else value for name, value in params.items()}
+
+
+def _recipe(bench: Bench, values: tuple[Any, ...]) -> Recipe:
+    order = _order(bench, values)
+    recipe = parse(to_recipe(order))
+    catalogue.resolve(recipe)
+    described = known.description(order.model, bench.workspace.folder) or {}
+    if why := described.get("refused", {}).get(order.structure):
+        raise ModelError(why, "Choose something else to go; the Model room lists what this model lacks.")
+    return recipe
+
+
+def _wire(bench: Bench, controls: Controls, params: Params, shown: list[Any]) -> None:
+    def planned(*values: Any) -> Any:
+        try:
+            recipe = _recipe(bench, values)
+        except PrunariumError as error:
+            return {"text": str(error), "wrong": True}, None, gr.Button(interactive=False), "", "", ""
+        described = known.description(recipe.model.source, bench.workspace.folder) or {}
+        diff = plandiff.shown(recipe, bench.runs, described)
+        said = {"text": sentence(recipe, catalogue.load(), str(described.get("kind") or "decoder")), "wrong": False}
+        return said, diff, gr.Button(interactive=True), *views.texts(recipe)
+
+    @plainly
+    def start(*values: Any) -> str:
+        return bench.start(_recipe(bench, values))
+
+    inputs = [*params.all(), *controls.all()]
+    changes = [control.change for control in controls.all()]
+    signals = [bench.model.change, bench.budget.change, bench.ended.change, *(state.change for state in params.all())]
+    gr.on([*changes, *signals], planned, inputs, shown, trigger_mode="always_last", **_QUIET)
+    shown[2].click(start, inputs, bench.run, **_TELL)
+
+
+def _wire_controls(bench: Bench, controls: Controls, params: Params) -> None:
+    """Controls that depend on each other: each shows only what means something with the others."""
+
+    def method_chosen(name: str, structure: str, redrawn: int) -> Any:
+        choices = structures(card_of(name))
+        kept = structure if structure in [value for _, value in choices] else choices[0][1]
+        general = gr.Dropdown(visible=catalogue.asks_general(card_of(name)))
+        return gr.Dropdown(info=card_of(name).summary), gr.Dropdown(choices=choices, value=kept), general, {}, redrawn + 1
+
+    def fitting(structure: str, allocation: str, goal: str) -> Any:
+        """Only controls that mean something for this structure are shown, and only costs that fall with it are offered."""
+        by_hand, choices = allocation == BY_HAND and structure not in WHOLE, target.choices(structure)
+        goal = goal if goal in [value for _, value in choices] else target.SHARE
+        ways = spreads(structure)
+        allocation = allocation if allocation in [value for _, value in ways] else "uniform"
+        free, costs = n_of_m(structure) is None and not by_hand, len(choices) > 1
+        return (
+            gr.Dropdown(choices=choices, value=goal, visible=free and costs),
+            gr.Slider(visible=free, label=target.slider_label(goal)),
+            gr.Textbox(visible=free and goal != target.SHARE, label=target.limit_label(goal)),
+            gr.Radio(choices=ways, value=allocation, visible=structure not in WHOLE),
+        )
+
+    def by_hand(name: str, structure: str) -> Any:
+        """The budget is what shall be pruned. It has no meaning for what goes whole, so these give way where the method can do without."""
+        single = structure in WHOLE and "unstructured" in [value for _, value in structures(card_of(name))]
+        return "unstructured" if single else gr.skip(), BY_HAND
+
+    chosen = [controls.method, controls.structure, controls.general, params.method, params.redrawn]
+    controls.method.input(method_chosen, [controls.method, controls.structure, params.redrawn], chosen, **_TELL)
+    shapes = [controls.structure, controls.allocation]
+    fits = [controls.target, controls.sparsity, controls.limit, controls.allocation]
+    gr.on([part.change for part in (*shapes, controls.target)], fitting, [*shapes, controls.target], fits, **_QUIET)
+    controls.allocation.change(lambda: {}, None, params.spread, **_TELL)  # another allocator has other parameters
+    bench.by_hand.change(by_hand, [controls.method, controls.structure], shapes, **_QUIET)
+    controls.recovery.input(lambda chosen: gr.Slider(visible=chosen != "none"), controls.recovery, controls.steps, **_QUIET)
