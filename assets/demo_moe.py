@@ -18,8 +18,8 @@ from transformers.models.mixtral.modeling_mixtral import load_balancing_loss_fun
 
 from core import builtins
 from core.model.anatomy import read_anatomy
-from core.model.experts import ExpertLayer, expert_layers
-from core.model.routing import Routed, listening
+from core.model.mixture.experts import ExpertLayer, expert_layers
+from core.model.mixture.routing import Routed, listening
 
 SEED = 0
 STEPS = 1600  # of the first stage; the second has a quarter of that

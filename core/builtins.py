@@ -101,7 +101,7 @@ def fetch(name: str, say: Say | None = None) -> Path:
     if place.exists():
         return place
     if builtin.made_from:
-        from core.model.made_folder import made
+        from core.model.files.made_folder import made
 
         fetch(builtin.made_from, say)
         if say:
@@ -219,8 +219,8 @@ def prepare(name: str, say: Say | None = None) -> Path:
         place = model_path(name)
     if place.suffix != ".gguf":
         return place
-    from core.model.gguf_folder import converted
-    from core.model.source import locate
+    from core.model.files.gguf_folder import converted
+    from core.model.files.source import locate
 
     print("converting the weights to safetensors (about half a minute)", file=sys.stderr, flush=True)
     return converted(locate(f"builtin:{find(name)[0].name}")).path

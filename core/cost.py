@@ -1,6 +1,6 @@
 """A prune step's budget in what the model costs: what each structure can bring down, what a group of units gives back, and shares that meet a total.
 
-Torch-free, so that the screen refuses what cannot be reached before anything is loaded. Real figures are `core.model.costing`'s.
+Torch-free, so that the screen refuses what cannot be reached before anything is loaded. Real figures are `core.model.budgets.costing`'s.
 """
 
 from __future__ import annotations

@@ -29,7 +29,7 @@ OBSERVATIONS, POINTS, REPORT, MODEL = "observations.json", "points.parquet", "re
 FORMULAS = "formulas.json"  # of a genetic search: grows with every generation
 RESUME = "resume.safetensors"  # what a run has finished so far; gone when it is done
 CHANGED = ".changed"  # blocks of a model larger than memory, as they are after pruning; gone when the run has ended
-_SAVING = f".{MODEL}.saving-*"  # a model half saved (core.model.export)
+_SAVING = f".{MODEL}.saving-*"  # a model half saved (core.model.files.export)
 _LOCK, _WATCH, _STOP = "lock", "watch", "stop"
 TERMINAL = ("done", "failed", "stopped", "interrupted")
 

@@ -116,7 +116,7 @@ def statistic(name: str, *, label: str, of: str, finish: Callable[..., Any], ver
     `of` "layer": function(state, inputs) -> state, inputs float32 (sequences, tokens, features). `of` "block": function(state, before, after)
     -> state, both (sequences, tokens, hidden). `of` "gradient": function(state, gradient) -> state, once a sequence, gradient float32 (out, in): how
     that sequence's mean loss changes with each weight. `of` "experts": function(state, routed) -> state, what a batch does at the experts of a block
-    (core.model.routing.Routed). `of` "expert weights": function(state, inputs, gates) -> state, for each matrix of each expert: what it reads, float32
+    (core.model.mixture.routing.Routed). `of` "expert weights": function(state, inputs, gates) -> state, for each matrix of each expert: what it reads, float32
     (tokens, features), of the tokens that visit the expert with these gates (tokens,); first called with no tokens. The first state is None;
     `finish(state, sequences)` makes the tensor that scores ask for.
     """
@@ -182,7 +182,7 @@ def search(name: str, *, label: str, paper: Paper | None = None, **card: Any) ->
 
 
 def transform(name: str, *, label: str, structures: tuple[str, ...], paper: Paper | None = None, **card: Any) -> Decorator:
-    """A change of the whole model at once, for what no score of one part can say: function(loaded, share, ...) -> core.model.pruned.Pruned.
+    """A change of the whole model at once, for what no score of one part can say: function(loaded, share, ...) -> core.model.pruning.pruned.Pruned.
 
     May name loaded (all in memory; it is changed in place), share (of the structure's units to remove), units (names of the blocks that may go or
     change, in order; empty for other structures), inputs (() -> calibration ids or pixels), generator (torch's), watcher, and second models (Param).

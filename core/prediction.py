@@ -1,4 +1,4 @@
-"""What a budget will cost, learnt from a few measurements. Pure arithmetic on numbers that `core.model.curves` measured; torch-free.
+"""What a budget will cost, learnt from a few measurements. Pure arithmetic on numbers that `core.model.looking.curves` measured; torch-free.
 
 The model: a layer l at share s adds z_l(s) = A_g * rho_r * error_l(s)^gamma, the answers diverge by a * (sum of z)^b from the dense model's, and the log of
 the quality figure grows by c * divergence^d; so by scale * (sum of z)^power with scale = c * a^d, power = b * d.

@@ -12,7 +12,7 @@ class Metrics:
     of the text predicted, which does not depend on how the text is cut into tokens; accuracy_interval: 95 % Wilson.
 
     So that two models can be compared pair by pair: window_losses, the mean loss in nats of each window of text; right, a bit for each image, 1 where it was
-    told right, packed and in hexadecimal. divergence: token by token of what the dense model wrote (core.model.comparing); corruptions: accuracy by kind
+    told right, packed and in hexadecimal. divergence: token by token of what the dense model wrote (model/measuring/comparing); corruptions: accuracy by kind
     and severity; geometry: of the features before the last layer."""
 
     perplexity: float | None = None

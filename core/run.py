@@ -123,7 +123,7 @@ def _with_calibration(recipe: Recipe, loaded: LoadedModel) -> Recipe:
 
 def environment(recipe: Recipe, loaded: LoadedModel | None) -> dict[str, Any]:
     """What a result depends on besides the recipe: versions, threads, hashes."""
-    from core.model.source import fingerprint
+    from core.model.files.source import fingerprint
 
     return {
         "python": platform.python_version(),

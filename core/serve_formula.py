@@ -1,4 +1,4 @@
-"""The formula lab's part of the interactive worker: what a formula does to a small model. See core/serve.py and core/model/formula_lab.py."""
+"""The formula lab's part of the interactive worker: what a formula does to a small model. See core/serve.py and core/model/looking/formula_lab.py."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from core.formula import parse
 
 
 def formula(session: Any, source: str, expression: str, share: float = 0.5, structure: str = "unstructured") -> dict[str, Any]:
-    """Heat map and perplexities of a formula on a model of its own, kept apart from the opened one: core.model.formula_lab.seen, and how it was measured.
+    """Heat map and perplexities of a formula on a model of its own, kept apart from the opened one (looking/formula_lab.seen), and how it was measured.
 
     Raises RecipeError where the formula is not in the language, ModelError where it fails on a layer, each before the next question suffers.
     """
     node = parse(expression)
-    from core.model.formula_lab import seen
+    from core.model.looking.formula_lab import seen
 
     start = time.perf_counter()
     lab = _lab(session, source)
@@ -27,10 +27,10 @@ def formula(session: Any, source: str, expression: str, share: float = 0.5, stru
 
 def _lab(session: Any, source: str) -> Any:
     """The lab of that model; made once, and let go when another is asked for."""
-    from core.model import text
     from core.model.blocks import known_ids
-    from core.model.formula_lab import open_lab
+    from core.model.inputs import text
     from core.model.loading import load
+    from core.model.looking.formula_lab import open_lab
 
     held = session.parts.get("formula")
     if held is None or held[0] != source:

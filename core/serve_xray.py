@@ -18,7 +18,7 @@ _LOOKED_FOR = (50.0, 20.0, 10.0, 5.0)  # sizes of spikes: the paper's, then smal
 
 def units(session: Any, block: str, structure: str, metric: str = "") -> dict[str, Any]:
     """The scores of a block's neurons, heads or experts, in their own order. metric: a score's name; the first that fits where it does not."""
-    from core.model import lens
+    from core.model.looking import lens
 
     seen = _lens(session)
     choices = _choices(structure)
@@ -38,7 +38,7 @@ def weights(session: Any, name: str, metric: str = "magnitude", window: list[int
     """
     import torch
 
-    from core.model import lens, tiles
+    from core.model.looking import lens, tiles
     from core.model.masks import decide
 
     seen = _lens(session)
@@ -66,7 +66,7 @@ def masks(session: Any, name: str, share: float = 0.5) -> dict[str, Any]:
     """What the scores of a layer would remove at one share: for every two, the part of the weights that go which both take. Scores that cannot be had
     here are left out, with the reason."""
     from core.errors import PrunariumError
-    from core.model import lens
+    from core.model.looking import lens
     from core.model.masks import decide
 
     seen = _lens(session)
@@ -85,8 +85,8 @@ def masks(session: Any, name: str, share: float = 0.5) -> dict[str, Any]:
 
 def duplicates(session: Any, block: str, structure: str, threshold: float = 0.9) -> dict[str, Any]:
     """Clusters of a block's units whose weights point the same way, and for each unit the cosine with the one most like it."""
-    from core.model import lens
-    from core.model.duplicates import alike, unit_vectors
+    from core.model.looking import lens
+    from core.model.looking.duplicates import alike, unit_vectors
 
     loaded = _loaded(session)
     found = alike(unit_vectors(loaded, lens.block_of(loaded, block), structure), threshold)
@@ -97,7 +97,8 @@ def duplicates(session: Any, block: str, structure: str, threshold: float = 0.9)
 
 def experts(session: Any, block: str) -> dict[str, Any]:
     """How alike a block's experts are, and which kinds of text visit which."""
-    from core.model import expert_look, lens
+    from core.model.looking import lens
+    from core.model.mixture import look as expert_look
 
     seen = _lens(session)
     at = lens.block_of(seen.loaded, block)
@@ -106,8 +107,8 @@ def experts(session: Any, block: str) -> dict[str, Any]:
 
 def spectrum(session: Any, name: str, share: float | None = None) -> dict[str, Any]:
     """The singular values of a layer and what they say; and how large the values are that it is given."""
-    from core.model.scoring import layer_weight
-    from core.model.spectrum import spectrum as of
+    from core.model.looking.spectrum import spectrum as of
+    from core.model.pruning.scoring import layer_weight
 
     loaded = _loaded(session)
     layer = loaded.anatomy.layer(name)
@@ -121,7 +122,7 @@ def spectrum(session: Any, name: str, share: float | None = None) -> dict[str, A
 
 def inputs(session: Any, name: str) -> dict[str, Any]:
     """What a layer is given, as `spectrum` tells it too."""
-    from core.model import lens
+    from core.model.looking import lens
 
     return {"name": name, "activations": lens.inputs_of(_lens(session), _loaded(session).anatomy.layer(name))}
 
@@ -129,7 +130,7 @@ def inputs(session: Any, name: str) -> dict[str, Any]:
 def input_sizes(session: Any, layer: Any) -> dict[str, Any] | None:
     """A histogram of the values that a layer is given, and its loudest features; None where the model's inputs are not collected here."""
     from core.errors import PrunariumError
-    from core.model import lens
+    from core.model.looking import lens
 
     try:
         return lens.inputs_of(_lens(session), layer)
@@ -139,7 +140,7 @@ def input_sizes(session: Any, layer: Any) -> dict[str, Any] | None:
 
 def spikes(session: Any) -> dict[str, Any]:
     """Super weights, or the largest spikes below the paper's threshold where there is none above it."""
-    from core.model.super_weights import SEQUENCES, find_super_weights
+    from core.model.looking.super_weights import SEQUENCES, find_super_weights
 
     seen = _lens(session)
     for threshold in _LOOKED_FOR:
@@ -155,7 +156,7 @@ def spikes(session: Any) -> dict[str, Any]:
 
 def ablate(session: Any, layer: str, row: int, column: int, prompt: str = PROMPT) -> dict[str, Any]:
     """What the model writes, and its loss on the calibration text, with and without one weight, which is put back."""
-    from core.model.ablation import without_weight
+    from core.model.depth.ablation import without_weight
 
     seen = _lens(session)
     return {"prompt": prompt, **without_weight(seen.loaded, seen.inputs, layer, int(row), int(column), prompt)}
@@ -169,7 +170,7 @@ ASKS = {
 
 def _choices(structure: str) -> list[str]:
     """The scores that can be shown for a structure: those of weights alone first, random last."""
-    from core.model.lens import usable
+    from core.model.looking.lens import usable
 
     found = [method for (kind, _), method in load_methods().items() if kind == "score" and usable(method, structure)]
     return [method.card.name for method in sorted(found, key=lambda m: (m.card.name == "random", len(m.needed()), m.card.name))]
@@ -183,7 +184,7 @@ def _loaded(session: Any) -> Any:
 
 def _lens(session: Any) -> Any:
     """The lens of the open model; made once for each."""
-    from core.model.lens import open_lens
+    from core.model.looking.lens import open_lens
 
     held = session.parts.get("xray")
     if held is None or held.loaded is not _loaded(session):

@@ -19,10 +19,10 @@ from torch import Tensor, nn
 
 from core.errors import PrunariumError
 from core.events import Silent
-from core.model import export
-from core.model.gone import KEY
+from core.model.depth.gone import KEY
+from core.model.files import export
 from core.model.loading import from_module, load
-from core.model.pruning import prune
+from core.model.pruning.step import prune
 from core.recipe import Prune
 from tests.model_folders import CLASSES, TEXT, VIT
 

@@ -202,7 +202,7 @@ def test_curves_that_make_no_sense_are_as_good_as_none(wrong):
 
 @pytest.mark.parametrize("name", [path.name for path in sorted(DEMOS.iterdir())])
 def test_the_demo_is_of_the_model_that_is_committed(name):
-    from core.model.source import fingerprint, locate
+    from core.model.files.source import fingerprint, locate
 
     data = json.loads((DEMOS / name / "observations.json").read_text())
     assert data["model"]["fingerprint"] == fingerprint(locate(f"builtin:{name}")), "run assets/make_demo.py again"

@@ -8,8 +8,8 @@ import torch
 
 from core.data.corruptions import KINDS, corrupted
 from core.events import Progress, Silent
-from core.model import comparing, measure, running
 from core.model.loading import load
+from core.model.measuring import comparing, measure, running
 from core.recipe import Measure, Perplexity, Prune
 
 

@@ -54,7 +54,7 @@ def write_gguf(path: Path) -> np.ndarray:
 def test_a_converted_model_has_the_dequantised_weights_and_loads_as_plain_float32(tmp_path):
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from core.model.convert import convert_gguf
+    from core.model.files.convert import convert_gguf
 
     up = write_gguf(tmp_path / "Small.Q4_1.gguf")
     folder = convert_gguf(tmp_path / "Small.Q4_1.gguf", tmp_path / "model")
@@ -68,7 +68,7 @@ def test_a_converted_model_has_the_dequantised_weights_and_loads_as_plain_float3
 
 
 def test_a_cut_off_file_is_one_sentence_and_leaves_no_folder(tmp_path, capsys):
-    from core.model.convert import convert_gguf, main
+    from core.model.files.convert import convert_gguf, main
 
     write_gguf(tmp_path / "whole.gguf")
     cut = tmp_path / "cut.gguf"
@@ -82,7 +82,7 @@ def test_a_cut_off_file_is_one_sentence_and_leaves_no_folder(tmp_path, capsys):
 
 
 def test_a_full_disk_is_said_before_anything_is_written(tmp_path, monkeypatch):
-    from core.model import convert
+    from core.model.files import convert
 
     write_gguf(tmp_path / "a.gguf")
     monkeypatch.setattr(convert.shutil, "disk_usage", lambda folder: type("Usage", (), {"free": 1000})())

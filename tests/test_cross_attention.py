@@ -11,10 +11,10 @@ from torch import nn
 
 from core.errors import ModelError
 from core.events import Silent
-from core.model import export
 from core.model.anatomy import read_anatomy
+from core.model.files import export
 from core.model.loading import from_module, load
-from core.model.pruning import prune
+from core.model.pruning.step import prune
 from core.recipe import Prune
 from tests.model_folders import GPT2, TEXT
 

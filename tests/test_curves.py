@@ -5,8 +5,9 @@ import torch
 
 from core.budget import CostCurves, estimate
 from core.events import Progress, Silent
-from core.model import curves, text
+from core.model.inputs import text
 from core.model.loading import load
+from core.model.looking import curves
 from core.recipe import Curves
 
 ASK = Curves(samples=2, tokens=128, together=4, levels=(0.6,))

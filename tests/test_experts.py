@@ -11,14 +11,14 @@ from safetensors.torch import load_file
 from core import folder
 from core.errors import ModelError
 from core.events import Silent
-from core.model import export
 from core.model.anatomy import read_anatomy
-from core.model.counts import flops_per_token
-from core.model.expert_check import check
-from core.model.experts import expert_layers
+from core.model.files import export
 from core.model.loading import from_module, load
-from core.model.pruning import prune
-from core.model.routing import Routed, listening, mixed
+from core.model.measuring.counts import flops_per_token
+from core.model.mixture.check import check
+from core.model.mixture.experts import expert_layers
+from core.model.mixture.routing import Routed, listening, mixed
+from core.model.pruning.step import prune
 from tests.model_folders import TEXT, tiny
 from tests.test_steps import loaded, recipe, run, text  # noqa: F401 (text is a fixture)
 

@@ -17,11 +17,11 @@ from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from core.errors import ModelError, ResourceError
-from core.model import export
-from core.model.counts import counts, saved_bytes
-from core.model.export import save
+from core.model.depth.surgery import remove_blocks
+from core.model.files import export
+from core.model.files.export import save
 from core.model.loading import from_module, load
-from core.model.surgery import remove_blocks
+from core.model.measuring.counts import counts, saved_bytes
 from core.recipe import parse
 from tests.tiny_models import bert, gpt2, halved, llama, resnet, tokenizer
 
@@ -186,7 +186,7 @@ SAVE = """
 import os, signal, sys
 from pathlib import Path
 from core.errors import PrunariumError
-from core.model import export
+from core.model.files import export
 from core.model.loading import from_module
 from tests.tiny_models import llama
 {before}

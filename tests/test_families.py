@@ -8,7 +8,7 @@ from torch import nn
 
 from core.events import Silent
 from core.model.loading import from_module, load
-from core.model.pruning import prune
+from core.model.pruning.step import prune
 from core.recipe import Prune
 from tests import families
 

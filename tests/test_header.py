@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from core.errors import ModelError
-from core.model.header import memory_estimate, preview
-from core.model.safetensors_file import read_safetensors
+from core.model.files.header import memory_estimate, preview
+from core.model.files.safetensors_file import read_safetensors
 from tests.model_folders import entry, saved, tiny, write_safetensors
 
 
@@ -19,7 +19,7 @@ from tests.model_folders import entry, saved, tiny, write_safetensors
 def test_a_preview_says_what_the_model_is_without_torch(tmp_path: Path, checkout: Path):
     saved(tmp_path)
     code = (
-        "import sys; from pathlib import Path; from core.model.header import preview; from core.model.source import locate; "
+        "import sys; from pathlib import Path; from core.model.files.header import preview; from core.model.files.source import locate; "
         f"h = preview(locate({str(tmp_path)!r}).path); "
         "print(h.architecture, h.parameters, h.size_bytes, sorted({'torch', 'transformers', 'numba'} & set(sys.modules)))"
     )

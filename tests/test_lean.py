@@ -16,10 +16,10 @@ from core import folder
 from core.errors import ModelError
 from core.events import Silent
 from core.model import blocks
-from core.model.counts import counts
-from core.model.lean import counts_of
 from core.model.loading import load
-from core.model.measure import perplexity
+from core.model.measuring.counts import counts
+from core.model.measuring.lean import counts_of
+from core.model.measuring.measure import perplexity
 from tests import tiny_models
 
 RECIPE = """
@@ -108,7 +108,7 @@ def test_a_lazy_model_counts_and_measures_as_a_whole_one(tmp_path):
 
 @pytest.mark.quick
 def test_what_needs_the_whole_model_says_so(tmp_path):
-    from core.model.measure import prepare
+    from core.model.measuring.measure import prepare
     from core.recipe import Measure
 
     tiny_models.llama(2).save_pretrained(tmp_path)
@@ -120,9 +120,9 @@ def test_what_needs_the_whole_model_says_so(tmp_path):
 def test_a_model_without_an_mlp_saved_block_by_block_is_still_refused_by_transformers(tmp_path):
     from transformers import AutoModelForCausalLM
 
-    from core.model import export
+    from core.model.files import export
     from core.model.loading import from_module
-    from core.model.pruning import prune
+    from core.model.pruning.step import prune
     from core.recipe import Prune
 
     loaded = from_module(tiny_models.llama(3), "tiny")

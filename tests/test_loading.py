@@ -13,9 +13,9 @@ import torch
 from torch import nn
 
 from core.errors import ModelError, PrunariumError, RecipeError, ResourceError
-from core.model.header import preview
+from core.model.files.header import preview
+from core.model.files.source import fingerprint, locate
 from core.model.loading import LoadedModel, from_module, load, pick_device
-from core.model.source import fingerprint, locate
 from tests.model_folders import CLASSES, edit_config, entry, inputs, saved, tiny, write_gguf, write_safetensors
 
 
@@ -242,7 +242,7 @@ def test_a_gguf_file_is_converted_once_and_then_loads_like_a_folder(tmp_path: Pa
 _MEASURE = """
 import os, sys
 os.environ["OMP_NUM_THREADS"] = "1"
-from core.model.header import preview
+from core.model.files.header import preview
 from core.model.loading import load
 def held(key):
     return int(next(line for line in open("/proc/self/status") if line.startswith(key)).split()[1]) * 1024

@@ -23,12 +23,12 @@ from transformers import (
 
 from core.errors import ModelError, Stopped
 from core.events import Silent
-from core.model.counts import counts, flops_per_token, size_when_saved_bytes
-from core.model.latency import _peak_memory_bytes, latency, resident_rise_bytes
-from core.model.likelihood import HEAD_TOKENS
+from core.model.inputs.text import predicted_bytes
 from core.model.loading import from_module, load
-from core.model.measure import accuracy, generate, metrics, perplexity, prepare, wilson
-from core.model.text import predicted_bytes
+from core.model.measuring.counts import counts, flops_per_token, size_when_saved_bytes
+from core.model.measuring.latency import _peak_memory_bytes, latency, resident_rise_bytes
+from core.model.measuring.likelihood import HEAD_TOKENS
+from core.model.measuring.measure import accuracy, generate, metrics, perplexity, prepare, wilson
 from core.recipe import Accuracy, Latency, Measure, Perplexity
 from tests.tiny_models import VOCABULARY, bert, gpt2, llama, resnet, tokenizer
 
@@ -212,8 +212,8 @@ def test_latency_is_the_median_of_the_timed_passes(build):
 @pytest.mark.parametrize(("times", "notes"), [([10, 10.1, 10, 10.2, 10], 0), ([10, 30, 10, 30, 11], 1)], ids=["quiet", "busy"])
 def test_a_spread_that_makes_a_latency_uncertain_is_said(times, notes, monkeypatch):
     watcher, turns = Silent(), iter([1.0, 1.0, *times])
-    monkeypatch.setattr("core.model.latency._timed_ms", lambda *_: next(turns))
-    monkeypatch.setattr("core.model.latency._peak_memory_bytes", lambda *_: next(turns))
+    monkeypatch.setattr("core.model.measuring.latency._timed_ms", lambda *_: next(turns))
+    monkeypatch.setattr("core.model.measuring.latency._peak_memory_bytes", lambda *_: next(turns))
     assert latency(from_module(llama(), "tiny"), 1, 8, 5, watcher).median_ms == sorted(times)[2]
     assert sum("The machine was busy" in said.text for said in watcher.heard) == notes
 

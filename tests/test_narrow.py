@@ -12,17 +12,18 @@ from torch import nn
 
 from core.errors import ModelError
 from core.events import Silent
-from core.model import export, groups
 from core.model.anatomy import read_anatomy
-from core.model.card import readme
-from core.model.counts import counts, flops_per_token
-from core.model.groups import unit_groups
+from core.model.depth.surgery import remove_blocks
+from core.model.files import export
+from core.model.files.card import readme
 from core.model.loading import LoadedModel, from_module, load
-from core.model.narrow import cut
-from core.model.pruning import prune
-from core.model.rehearse import rehearse
-from core.model.surgery import remove_blocks
-from core.model.widths import KEY, settle
+from core.model.measuring.counts import counts, flops_per_token
+from core.model.pruning.step import prune
+from core.model.units import groups
+from core.model.units.groups import unit_groups
+from core.model.width.narrow import cut
+from core.model.width.rehearse import rehearse
+from core.model.width.widths import KEY, settle
 from core.recipe import Prune, parse
 from tests import tiny_models
 from tests.model_folders import CLASSES, TEXT, edit_config, inputs, tiny

@@ -11,10 +11,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, MixtralForCausalLM
 from core import builtins
 from core.errors import ModelError, ResourceError
 from core.events import Silent
-from core.model import made_folder
+from core.model.files import made_folder
+from core.model.files.split_experts import main, split, split_folder
 from core.model.loading import from_module, load
-from core.model.pruning import prune
-from core.model.split_experts import main, split, split_folder
+from core.model.pruning.step import prune
 from core.recipe import parse
 
 from .tiny_models import llama, tokenizer
@@ -88,7 +88,7 @@ def test_a_folder_is_made_whole_with_tokenizer_and_card_and_loads_natively(tmp_p
 
 @pytest.mark.quick
 def test_a_full_disk_is_said_before_anything_is_written(tmp_path, monkeypatch, capsys):
-    from core.model import split_experts
+    from core.model.files import split_experts
 
     dense().save_pretrained(tmp_path / "dense")
     monkeypatch.setattr(split_experts.shutil, "disk_usage", lambda folder: type("Usage", (), {"free": 1000})())

@@ -114,7 +114,7 @@ def test_blocks_that_are_handed_something_of_the_text_are_refused():
 
 @pytest.mark.quick
 def test_a_model_ruined_by_pruning_has_an_infinite_cost_and_no_error():
-    from core.model.quality import _exp
+    from core.model.measuring.quality import _exp
 
     assert _exp(torch.tensor(900.0)) == float("inf") and _exp(torch.tensor(0.0)) == 1.0
 

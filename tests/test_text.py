@@ -15,9 +15,9 @@ from tokenizers import processors
 
 from core import builtins
 from core.errors import DataError, ModelError, ResourceError
+from core.model.inputs.text import read_source, sequences, stream, token_ids
+from core.model.inputs.tokenise import encode
 from core.model.loading import read_tokenizer
-from core.model.text import read_source, sequences, stream, token_ids
-from core.model.tokenise import encode
 from tests.model_folders import letters
 
 WORDS = "the quick brown fox jumps over the lazy dog 0123456789\n"

@@ -12,14 +12,14 @@ import torch
 from core import serve, serve_xray
 from core.errors import ModelError, PrunariumError, RecipeError
 from core.events import Silent
-from core.model import lens, tiles
-from core.model.ablation import without_each_block, without_weight
-from core.model.duplicates import alike, unit_vectors
-from core.model.likelihood import token_losses
+from core.model.depth.ablation import without_each_block, without_weight
 from core.model.loading import from_module, load
-from core.model.redundancy import Borders, debiased_cka
-from core.model.spectrum import spectrum
-from core.model.xray import observe_model
+from core.model.looking import lens, tiles
+from core.model.looking.duplicates import alike, unit_vectors
+from core.model.looking.redundancy import Borders, debiased_cka
+from core.model.looking.spectrum import spectrum
+from core.model.looking.xray import observe_model
+from core.model.measuring.likelihood import token_losses
 from core.recipe import Observe
 from tests import tiny_models
 
@@ -71,7 +71,7 @@ def test_cka_sees_through_rotation_and_scale_and_not_through_chance():
 
 def test_runs_are_what_the_method_angular_distance_would_take(loaded, seen):
     from core.method import get
-    from core.model.trials import last_states
+    from core.model.depth.trials import last_states
 
     names = [block.name for block in loaded.anatomy.blocks]
     for length, row in enumerate(seen["runs"]["values"], 1):

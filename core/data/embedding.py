@@ -61,7 +61,7 @@ def cache_file(dataset: Dataset, embedding: Embedding, loaded: Any, seed: int) -
         seed,
     ]
     if loaded is not None and method.card.name == "model":
-        from core.model.source import fingerprint
+        from core.model.files.source import fingerprint
 
         says += [fingerprint(loaded.location), str(next(loaded.model.parameters()).dtype)]
     key = hashlib.sha256(json.dumps(says, sort_keys=True, default=str).encode()).hexdigest()[:32]

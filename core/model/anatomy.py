@@ -14,9 +14,12 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from core.errors import ModelError
-from core.model import experts, groups, roles, sliced, stream_width
-from core.model.gone import gone_from
+from core.model import roles
+from core.model.depth.gone import gone_from
+from core.model.mixture import experts
 from core.model.roles import Attention, Layer
+from core.model.units import groups
+from core.model.width import sliced, stream_width
 
 __all__ = ["Anatomy", "Attention", "Block", "Layer", "read_anatomy"]
 PRUNABLE = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, Conv1D)

@@ -16,9 +16,9 @@ from core.errors import ModelError
 from core.events import Watcher, follow
 from core.method import Method, get
 from core.model.anatomy import Layer
-from core.model.counts import check_in_memory
-from core.model.likelihood import check_causal, token_losses
 from core.model.loading import LoadedModel
+from core.model.measuring.counts import check_in_memory
+from core.model.measuring.likelihood import check_causal, token_losses
 from core.model.memory import available_bytes, check_fits
 from core.model.observe import Statistics, matrix, of_kind
 from core.model.training import KEPT_SHARE, activation_bytes, only_trains, recomputed

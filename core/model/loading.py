@@ -23,12 +23,12 @@ from transformers.utils import logging as transformers_logging
 
 from core.errors import ModelError, PrunariumError, RecipeError, ResourceError
 from core.model.anatomy import Anatomy, Layer, block_paths, read_anatomy
-from core.model.checkpoint import LazyWeights, check_finite, missing_weights, source_dtype, stored_tensors, wrong_shape
-from core.model.gone import KEY
-from core.model.header import CONFIG_LIMIT_BYTES, Header, check_config, memory_estimate, preview, read_json
+from core.model.depth.gone import KEY
+from core.model.files.checkpoint import LazyWeights, check_finite, missing_weights, source_dtype, stored_tensors, wrong_shape
+from core.model.files.header import CONFIG_LIMIT_BYTES, Header, check_config, memory_estimate, preview, read_json
+from core.model.files.rebuild import rebuilt
+from core.model.files.source import Location, locate
 from core.model.memory import available_bytes, be_frugal, check_fits
-from core.model.rebuild import rebuilt
-from core.model.source import Location, locate
 
 transformers_logging.set_verbosity_error()
 transformers_logging.disable_progress_bar()
@@ -122,7 +122,7 @@ def load(source: str, dtype: str = "auto", device: str = "auto", lazy: bool | No
     if not lazy:
         check_fits(memory_estimate(header, dtype), what, _SMALLER)
     if location.kind == "gguf":
-        from core.model.gguf_folder import converted
+        from core.model.files.gguf_folder import converted
 
         location = converted(location)
         header = preview(location.path)

@@ -21,9 +21,9 @@ from torch import Tensor
 from core import folder
 from core.errors import PrunariumError, RecipeError
 from core.method import get
+from core.model.files.source import fingerprint
 from core.model.loading import LoadedModel
 from core.model.masks import PackedMask, weight_under
-from core.model.source import fingerprint
 from core.recipe import Recipe, read, to_dict
 from core.report import LayerRow, Metrics
 

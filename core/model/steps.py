@@ -18,29 +18,32 @@ from core import folder
 from core.errors import ModelError, ResourceError
 from core.events import Progress, Watcher
 from core.method import get
-from core.model import comparing, export, measure, resuming, running, text
-from core.model.allocating import needs_of_allocation
+from core.model import resuming
 from core.model.blocks import known_ids
-from core.model.counts import check_in_memory, size_when_saved_bytes
-from core.model.depth_pruning import needs_loss
-from core.model.evolving import evolve_formulas
-from core.model.experts import ExpertLayer
-from core.model.groups import UNITS
-from core.model.lean import counts_of
-from core.model.learned_pruning import check_learnable
-from core.model.likelihood import check_causal
+from core.model.budgets.allocating import needs_of_allocation
+from core.model.depth.pruning import needs_loss
+from core.model.depth.sublayers import sublayer_units
+from core.model.depth.trials import NO_LOSS
+from core.model.files import export
+from core.model.inputs import text
+from core.model.inputs.texts import Texts
+from core.model.learned.pruning import check_learnable
 from core.model.loading import LoadedModel
+from core.model.looking.evolving import evolve_formulas
+from core.model.looking.xray import observe_model
 from core.model.masks import PackedMask, narrowed, sparsity_of, weight_under, write_masks
-from core.model.narrow import entries, stored_axis
+from core.model.measuring import comparing, measure, running
+from core.model.measuring.counts import check_in_memory, size_when_saved_bytes
+from core.model.measuring.lean import counts_of
+from core.model.measuring.likelihood import check_causal
+from core.model.mixture.experts import ExpertLayer
 from core.model.observe import of_kind
-from core.model.pruned import UnitCut
-from core.model.pruning import Pruned, prune, pruner
-from core.model.second import second_models
-from core.model.stream_width import STRUCTURE as WIDTH
-from core.model.sublayers import sublayer_units
-from core.model.texts import Texts
-from core.model.trials import NO_LOSS
-from core.model.xray import observe_model
+from core.model.pruning.pruned import UnitCut
+from core.model.pruning.second import second_models
+from core.model.pruning.step import Pruned, prune, pruner
+from core.model.units.groups import UNITS
+from core.model.width.narrow import entries, stored_axis
+from core.model.width.stream_width import STRUCTURE as WIDTH
 from core.recipe import Prune, Recipe, Recover, Text
 from core.report import LayerRow, Metrics
 

@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 from core.errors import ModelError
 from core.events import Progress, Watcher
 from core.model.anatomy import PRUNABLE, block_paths
-from core.model.likelihood import token_losses
+from core.model.measuring.likelihood import token_losses
 
 STAGE = "recover"
 _HIGHEST_NORM = 1.0  # gradients are scaled down to this norm, so that one odd batch cannot undo the rest

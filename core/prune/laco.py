@@ -11,11 +11,11 @@ from core.errors import ModelError
 from core.events import Progress, Watcher
 from core.method import Paper, Param, transform
 from core.model import blocks
+from core.model.depth.surgery import remove_blocks
 from core.model.loading import LoadedModel
 from core.model.masks import nearest
 from core.model.observe import stream
-from core.model.pruned import Pruned
-from core.model.surgery import remove_blocks
+from core.model.pruning.pruned import Pruned
 from core.report import LayerRow
 
 

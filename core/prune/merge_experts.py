@@ -7,15 +7,15 @@ from torch import Tensor, nn
 
 from core.events import Watcher
 from core.method import Paper, transform
-from core.model.counts import check_in_memory
-from core.model.expert_check import check
-from core.model.expert_pruning import told
-from core.model.expert_search import Visit, observed
-from core.model.experts import ExpertLayer, cut_experts, expert_layers, rows
 from core.model.loading import LoadedModel
 from core.model.masks import nearest
+from core.model.measuring.counts import check_in_memory
+from core.model.mixture.check import check
+from core.model.mixture.experts import ExpertLayer, cut_experts, expert_layers, rows
+from core.model.mixture.pruning import told
+from core.model.mixture.search import Visit, observed
 from core.model.observe import each_changed
-from core.model.pruned import Pruned, UnitCut
+from core.model.pruning.pruned import Pruned, UnitCut
 from core.report import LayerRow
 
 Merge = dict[str, int | float]

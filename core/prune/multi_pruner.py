@@ -9,10 +9,10 @@ from torch import Tensor
 from core.errors import RecipeError
 from core.events import Progress, Watcher
 from core.method import Paper, Param, transform
+from core.model.depth.trials import Trials, open_trials
 from core.model.loading import LoadedModel
-from core.model.mixed import Space, search_space, take_out
-from core.model.pruned import Pruned
-from core.model.trials import Trials, open_trials
+from core.model.pruning.mixed import Space, search_space, take_out
+from core.model.pruning.pruned import Pruned
 
 
 @transform(

@@ -9,11 +9,11 @@ from torch import Tensor
 from core.events import Progress, Watcher
 from core.method import Paper, Param, transform
 from core.model.anatomy import read_anatomy
-from core.model.axes import find_bases
 from core.model.loading import LoadedModel
 from core.model.masks import nearest
-from core.model.pruned import Pruned
-from core.model.slicing import turn
+from core.model.pruning.pruned import Pruned
+from core.model.width.axes import find_bases
+from core.model.width.slicing import turn
 from core.report import LayerRow
 
 _GROUPS: dict[str, Callable[[int], int]] = {

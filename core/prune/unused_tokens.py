@@ -12,8 +12,8 @@ from core.method import transform
 from core.model.anatomy import read_anatomy
 from core.model.loading import LoadedModel
 from core.model.masks import nearest
-from core.model.pruned import Pruned
-from core.model.vocabulary import ids_that_stay, keep_rows, order_of_going, shortened, tokenizer_json, why_not
+from core.model.pruning.pruned import Pruned
+from core.model.pruning.vocabulary import ids_that_stay, keep_rows, order_of_going, shortened, tokenizer_json, why_not
 from core.report import LayerRow
 
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from core.method import statistic
-from core.model.routing import Routed
+from core.model.mixture.routing import Routed
 
 
 @statistic("routed_outputs", label="Gated outputs of experts", of="experts", finish=lambda state, sequences: state)

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from core.method import statistic
-from core.model.routing import Routed
+from core.model.mixture.routing import Routed
 
 
 @statistic("routed_tokens", label="Tokens routed", of="experts", finish=lambda state, sequences: state)

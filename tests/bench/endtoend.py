@@ -7,9 +7,10 @@ import time
 import torch
 
 from core.events import Silent
-from core.model import blocks, text
+from core.model import blocks
+from core.model.inputs import text
 from core.model.loading import LoadedModel, load
-from core.model.pruning import prune
+from core.model.pruning.step import prune
 from core.recipe import Prune
 from tests.bench import Figure
 

@@ -11,7 +11,7 @@ import torch
 
 from core.events import Silent
 from core.method import get
-from core.model import text
+from core.model.inputs import text
 from core.model.loading import load
 from core.model.observe import matrix, observe_block, stream
 from kernels.masks import keep_n_of_m

@@ -16,10 +16,10 @@ _WORK = """
 import psutil
 from core.events import Silent
 from core.method import load_methods
-from core.model import text
+from core.model.inputs import text
 from core.model.loading import load
 from core.model.memory import peak_bytes
-from core.model.pruning import prune
+from core.model.pruning.step import prune
 from core.recipe import Prune
 import transformers.models.llama.modeling_llama
 load_methods()

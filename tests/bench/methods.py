@@ -8,10 +8,10 @@ from typing import Any
 import torch
 
 from core.events import Silent
-from core.model import text
+from core.model.inputs import text
 from core.model.loading import load
-from core.model.measure import perplexity
-from core.model.super_weights import find_super_weights
+from core.model.looking.super_weights import find_super_weights
+from core.model.measuring.measure import perplexity
 from tests.bench import Figure
 from tests.bench.orderings import MODEL, SAMPLES, TOKENS, WINDOWS, after
 

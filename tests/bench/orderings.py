@@ -6,10 +6,10 @@ import time
 from typing import Any
 
 from core.events import Silent
-from core.model import text
+from core.model.inputs import text
 from core.model.loading import load
-from core.model.measure import perplexity as perplexity_of
-from core.model.pruning import prune
+from core.model.measuring.measure import perplexity as perplexity_of
+from core.model.pruning.step import prune
 from core.recipe import Prune
 from tests.bench import Figure
 

@@ -7,7 +7,8 @@ from collections.abc import Callable
 
 from core.events import Silent
 from core.method import get
-from core.model import blocks, text
+from core.model import blocks
+from core.model.inputs import text
 from core.model.loading import load
 from core.model.masks import decide
 from core.model.observe import matrix, observe_block, stream

@@ -17,10 +17,10 @@ from safetensors.torch import load_file
 
 from core import builtins
 from core.events import Silent
-from core.model import text
+from core.model.inputs import text
 from core.model.loading import LoadedModel, load
-from core.model.measure import perplexity
-from core.model.pruning import prune
+from core.model.measuring.measure import perplexity
+from core.model.pruning.step import prune
 from core.recipe import Prune
 from tests.bench import Figure
 

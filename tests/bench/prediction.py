@@ -14,10 +14,11 @@ import torch
 
 from core.budget import CostCurves, estimate, redistribute
 from core.events import Silent
-from core.model import curves, text
+from core.model.inputs import text
 from core.model.loading import LoadedModel, load
-from core.model.measure import perplexity
-from core.model.pruning import prune
+from core.model.looking import curves
+from core.model.measuring.measure import perplexity
+from core.model.pruning.step import prune
 from core.recipe import Allocation, Curves, Prune
 from tests.bench import Figure
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 
 from core.events import Silent
-from core.model import text
+from core.model.inputs import text
 from core.model.loading import LoadedModel, load
-from core.model.measure import perplexity as perplexity_of
+from core.model.measuring.measure import perplexity as perplexity_of
 from core.model.observe import matrix, observe_block, stream
-from core.model.pruning import prune
+from core.model.pruning.step import prune
 from core.recipe import Prune
 from tests.bench import Figure
 

@@ -14,9 +14,9 @@ from core import catalogue
 from core.cost import Price
 from core.events import Silent
 from core.method import METHODS, cards, load_methods
-from core.model.groups import STRUCTURES as UNITS
+from core.model.mixture.routing import Routed
 from core.model.observe import NO_STATISTIC, have
-from core.model.routing import Routed
+from core.model.units.groups import STRUCTURES as UNITS
 from kernels.masks import keep_highest
 
 load_methods()

@@ -15,9 +15,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from core.events import Silent
-from core.model import text
+from core.model.inputs import text
 from core.model.loading import load
-from core.model.pruning import prune, pruner
+from core.model.pruning.step import prune, pruner
 from core.recipe import Prune
 
 HERE = Path(__file__).resolve().parent

@@ -7,12 +7,12 @@ import copy
 import torch
 
 from core.events import Silent
-from core.model.course import Course
-from core.model.groups import unit_groups
+from core.model.inputs.texts import NO_TEXTS
+from core.model.learned.course import Course
 from core.model.loading import from_module
-from core.model.pruning import prune, pruner
-from core.model.task import Task
-from core.model.texts import NO_TEXTS
+from core.model.pruning.step import prune, pruner
+from core.model.pruning.task import Task
+from core.model.units.groups import unit_groups
 from core.recipe import Prune
 
 IDS = torch.randint(0, 300, (9, 16), generator=torch.Generator().manual_seed(3))

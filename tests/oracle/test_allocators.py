@@ -14,7 +14,7 @@ from core.errors import ModelError
 from core.events import Silent
 from core.method import get
 from core.model.loading import from_module
-from core.model.pruning import prune
+from core.model.pruning.step import prune
 from core.recipe import parse
 from kernels.knapsack import cheapest
 from tests import tiny_models

@@ -15,13 +15,13 @@ from core import folder
 from core.errors import ModelError, RecipeError, Stopped
 from core.events import Silent
 from core.model import blocks
-from core.model.counts import flops_per_token
-from core.model.export import save
-from core.model.gone import Gone
+from core.model.depth.gone import Gone
+from core.model.depth.sublayers import sublayer_units
+from core.model.files.export import save
 from core.model.loading import from_module, load
-from core.model.pruning import prune
+from core.model.measuring.counts import flops_per_token
+from core.model.pruning.step import prune
 from core.model.steps import run_model
-from core.model.sublayers import sublayer_units
 from core.recipe import parse
 from core.run import Clock
 from tests import tiny_models

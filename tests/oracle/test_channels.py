@@ -14,12 +14,12 @@ from core.catalogue import load as cards
 from core.catalogue import resolve
 from core.errors import ModelError, RecipeError, Stopped
 from core.events import Silent
-from core.model import export
-from core.model.channels import channel_groups
-from core.model.gone import KEY
+from core.model.depth.gone import KEY
+from core.model.files import export
 from core.model.loading import from_module, load
-from core.model.pruning import prune
-from core.model.rehearse import rehearse_together
+from core.model.pruning.step import prune
+from core.model.units.channels import channel_groups
+from core.model.width.rehearse import rehearse_together
 from core.recipe import parse
 from tests.families import build, inputs
 from tests.model_folders import edit_config, tiny

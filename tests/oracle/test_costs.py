@@ -14,14 +14,14 @@ from core.catalogue import resolve
 from core.cost import COSTS, FALLS, Owed, Price, check, meet, removed, units_needed, whole
 from core.errors import PrunariumError, RecipeError
 from core.events import Silent
-from core.model.block_latency import TimedBlocks
-from core.model.bypass import block_units
-from core.model.costing import depth_costs
-from core.model.counts import counts, flops_per_token, kv_bytes
-from core.model.groups import unit_groups
+from core.model.budgets.block_latency import TimedBlocks
+from core.model.budgets.costing import depth_costs
+from core.model.depth.bypass import block_units
+from core.model.depth.sublayers import sublayer_units
 from core.model.loading import from_module
-from core.model.pruning import prune
-from core.model.sublayers import sublayer_units
+from core.model.measuring.counts import counts, flops_per_token, kv_bytes
+from core.model.pruning.step import prune
+from core.model.units.groups import unit_groups
 from core.recipe import from_yaml, parse, to_yaml
 from tests import tiny_models
 from tests.oracle.test_experts import built

@@ -12,9 +12,9 @@ from core.catalogue import resolve
 from core.errors import RecipeError
 from core.events import Silent
 from core.method import get
+from core.model.inputs.texts import Texts
 from core.model.loading import from_module
-from core.model.pruning import prune
-from core.model.texts import Texts
+from core.model.pruning.step import prune
 from core.recipe import Prune, from_yaml, parse, to_yaml
 from tests import tiny_models
 

@@ -14,11 +14,11 @@ from core.errors import ModelError, RecipeError, Stopped
 from core.events import Silent
 from core.method import METHODS, search
 from core.model import blocks
-from core.model.bypass import block_units, bypassed
+from core.model.depth.bypass import block_units, bypassed
+from core.model.depth.surgery import remove_blocks
+from core.model.depth.trials import open_trials
 from core.model.loading import from_module
-from core.model.pruning import prune
-from core.model.surgery import remove_blocks
-from core.model.trials import open_trials
+from core.model.pruning.step import prune
 from core.recipe import parse
 from tests import tiny_models
 from tests.model_folders import tiny

@@ -15,8 +15,8 @@ from core.events import Silent
 from core.evolve import DEEPEST, LARGEST, Search, _grown, evolve
 from core.formula import parse
 from core.formula_trees import depth, grafted, places, simplified, size, tidy
-from core.model.formula_lab import open_lab, seen
 from core.model.loading import from_module
+from core.model.looking.formula_lab import open_lab, seen
 from core.prune.formula import scores_of
 from core.recipe import from_yaml
 from core.run import run

@@ -13,10 +13,10 @@ from core.catalogue import load as cards
 from core.catalogue import resolve
 from core.errors import ModelError, PrunariumError, RecipeError, Stopped
 from core.events import Silent
-from core.model import export
-from core.model.expert_reading import reads
+from core.model.files import export
 from core.model.loading import from_module, load
-from core.model.pruning import prune
+from core.model.mixture.reading import reads
+from core.model.pruning.step import prune
 from core.recipe import parse
 from tests import test_experts as families
 from tests.model_folders import tiny
@@ -85,7 +85,7 @@ def test_masks_are_those_of_a_loop_over_tokens_one_block_after_the_other(name, s
 def test_what_is_heard_is_what_the_matrices_were_multiplied_with_whichever_way_they_are_stored(name):
     model = families.built(name)
     from core.model.anatomy import read_anatomy
-    from core.model.experts import expert_layers
+    from core.model.mixture.experts import expert_layers
 
     layer = expert_layers(model, read_anatomy(model).blocks)[0]
     experts, x = model.get_submodule(layer.path), torch.randn(5, 32, generator=torch.Generator().manual_seed(0))

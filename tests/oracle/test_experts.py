@@ -14,7 +14,7 @@ from core.catalogue import resolve
 from core.errors import ModelError, RecipeError, Stopped
 from core.events import Silent
 from core.model.loading import from_module
-from core.model.pruning import prune
+from core.model.pruning.step import prune
 from core.recipe import parse
 from tests.model_folders import tiny
 from tests.tiny_models import VOCABULARY

@@ -15,7 +15,7 @@ from core.events import Silent
 from core.formula import DEEPEST, LONGEST, parse
 from core.method import get
 from core.model.loading import from_module
-from core.model.pruning import prune
+from core.model.pruning.step import prune
 from core.prune.formula import scores_of
 from core.recipe import parse as recipe
 from tests import tiny_models

@@ -13,8 +13,8 @@ from core.method import get
 from core.model import gradients
 from core.model.gradients import gradient_statistics
 from core.model.loading import from_module, load
-from core.model.pruning import prune
-from core.model.xray import observe_model
+from core.model.looking.xray import observe_model
+from core.model.pruning.step import prune
 from core.recipe import Observe, parse
 from tests import tiny_models
 

@@ -11,9 +11,9 @@ from transformers import LlamaForCausalLM
 
 from core.errors import ModelError, RecipeError, Stopped
 from core.events import Silent
-from core.model import export
+from core.model.files import export
 from core.model.loading import from_module
-from core.model.pruning import prune
+from core.model.pruning.step import prune
 from core.recipe import parse
 from tests import tiny_models
 from tests.model_folders import tiny

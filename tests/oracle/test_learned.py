@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from core.method import get
-from core.model.gates import laid_over
+from core.model.learned.gates import laid_over
 from core.model.masks import generator
 from core.prune.hard_concrete import _drawn, _over
 from tests import tiny_models
@@ -33,8 +33,8 @@ def test_the_loss_with_masks_is_that_of_a_copy_with_those_weights_gone(structure
 @pytest.mark.parametrize("structure", ["unstructured", "neurons", "heads"])
 def test_the_gradient_of_a_mask_is_the_weights_gradient_times_the_weight_summed_over_the_unit(structure, frugal, monkeypatch):
     if frugal:  # each block runs again on the way back
-        monkeypatch.setattr("core.model.course.available_bytes", lambda: 0)
-    monkeypatch.setattr("core.model.course.BATCH_TOKENS", 32)  # two sequences at a time
+        monkeypatch.setattr("core.model.learned.course.available_bytes", lambda: 0)
+    monkeypatch.setattr("core.model.learned.course.BATCH_TOKENS", 32)  # two sequences at a time
     model = tiny_models.llama(2)
     one = course(model, structure=structure)
     masks = {name: mask.requires_grad_(True) for name, mask in some_masks(one).items()}

@@ -10,9 +10,9 @@ import torch
 
 from core.errors import ModelError, RecipeError, ResourceError, Stopped
 from core.events import Silent
-from core.model.learned_pruning import check_learnable
+from core.model.inputs.texts import Texts
+from core.model.learned.pruning import check_learnable
 from core.model.loading import from_module
-from core.model.texts import Texts
 from tests import tiny_models
 from tests.oracle.learned import IDS, course, plain_loss, run
 
@@ -200,7 +200,7 @@ def test_too_little_memory_is_refused_with_both_figures_and_a_remedy(monkeypatch
 @pytest.mark.quick
 def test_too_little_memory_for_the_weights_says_how_to_go_without(monkeypatch):
     model = tiny_models.llama(2)
-    monkeypatch.setattr("core.model.course.Course.check_memory", lambda self: None)
+    monkeypatch.setattr("core.model.learned.course.Course.check_memory", lambda self: None)
     monkeypatch.setenv("PRUNARIUM_MEMORY_GB", "0.0000001")
     with pytest.raises(ResourceError, match="Training the weights") as caught:
         run(model, method="movement", sparsity=0.5, params={"steps": 1})

@@ -15,9 +15,9 @@ from core.catalogue import resolve
 from core.errors import ModelError, RecipeError
 from core.events import Silent
 from core.model import blocks
-from core.model.export import save
+from core.model.files.export import save
 from core.model.loading import from_module, load
-from core.model.pruning import prune
+from core.model.pruning.step import prune
 from core.model.steps import run_model
 from core.recipe import parse
 from core.run import Clock

@@ -11,7 +11,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausa
 from core.errors import ModelError, RecipeError, Stopped
 from core.events import Silent
 from core.model.loading import from_module
-from core.model.pruning import prune
+from core.model.pruning.step import prune
 from core.recipe import parse
 
 

@@ -13,11 +13,11 @@ from core.events import Silent
 from core.method import cards
 from core.model.anatomy import read_anatomy
 from core.model.blocks import known_ids
-from core.model.latency import latency
+from core.model.inputs.texts import NO_TEXTS, Texts
 from core.model.loading import from_module, load
-from core.model.measure import prepare
-from core.model.pruning import prune
-from core.model.texts import NO_TEXTS, Texts
+from core.model.measuring.latency import latency
+from core.model.measuring.measure import prepare
+from core.model.pruning.step import prune
 from core.recipe import Measure, parse
 from kernels.masks import keep_highest, keep_n_of_m
 from studio.rooms.prune.plans import sentence

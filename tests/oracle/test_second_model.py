@@ -14,8 +14,8 @@ from core.errors import ModelError, PrunariumError, RecipeError
 from core.events import Silent
 from core.method import METHODS, transform
 from core.model.loading import from_module, load
-from core.model.pruned import Pruned
-from core.model.pruning import prune
+from core.model.pruning.pruned import Pruned
+from core.model.pruning.step import prune
 from core.model.steps import run_model
 from core.recipe import Prune, parse
 from core.run import Clock

@@ -12,12 +12,13 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from core.errors import ModelError, RecipeError
 from core.events import Silent
-from core.model import blocks, export
-from core.model.card import readme
-from core.model.counts import counts, flops_per_token
-from core.model.gone import KEY
+from core.model import blocks
+from core.model.depth.gone import KEY
+from core.model.files import export
+from core.model.files.card import readme
 from core.model.loading import from_module, load
-from core.model.pruning import prune
+from core.model.measuring.counts import counts, flops_per_token
+from core.model.pruning.step import prune
 from core.recipe import Prune
 from tests import tiny_models
 from tests.model_folders import TEXT, edit_config, tiny

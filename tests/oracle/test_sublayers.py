@@ -11,10 +11,10 @@ from torch import nn
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from core.errors import ModelError
-from core.model.bypass import bypassed
-from core.model.export import save
+from core.model.depth.bypass import bypassed
+from core.model.depth.sublayers import remove_sublayers, sublayer_units
+from core.model.files.export import save
 from core.model.loading import from_module, load
-from core.model.sublayers import remove_sublayers, sublayer_units
 from tests.model_folders import TEXT, edit_config, inputs, tiny
 
 pytestmark = pytest.mark.quick

@@ -10,8 +10,8 @@ import torch
 from core.errors import ModelError, RecipeError
 from core.events import Silent
 from core.model.loading import from_module
-from core.model.pruning import prune
-from core.model.super_weights import find_super_weights
+from core.model.looking.super_weights import find_super_weights
+from core.model.pruning.step import prune
 from core.recipe import parse
 from tests import tiny_models
 

@@ -9,7 +9,7 @@ from core import catalogue
 from core.errors import RecipeError
 from core.events import Silent
 from core.model.loading import from_module
-from core.model.pruning import prune
+from core.model.pruning.step import prune
 from core.recipe import parse, tile_size
 from tests import tiny_models
 

@@ -15,7 +15,7 @@ from core.errors import ModelError, RecipeError
 from core.events import Silent
 from core.method import get
 from core.model.loading import from_module
-from core.model.pruning import prune
+from core.model.pruning.step import prune
 from core.recipe import parse
 from tests.oracle.test_units import HEAD, IDS, kept, readings, run
 from tests.tiny_models import llama

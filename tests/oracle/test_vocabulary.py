@@ -16,11 +16,11 @@ from transformers import AutoTokenizer, LlamaForCausalLM, PreTrainedTokenizerFas
 from core import folder, summary
 from core.errors import ModelError, RecipeError
 from core.events import Silent
-from core.model import export
+from core.model.files import export
 from core.model.loading import from_module, load
-from core.model.pruning import prune
+from core.model.pruning.step import prune
+from core.model.pruning.vocabulary import order_of_going, shortened, tokenizer_json
 from core.model.steps import run_model
-from core.model.vocabulary import order_of_going, shortened, tokenizer_json
 from core.recipe import Prune, parse
 from core.report import Report
 from core.run import Clock

@@ -15,11 +15,11 @@ from core.catalogue import resolve
 from core.errors import ModelError, RecipeError
 from core.events import Silent
 from core.method import get
-from core.model import stream_width
-from core.model.export import save
+from core.model.files.export import save
 from core.model.loading import from_module, load
-from core.model.pruning import prune
+from core.model.pruning.step import prune
 from core.model.steps import run_model
+from core.model.width import stream_width
 from core.recipe import parse
 from core.run import Clock
 from tests.model_folders import tiny

@@ -12,9 +12,9 @@ import safetensors.torch
 import torch
 
 from core.errors import ModelError, PrunariumError, ResourceError
-from core.model.header import preview
+from core.model.files.header import preview
+from core.model.files.source import locate
 from core.model.loading import load
-from core.model.source import locate
 from tests.model_folders import edit_config, entry, letters, saved, tiny, write_safetensors
 
 

@@ -128,7 +128,7 @@ def past(known: Known) -> dict[str, Any] | None:
 
 
 def flops_a_token(described: Mapping[str, Any]) -> float | None:
-    """Operations a token of a language model at 512 tokens of context, as core.model.counts counts them; None for others, whose layers run once a place."""
+    """Operations a token of a language model at 512 tokens of context, as model/measuring/counts has them; None for others, whose layers run once a place."""
     if described.get("kind") not in ("decoder", "encoder"):
         return None
     keys = (KV_TOKENS + 1) / 2 if described["kind"] == "decoder" else KV_TOKENS

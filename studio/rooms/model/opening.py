@@ -10,7 +10,8 @@ from typing import Any, Protocol
 
 from core import builtins
 from core.errors import PrunariumError
-from core.model import header, memory, source
+from core.model import memory
+from core.model.files import header, source
 from studio import known
 from studio.parts.facts import count_text, said, size_text
 
