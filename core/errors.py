@@ -37,5 +37,10 @@ class ResourceError(PrunariumError):
     """This machine lacks memory, disk, network or a program that the work needs."""
 
 
+def out_of_memory(error: BaseException) -> bool:
+    """Is this the machine having no memory left? torch says so with errors of its own, on a CPU with a bare RuntimeError."""
+    return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error)
+
+
 class Stopped(Exception):
     """The person asked for a stop. Not an error: what was finished before it is kept."""

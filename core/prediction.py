@@ -199,7 +199,8 @@ def _weights(
 
 
 def _by_group(shape: _Shape, lone: np.ndarray, z: np.ndarray, rho: np.ndarray) -> np.ndarray:
-    """Each group's A: least squares over the probes of that group alone; a group that seems to cost nothing gets a tenth of the median."""
+    """Each group's A: least squares over the probes of that group alone; a group that seems to cost nothing gets a tenth of the median, and one without
+    which the model's answer is no number as much as the dearest."""
     of_layer = rho[shape.role]
     sums = lone @ of_layer
     mine = np.isfinite(z) & (sums > 0)
@@ -208,5 +209,7 @@ def _by_group(shape: _Shape, lone: np.ndarray, z: np.ndarray, rho: np.ndarray) -
     below = np.bincount(at, (sums**2)[mine], shape.groups)
     factors = np.divide(above, below, out=np.full(shape.groups, np.nan), where=below > 0)
     usual = float(np.nanmedian(factors)) if np.isfinite(factors).any() else 1.0
+    broken = shape.group[lone.argmax(axis=1)][~np.isfinite(z) & (sums > 0)] if len(lone) else np.zeros(0, int)
+    factors[broken] = np.nanmax(factors) if np.isfinite(factors).any() else usual
     factors = np.where(np.isfinite(factors), factors, usual)
     return np.maximum(factors, 0.1 * max(usual, 1e-12))[shape.group] * of_layer

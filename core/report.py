@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -71,3 +72,11 @@ class Report:
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
+
+
+def final(report: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """("pruned" or "recovered", its figures) of a report as read from disk: what the last step left. A model may be pruned again after its recovery."""
+    steps = report.get("steps") or ({},)
+    order = ("pruned", "recovered") if steps[-1].get("kind") in ("prune", "reconstruct") else ("recovered", "pruned")
+    moment = next((name for name in order if report.get(name)), "pruned")
+    return moment, report.get(moment) or {}

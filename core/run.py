@@ -27,7 +27,7 @@ import torch
 
 from core import folder
 from core.catalogue import resolve
-from core.errors import PrunariumError, Stopped
+from core.errors import PrunariumError, Stopped, out_of_memory
 from core.events import Progress, Watcher
 from core.method import cards
 from core.model.loading import LoadedModel, load
@@ -58,12 +58,11 @@ def run(recipe: Recipe, path: Path, watcher: Watcher | None = None) -> Report:
         except PrunariumError as error:
             folder.end(path, "failed", error.problem, error.remedy)
             raise
-        except MemoryError:
-            folder.end(
-                path, "failed", "There was not enough memory.", "Use fewer samples, shorter sequences, or a smaller model."
-            )
-            raise
         except Exception as error:
+            if out_of_memory(error):
+                remedy = "Use fewer samples, shorter sequences, or a smaller model."
+                folder.end(path, "failed", "There was not enough memory.", remedy)
+                raise
             problem = f"Prunarium itself failed: {type(error).__name__}: {str(error)[:300]}"
             folder.end(path, "failed", problem, f"The whole story is in {path / folder.LOG}; please report it.")
             raise

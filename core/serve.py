@@ -21,7 +21,7 @@ from typing import IO, Any
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch: a busy neighbour otherwise makes a forward four times slower
 
-from core.errors import ModelError, PrunariumError, ResourceError
+from core.errors import ModelError, PrunariumError, ResourceError, out_of_memory
 from core.folder import finite
 
 
@@ -153,12 +153,10 @@ def answer(session: Session, line: str) -> dict[str, Any]:
         return {"id": number, "answer": finite(find(question["ask"])(session, **question.get("args", {})))}
     except PrunariumError as error:
         return {"id": number, "problem": error.problem, "remedy": error.remedy}
-    except MemoryError:
-        return {
-            "id": number,
-            **_said(ResourceError("There is not enough memory for that.", "Close something, or open a smaller model.")),
-        }
     except Exception as error:  # a library's failure on a stranger's file: said, logged, survived
+        if out_of_memory(error):
+            full = ResourceError("There is not enough memory for that.", "Close something, or open a smaller model.")
+            return {"id": number, **_said(full)}
         traceback.print_exc(file=sys.stderr)
         return {
             "id": number,

@@ -185,7 +185,10 @@ def _recipe_at(one: Any, beside: Path | None) -> Any:
             f"The page reads no recipe files, and this sweep names {one[:60]!r}.", "Run it with launch.py run SWEEP.yaml."
         )
     try:
-        return loaded((beside / one).read_text(encoding="utf-8"))
+        whole = loaded((beside / one).read_text(encoding="utf-8"))
+        return (
+            whole if isinstance(whole, dict) else {"not a recipe": one}
+        )  # kept as a mapping: a bare word would be read as a file's name again
     except (OSError, UnicodeDecodeError):
         raise RecipeError(
             f"There is no recipe that can be read at {beside / one}.", "Paths are taken from the sweep's own folder."
@@ -207,7 +210,7 @@ def _put(whole: Any, field: str, value: Any) -> None:
     for place, part in enumerate(parts):
         last = place == len(parts) - 1
         if isinstance(at, list):
-            if not part.isdigit() or int(part) >= len(at):
+            if not part.isdecimal() or int(part) >= len(at):
                 raise RecipeError(
                     f"The sweep's field {field!r} leads nowhere: there is no {'.'.join(parts[: place + 1])}.",
                     "Number the steps from 0.",

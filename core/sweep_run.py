@@ -19,6 +19,7 @@ from core import folder
 from core.errors import ResourceError
 from core.events import Progress
 from core.recipe import to_yaml as recipe_yaml
+from core.report import final
 from core.sweep import CELLS, FILE, Cell, CellState, Sweep, cells_in, loaded, read, to_yaml
 from core.views import slug
 from core.watch import Limits, limits, spawn, watch
@@ -191,9 +192,9 @@ def table(found: list[CellState]) -> str:
     """The cells as lines for a terminal."""
     rows = [["cell", "state", "quality", "non-zero"]]
     for at in found:
-        final = (at.report or {}).get("recovered") or (at.report or {}).get("pruned") or {}
-        quality = next((f"{name} {final[name]:.4g}" for name in ("perplexity", "accuracy") if final.get(name) is not None), "")
-        rows.append([at.name, at.state, quality or at.problem[:80], f"{final['nonzero']:,}" if final.get("nonzero") else ""])
+        end = final(at.report or {})[1]
+        quality = next((f"{name} {end[name]:.4g}" for name in ("perplexity", "accuracy") if end.get(name) is not None), "")
+        rows.append([at.name, at.state, quality or at.problem[:80], f"{end['nonzero']:,}" if end.get("nonzero") else ""])
     widths = [max(len(row[column]) for row in rows) for column in range(4)]
     return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)
 

@@ -199,3 +199,11 @@ def test_errors_that_are_no_numbers_give_curves_that_are():
     layers = {"a": Layer("0.a", "q", (0.0, math.nan, 0.3)), "b": Layer("0.a", "q", (0.0, 0.0, 0.0))}
     found = prediction.fit(layers, (0.0, 0.3, 0.6), [Probe({"a": 0.6, "b": 0.6}, 0.2)], [], [])
     assert all(math.isfinite(x) for curve in found.cost.values() for x in curve)
+
+
+def test_a_part_that_breaks_the_model_is_the_dearest_and_not_the_usual():
+    layers = {name: Layer(f"{at}.{name}", "q", (0.0, 0.1, 0.3)) for at, name in enumerate("abcd")}
+    costs = {"a": 0.02, "b": 0.02, "c": 0.5, "d": math.nan}
+    found = prediction.fit(layers, (0.0, 0.3, 0.6), [Probe({name: 0.6}, cost) for name, cost in costs.items()], [], [])
+    at = prediction.LEVELS.index(0.6)
+    assert found.cost["d"][at] == pytest.approx(found.cost["c"][at]) and found.cost["a"][at] < 0.1 * found.cost["c"][at]

@@ -18,6 +18,7 @@ from core.compare import page as comparison_page
 from core.compare import words as compare_words
 from core.errors import ResourceError
 from core.events import Progress
+from core.report import final
 from studio.charts import compare as charts
 from studio.charts import robust
 
@@ -196,3 +197,26 @@ def test_the_command_writes_the_report_and_says_in_a_sentence_what_is_wrong(tmp_
     assert (done.returncode, (tmp_path / "a.html").is_file()) == (0, True), done.stderr
     wrong = subprocess.run([*words, str(tmp_path / "none"), "--out", str(tmp_path / "b.html")], capture_output=True, text=True)
     assert (wrong.returncode, wrong.stderr.count("\n")) == (1, 1) and "no report" in wrong.stderr
+
+
+def test_the_final_model_is_what_the_last_step_left(tmp_path):
+    """Pruned, recovered, and pruned again: the middle one is not what is saved."""
+    steps = [{"kind": "prune"}, {"kind": "recover"}, {"kind": "prune"}]
+    report = {"steps": steps, "pruned": {"nonzero": 40}, "recovered": {"nonzero": 70}}
+    assert final(report) == ("pruned", {"nonzero": 40})
+    assert final({**report, "steps": steps[:2]}) == ("recovered", {"nonzero": 70})
+    assert final({"pruned": {"nonzero": 40}, "recovered": None}) == ("pruned", {"nonzero": 40})
+    assert final({}) == ("pruned", {})
+
+
+def test_what_fills_up_the_last_byte_is_no_image(tmp_path):
+    """Ten images, all right and all wrong: the difference is one, without a doubt."""
+    one, two = ({"right": np.packbits(np.array(bits, dtype=bool)).tobytes().hex()} for bits in ([1] * 10, [0] * 10))
+    assert compare.interval("accuracy", one, two, 10) == (-1.0, -1.0)
+
+
+def test_bits_a_byte_of_unlike_windows_have_no_interval(tmp_path):
+    a, b = (made(tmp_path, name, protocol={"source": "t", "bytes": count}, final={"bits_per_byte": bits})
+            for name, count, bits in (("a", 1000, 1.0), ("b", 700, 1.25)))  # fmt: skip
+    found = compare.difference("bits_per_byte", a, b)
+    assert (found.change, found.low, found.high) == (pytest.approx(0.25), None, None)

@@ -7,6 +7,8 @@ import pytest
 from core import folder
 from core.errors import RecipeError, Stopped
 from core.events import Silent
+from core.model import resuming
+from core.model.loading import load
 from core.recipe import parse
 from core.run import run
 
@@ -82,3 +84,28 @@ def test_another_recipe_is_not_taken_up(whole, tmp_path):
         run(parse({**RECIPE, "resume": str(tmp_path / "first")}), tmp_path / "third", Silent())
     with pytest.raises(RecipeError, match="no run folder"):
         run(parse({**RECIPE, "resume": str(tmp_path / "nowhere")}), tmp_path / "fourth", Silent())
+
+
+def test_a_model_whose_shapes_have_changed_is_taken_up_from_before_they_did(tmp_path):
+    steps = [
+        {"prune": {"method": "slicegpt", "structure": "slices", "sparsity": 0.2}},
+        {"recover": {"method": "norms_and_biases", "steps": 2, "batch": 1, "tokens": 32}},
+    ]
+    recipe = {**RECIPE, "steps": steps, "measure": {}}
+    with pytest.raises(Stopped):
+        run(parse(recipe), tmp_path / "first", StopsAt("recover", 1))
+    watcher = Silent()
+    report = run(parse({**recipe, "resume": str(tmp_path / "first")}), tmp_path / "second", watcher)
+    assert any("the dense measurement." in told.text for told in watcher.heard if told.kind == "note")
+    assert [step["kind"] for step in report.steps] == [
+        "prune",
+        "recover",
+    ] and report.recovered.parameters < report.dense.parameters
+
+
+def test_a_model_that_is_read_block_by_block_is_begun_anew(tmp_path):
+    with pytest.raises(Stopped):
+        run(parse(RECIPE), tmp_path / "first", StopsAt("recover", 2))
+    recipe = parse({**RECIPE, "resume": str(tmp_path / "first")})
+    assert resuming.take_up(recipe, load("builtin:tiny-llama")) is not None
+    assert resuming.take_up(recipe, load("builtin:tiny-llama", lazy=True)) is None

@@ -81,3 +81,14 @@ def test_the_budgets_tried_meet_their_totals_and_repeat(tried):
     totals = [sum(shares[name] * size for name, size in sizes.items()) / sum(sizes.values()) for shares in budgets]
     assert totals == pytest.approx([0.2 + 0.4 * (place + 0.5) / 6 for place in range(6)], abs=1e-3)
     assert len(set(budgets[0].values())) == 1 and len(set(budgets[1].values())) == 6 and len(set(budgets[2].values())) > 30
+
+
+def test_a_cache_that_cannot_be_written_loses_no_curves(tried, tmp_path, monkeypatch):
+    loaded, _, found, *_ = tried
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr(curves, "cache_dir", lambda: tmp_path / "file")  # a folder in a file: the disk refuses
+    monkeypatch.setattr(curves, "measured_anew", lambda *asked: found)
+    notes = Notes()
+    ids = text.sequences("builtin:wikitext2/train", loaded.tokenizer, 1, 64, 0)
+    assert curves.measure_curves(loaded, ASK, ids, 0, notes) is found
+    assert any("could not be kept" in note.text for note in notes.said)

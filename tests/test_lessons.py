@@ -156,6 +156,9 @@ def test_figures_are_read_from_what_was_measured():
     assert lesson_figures.filled(text, known) == "75 is 1.50 times, 1 of 2, 200 %"
     with pytest.raises(LessonError, match="no figure 'half/recovered/perplexity'"):
         lesson_figures.filled("{{figure: half/recovered/perplexity}}", known)
+    for figure, said in (("a/one / a/none", "divides by zero"), ("a/endless", "no figure")):
+        with pytest.raises(LessonError, match=said):
+            lesson_figures.filled(f"{{{{figure: {figure}}}}}", {"a": {"one": 1.0, "none": 0.0, "endless": float("inf")}})
 
 
 @pytest.mark.quick

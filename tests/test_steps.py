@@ -250,3 +250,20 @@ def test_after_the_vocabulary_went_text_is_read_with_the_new_tokenizer(text, tmp
     assert fields["steps"][0]["rows_after"] == 2048 and fields["pruned"].parameters < fields["dense"].parameters
     assert fields["pruned"].perplexity < 10 * fields["dense"].perplexity  # old ids would name other tokens, or none
     assert len(load_file(path / folder.SCORES)["vocabulary"]) == 4096
+
+
+@pytest.mark.quick
+def test_memory_that_runs_out_is_told_from_other_failures():
+    from core.errors import out_of_memory
+
+    def refused() -> BaseException:
+        try:
+            torch.empty(2**60)
+        except RuntimeError as error:
+            return error
+        raise AssertionError("there is no such machine")
+
+    assert (
+        out_of_memory(refused()) and out_of_memory(MemoryError()) and out_of_memory(torch.OutOfMemoryError("CUDA out of memory"))
+    )
+    assert not out_of_memory(RuntimeError("size of tensor a (192) must match"))

@@ -88,6 +88,18 @@ def test_a_list_of_recipe_files_is_a_sweep_that_carries_them_inside(tmp_path):
 
 
 @QUICK
+def test_a_file_that_is_no_recipe_is_a_failed_cell_and_stays_one(tmp_path):
+    (tmp_path / "one.yaml").write_text(sweep.to_yaml({**BASE, "name": "one"}))
+    (tmp_path / "notes.txt").write_text("bread and butter")
+    (tmp_path / "list.yaml").write_text("{recipe: 1, name: both, sweep: {recipes: [one.yaml, notes.txt]}}")
+    found = sweep.read(tmp_path / "list.yaml")
+    assert [cell.recipe is not None for cell in found.cells] == [True, False] and found.cells[1].remedy
+    assert sweep.from_yaml(sweep.to_yaml(found.whole)) == found  # read again from the sweep's own folder
+    with pytest.raises(RecipeError, match="leads nowhere"):
+        grid(**{"steps.².prune.sparsity": [0.5]})
+
+
+@QUICK
 def test_two_sweeps_never_share_a_folder(tmp_path):
     one, two = grid(seed=[1, 2]), grid(seed=[1, 3])
     prepare(one, tmp_path / "out")

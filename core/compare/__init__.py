@@ -16,6 +16,7 @@ import numpy as np
 from core import folder
 from core.errors import PrunariumError, ResourceError
 from core.recipe import Recipe, read
+from core.report import final
 
 MOST = 8  # runs at once: as many as there are colours that can be told apart
 LETTERS = "ABCDEFGH"
@@ -47,7 +48,7 @@ class Side:
 
     @property
     def final(self) -> dict[str, Any]:
-        return self.report.get("recovered") or self.report.get("pruned") or {}
+        return final(self.report)[1]
 
     @property
     def dense(self) -> dict[str, Any]:
@@ -55,7 +56,7 @@ class Side:
 
     @property
     def moment(self) -> str:
-        return "recovered" if self.report.get("recovered") else "pruned"
+        return final(self.report)[0]
 
     @property
     def model(self) -> str:
@@ -85,10 +86,10 @@ def side(path: Path, name: str | None = None) -> Side:
         raise ResourceError(f"{name} has no report ({state}), so there is nothing to compare.", "Choose a run that is done.")
     try:
         report = folder.read_json(path / folder.REPORT)
-        final = report.get("recovered") or report.get("pruned")
+        figures = final(report)[1]
     except (OSError, ValueError, AttributeError):
         raise ResourceError(f"The report of {name} is damaged and cannot be read.", "Run its recipe again.") from None
-    if not isinstance(final, dict) or not isinstance(report.get("dense"), dict):
+    if not figures or not isinstance(figures, dict) or not isinstance(report.get("dense"), dict):
         raise ResourceError(f"{name} pruned no model, so it has no figures to compare.", "Choose a run with a prune step.")
     try:
         recipe = read(path / folder.RECIPE)
@@ -129,7 +130,11 @@ def difference(key: str, first: Side, other: Side) -> Difference | None:
     if why := incomparable(key, first, other):
         return Difference(None, why=why)
     change = b - a if key == "accuracy" else b / a - 1 if a else None
-    return Difference(change, *(interval(key, first.final, other.final) or (None, None)))
+    asked = [(at.report.get("protocol") or {}) for at in (first, other)]
+    if key == "bits_per_byte" and len({(one.get("perplexity") or {}).get("bytes") for one in asked}) > 1:
+        return Difference(change)  # windows of other lengths in bytes: no pairs
+    images = (asked[0].get("accuracy") or {}).get("samples")
+    return Difference(change, *(interval(key, first.final, other.final, images) or (None, None)))
 
 
 def incomparable(key: str, first: Side, other: Side) -> str:
@@ -147,12 +152,15 @@ def incomparable(key: str, first: Side, other: Side) -> str:
     )
 
 
-def interval(key: str, first: dict[str, Any], other: dict[str, Any]) -> tuple[float, float] | None:
-    """95 % interval of the difference by a paired bootstrap: the same windows (or images) are drawn for both, so what is hard in the text itself cancels."""
+def interval(key: str, first: dict[str, Any], other: dict[str, Any], images: int | None = None) -> tuple[float, float] | None:
+    """95 % interval of the difference by a paired bootstrap: the same windows (or images) are drawn for both, so what is hard in the text itself cancels.
+
+    images: how many were asked, where it is known; the bits told are filled up to whole bytes.
+    """
     if key in ("perplexity", "bits_per_byte"):
         a, b = (np.array(at.get("window_losses") or (), dtype=float) for at in (first, other))
     elif key == "accuracy":
-        a, b = (_bits(str(at.get("right") or "")) for at in (first, other))
+        a, b = (_bits(str(at.get("right") or ""))[:images] for at in (first, other))
     else:
         return None
     if len(a) != len(b) or len(a) < 2:
@@ -168,7 +176,7 @@ def interval(key: str, first: dict[str, Any], other: dict[str, Any]) -> tuple[fl
 
 
 def _bits(right: str) -> np.ndarray:
-    """1.0 for each image told right. What fills up the last byte is 0 for either, which moves a share of hundreds by nothing that is seen."""
+    """1.0 for each image told right, and 0 for what fills up the last byte."""
     try:
         return np.unpackbits(np.frombuffer(bytes.fromhex(right), dtype=np.uint8)).astype(float)
     except ValueError:

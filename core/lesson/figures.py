@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -42,11 +43,13 @@ def found(path: str, known: Mapping[str, Any]) -> float:
     """The figure at `path` (or the ratio of two). Raises LessonError where there is none."""
     if " / " in path:
         above, below = (found(part, known) for part in path.split(" / ", 1))
+        if below == 0:
+            raise LessonError(f"The ratio {path.strip()!r} divides by zero.", "Name another figure.")
         return above / below
     value: Any = known
     for part in path.strip().split("/"):
         value = _inside(value, part)
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not isfinite(value):
         raise LessonError(f"There is no figure {path.strip()!r}.", "Correct its path, or measure the lesson's recipes first.")
     return float(value)
 

@@ -93,6 +93,8 @@ def take_up(recipe: Recipe, loaded: LoadedModel) -> Taken | None:
             f"resume names {place}, and there is no run folder.", "Name the folder of a stopped run, or leave resume out."
         )
     _check_same(place, recipe)
+    if loaded.lazy is not None:
+        return None  # read block by block, there is no model in memory to make what it was
     try:
         with safe_open(place / folder.RESUME, "pt") as file:
             told = json.loads(file.metadata()["told"])
@@ -127,8 +129,18 @@ def take_up(recipe: Recipe, loaded: LoadedModel) -> Taken | None:
     )
 
 
+def shapes(loaded: LoadedModel) -> dict[str, tuple[int, ...]]:
+    """{parameter: shape}: a model can be taken up as long as these are the source's."""
+    return {name: tuple(parameter.shape) for name, parameter in loaded.model.named_parameters()}
+
+
 def restore(loaded: LoadedModel, taken: Taken) -> None:
-    """Make the freshly loaded model what it was."""
+    """Make the freshly loaded model what it was. Raises RecipeError where what was kept does not fit it."""
+    there = shapes(loaded)
+    if any(there.get(name) != tuple(value.shape) for name, value in taken.weights.items()):
+        raise RecipeError(
+            "What that run had finished does not fit this model's shapes.", "Leave resume out, to start from the beginning."
+        )
     with torch.no_grad():
         for name, value in taken.weights.items():
             loaded.model.get_parameter(name).copy_(value)

@@ -103,6 +103,7 @@ class _State:
         self.units: dict[str, Tensor] = {}  # {blocks.I.mlp.neurons, as numbered in the source: bool, one a unit of the source}
         self.kept_blocks = [block.index for block in loaded.anatomy.blocks]
         self.blocks = len(self.kept_blocks)
+        self.source_shapes = resuming.shapes(loaded)
         self.parts: list[tuple[int, str]] = []
         self.rows: list[LayerRow] = []
         self.scores: dict[str, Tensor] = {}
@@ -148,9 +149,9 @@ class _State:
 
     def remember(self, steps_done: int) -> None:
         """Keep what is finished for a run that takes this one up, where the model is still of the source's shape. Whoever does not stop needs it not."""
-        plain = not (self.units or self.parts or self.other_tokens or len(self.kept_blocks) < self.blocks or self.loaded.lazy)
         if (
-            not plain
+            self.loaded.lazy
+            or resuming.shapes(self.loaded) != self.source_shapes
             or self.loaded.location.kind == "module"
             or (steps_done == len(self.recipe.steps) and not self.recipe.save.model)
         ):
@@ -178,7 +179,8 @@ class _State:
         self._prepared.protocol.update(taken.protocol)
         resuming.restore(self.loaded, taken)
         self.dense, self.pruned, self.recovered = (taken.figures[name] for name in ("dense", "pruned", "recovered"))
-        self.last = self.recovered or self.pruned
+        before = self.recipe.steps[: taken.steps_done]
+        self.last = self.recovered if before and before[-1].recover else self.pruned
         self.steps, self.rows, self.masks, self.scores = taken.steps, taken.rows, taken.masks, taken.scores
         if taken.steps_done:
             self.keep()

@@ -8,6 +8,7 @@ from typing import Any
 import gradio as gr
 
 from core.folder import Status, stop_asked
+from core.report import final
 from studio import jobs
 from studio.bench import Bench, plainly
 from studio.parts import cards
@@ -99,11 +100,11 @@ def _told(at: Status) -> list[list[str]]:
 def _outcome(at: Status) -> list[list[str]]:
     """What a finished pruning run came to: its main figure, dense and at the end."""
     report = (jobs.report(at.path) if at.state == "done" else None) or {}
-    dense, final = report.get("dense") or {}, report.get("recovered") or report.get("pruned") or {}
-    key = cards.main_figure(final, cards.other_tokens(report))
-    if dense.get(key) is None or final.get(key) is None:
+    dense, end = report.get("dense") or {}, final(report)[1]
+    key = cards.main_figure(end, cards.other_tokens(report))
+    if dense.get(key) is None or end.get(key) is None:
         return []
-    return [[cards.FIGURES[key][0].lower(), f"{cards.written(key, dense[key])} → {cards.written(key, final[key])}"]]
+    return [[cards.FIGURES[key][0].lower(), f"{cards.written(key, dense[key])} → {cards.written(key, end[key])}"]]
 
 
 def _asked(at: Status) -> bool:

@@ -25,6 +25,8 @@ def block_with(
     mine = next((row for row in rows if f"Block {row['index']}" == answer), None)
     if mine is None:
         raise LessonError("No block is chosen yet.", "Choose one.")
+    if not isinstance(mine["scores"].get(score), (int, float)):
+        raise LessonError(f"{answer} has no {score} score that is a number.", "Choose another block.")
     told = {
         "said": answer,
         "block": f"block {best['index']}",

@@ -22,7 +22,7 @@ from torch import Tensor
 from core import folder, prediction
 from core.budget import redistribute
 from core.builtins import cache_dir
-from core.errors import ModelError
+from core.errors import ModelError, ResourceError
 from core.events import Progress, Watcher
 from core.method import Method, get
 from core.model import blocks
@@ -63,8 +63,11 @@ def measure_curves(loaded: LoadedModel, ask: Curves, calibration: Tensor, seed: 
         )
         return found
     found = measured_anew(loaded, ask, calibration, seed, watcher, check)
-    kept.parent.mkdir(parents=True, exist_ok=True)
-    folder.write_json(kept, found)
+    try:
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        folder.write_json(kept, found)
+    except (OSError, ResourceError) as error:
+        watcher.say(Progress("curves", kind="note", text=f"The curves could not be kept for another time: {error}"))
     return found
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from core.budget import check_share
 from core.errors import ModelError
 
 MOST = 6144  # the smaller side: its cube is the work
@@ -43,6 +44,7 @@ def spectrum(weight: Tensor, share: float | None = None) -> dict[str, Any]:
     places = sorted({round(i * (full - 1) / (_POINTS - 1)) for i in range(_POINTS)}) if full > _POINTS else range(full)
     told |= {"ranks": [place + 1 for place in places], "values": [float(values[place]) for place in places]}
     if share:
+        check_share("this layer", share)
         cut = min(int((1 - share) * rows * columns / (rows + columns)), full)
         told |= {"share": share, "cut": cut, "kept": float(running[cut - 1]) if cut else 0.0}
     return told

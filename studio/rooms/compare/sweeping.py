@@ -11,6 +11,7 @@ from core import catalogue, folder, sweep
 from core.compare import MOST, Side
 from core.errors import PrunariumError, RecipeError, ResourceError
 from core.recipe import to_dict
+from core.report import final
 from core.sweep import CellState
 from studio import jobs
 from studio.bench import Bench, plainly
@@ -210,9 +211,9 @@ def rows(cells: Sequence[CellState]) -> list[list[str]]:
     """A row a cell: HEADERS says the columns."""
     out = []
     for cell in cells:
-        final = (cell.report or {}).get("recovered") or (cell.report or {}).get("pruned") or {}
+        end = final(cell.report or {})[1]
         figures = [
-            cards.written(key, final[key]) if final.get(key) is not None else "" for key in ("perplexity", "accuracy", "nonzero")
+            cards.written(key, end[key]) if end.get(key) is not None else "" for key in ("perplexity", "accuracy", "nonzero")
         ]
         out.append([cell.name, cell.state, *figures, cell.problem if cell.state != "done" else ""])
     return out

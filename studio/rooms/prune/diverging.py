@@ -5,6 +5,7 @@ from __future__ import annotations
 from math import exp
 from typing import Any
 
+from core.report import final
 from studio.parts import cards, facts
 
 HEADERS = ["Prompt", "Token", "Model", "KL divergence (nats)", "Probability, dense", "Probability, this model"]
@@ -54,7 +55,7 @@ def rows(report: dict[str, Any]) -> list[list[str]]:
 
 
 def _final(report: dict[str, Any]) -> list[dict[str, Any]]:
-    return (report.get("recovered") or report.get("pruned") or {}).get("divergence") or []
+    return final(report)[1].get("divergence") or []
 
 
 def _tokens(told: dict[str, Any]) -> list[tuple[float | None, str, float, float]]:
