@@ -91,7 +91,7 @@ class Workspace:
                 raise Overtaken(now)
             if new == now.budget:
                 return now
-            return self.change(budget=new, place=history.add(self.folder, now.place, asdict(now.budget), asdict(new)))
+            return self._step(now, replace(now, budget=new))
 
     def undo(self) -> Opened:
         """The budget before the last change; nothing where there is none."""
@@ -107,15 +107,20 @@ class Workspace:
             found = way(self.folder, now.place)
             if found is None:
                 return now
-            return self.change(budget=_shares(found[0]), place=found[1])
+            return self.change(budget=_shares(found[0]), place=found[1], **_sides(found[0]))
 
     def turn(self) -> Opened:
         """A/B: show the other budget, and keep this one for the way back. Turning is undone like any change."""
         with self._lock:
             now = self.read()
-            other = now.other or Shares()
-            self.set_budget(other.shares, other.locked)
-            return self.change(other=now.budget, side="B" if now.side == "A" else "A")
+            return self._step(
+                now, replace(now, budget=now.other or Shares(), other=now.budget, side="B" if now.side == "A" else "A")
+            )
+
+    def _step(self, now: Opened, then: Opened) -> Opened:
+        """A change that undo takes back: budget, the other side's budget and the side shown go into the history together."""
+        place = history.add(self.folder, now.place, _line(now), _line(then))
+        return self.change(budget=then.budget, other=then.other, side=then.side, place=place)
 
     def snapshots(self, model: str) -> dict[str, Shares]:
         """Budgets of this model kept by name, oldest first."""
@@ -146,6 +151,20 @@ class Workspace:
         return opened
 
 
+def _line(opened: Opened) -> dict[str, Any]:
+    """What a line of the history says."""
+    other = None if opened.other is None else asdict(opened.other)
+    return {**asdict(opened.budget), "other": other, "side": opened.side}
+
+
+def _sides(value: dict[str, Any]) -> dict[str, Any]:
+    """The two fields of A/B, from a line of the history or a kept state; none from a line that an older version wrote."""
+    if "side" not in value:
+        return {}
+    other = value.get("other")
+    return {"other": None if other is None else _shares(other), "side": "B" if value["side"] == "B" else "A"}
+
+
 def _opened(value: dict[str, Any]) -> Opened:
     return Opened(
         revision=int(value["revision"]),
@@ -154,8 +173,7 @@ def _opened(value: dict[str, Any]) -> Opened:
         run=value["run"],
         budget=_shares(value["budget"]),
         place=_place(value.get("place") or {}),
-        other=None if value.get("other") is None else _shares(value["other"]),
-        side="B" if value.get("side") == "B" else "A",
+        **_sides(value),
     )
 
 

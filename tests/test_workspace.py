@@ -152,3 +152,25 @@ def test_a_and_b_change_places_and_are_undone_like_any_change(tmp_path):
     assert Workspace(tmp_path).turn().budget == Shares({"blocks.0": 0.4})
     assert here.turn().budget == Shares({"blocks.1": 0.2})
     assert here.undo().budget == Shares({"blocks.0": 0.4})
+
+
+def test_undo_after_turning_goes_back_to_the_side_and_keeps_what_lies_on_the_other(tmp_path):
+    here = Workspace(tmp_path)
+    here.turn()
+    here.set_budget({"blocks.1": 0.2})  # on side B
+    here.turn()
+    first = here.set_budget({"blocks.0": 0.4})
+    turned = here.turn()
+    assert (turned.side, turned.budget, turned.revision) == ("B", Shares({"blocks.1": 0.2}), first.revision + 1)
+    back = here.undo()
+    assert (back.side, back.budget, back.other) == ("A", Shares({"blocks.0": 0.4}), Shares({"blocks.1": 0.2}))
+    again = Workspace(tmp_path).redo()
+    assert (again.side, again.budget, again.other) == ("B", Shares({"blocks.1": 0.2}), Shares({"blocks.0": 0.4}))
+    assert here.turn().budget == Shares({"blocks.0": 0.4})
+
+
+def test_a_history_that_an_older_version_wrote_is_still_walked(tmp_path):
+    here = Workspace(tmp_path)
+    place = history.add(tmp_path, Place(), {"shares": {}, "locked": []}, {"shares": {"blocks.0": 0.2}, "locked": []})
+    here.change(budget=Shares({"blocks.0": 0.2}), place=place)
+    assert here.undo().budget == Shares() and here.redo().budget == Shares({"blocks.0": 0.2})
