@@ -341,6 +341,29 @@ def test_snapshots_and_both_sides_of_a_b_survive_a_restart_of_the_page(room, hou
     told.clear()  # leaving a page in the middle of an event aborts it, which Gradio logs as an error
 
 
+def test_keys_pressed_a_moment_before_turning_undoing_or_reloading_are_not_lost(room, house, told):
+    page = room()
+    bar(page, 0).focus()
+    page.evaluate("""() => { const press = (key, more) => document.activeElement.dispatchEvent(new KeyboardEvent('keydown', {key, bubbles: true, ...more}));
+      for (let i = 0; i < 5; i++) press('ArrowUp');
+      press(' '); press(' ', {repeat: true}); }""")
+    expect(page.locator(".eq-turn")).to_have_text("B")
+    assert now(page, 0) == 0
+    for _ in range(2):
+        page.keyboard.press("ArrowUp")
+    saved_after(page, lambda: page.keyboard.press("Control+z"))
+    expect(bar(page, 0)).to_have_attribute("aria-valuenow", "0")
+    press(page, "Redo (Ctrl+Shift+Z)")
+    assert now(page, 0) == 2
+    saved_after(page, lambda: bar(page, 0).press(" "))
+    assert now(page, 0) == 5
+    bar(page, 0).press("PageUp")
+    page.reload()
+    expect(bar(page, 0)).to_have_attribute("aria-valuenow", "15")
+    assert on_disk(house)["shares"] == {"blocks.0": 0.15}
+    told.clear()  # leaving a page in the middle of an event aborts it, which Gradio logs as an error
+
+
 def test_guards_say_what_a_budget_would_do(room):
     page = room(shares={"blocks.2": 0.92})
     expect(page.locator(".eq-guards")).to_contain_text("Layer collapse: blocks.2.self_attn.q_proj")

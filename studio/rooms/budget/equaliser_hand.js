@@ -39,13 +39,13 @@ function drag(event, unit) {
 
 function key(event, unit, index) {
   const names = Object.keys(bars), by = event.shiftKey ? 0.1 : 0.01, go = { ArrowUp: by, ArrowDown: -by, PageUp: 0.1, PageDown: -0.1 }[event.key], word = event.key.toLowerCase();
-  if ((event.ctrlKey || event.metaKey) && word === 'z') step(event.shiftKey ? 'redo' : 'undo');
+  if ((event.ctrlKey || event.metaKey) && word === 'z') { if (!event.repeat) step(event.shiftKey ? 'redo' : 'undo'); }
   else if (event.ctrlKey || event.metaKey || event.altKey) return;
   else if (go) { set(unit, mean(unit.names) + go); settle(); }
   else if (event.key === 'Home' || event.key === 'End') { set(unit, event.key === 'End' ? model.highest : 0); settle(); }
   else if (event.key === 'ArrowLeft') index ? bars[names[index - 1]].track.focus() : page(-1, true);
   else if (event.key === 'ArrowRight') index < names.length - 1 ? bars[names[index + 1]].track.focus() : page(1, true);
-  else if (event.key === ' ') step('turn');
+  else if (event.key === ' ') { if (!event.repeat) step('turn'); }
   else if (word === 'l') toggle(unit);
   else if (word === 's') soloing(unit);
   else if (word === 'u') unfold(unit, true);

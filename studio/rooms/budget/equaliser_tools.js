@@ -109,7 +109,7 @@ function say(text) { if (ui.told && ui.told.textContent !== text) ui.told.textCo
 // Changes go to the workspace one after the other, each on top of the revision that the one before it made.
 let chain = Promise.resolve();
 function commit() {
-  clearTimeout(pause); host.dataset.saving = '';
+  clearTimeout(pause); pause = 0; host.dataset.saving = '';
   chain = chain.then(async () => {
     try {
       const said = await server.commit({ shares: Budget.compact(shares, blockOf), locked: [...locked], seen: model.revision, model: model.name });
@@ -119,12 +119,17 @@ function commit() {
   });
 }
 
+// What keys have changed in the last moment is written before anything else is done, and before the page goes.
+function settled() { if (pause) commit(); }
+window.addEventListener('beforeunload', settled); window.addEventListener('pagehide', settled);
+
 function step(which) {
-  clearTimeout(pause);
+  settled();
   chain = chain.then(async () => { try { take(await server.step({ which, model: model.name }), true); propose(); } catch (error) { say('The studio does not answer.'); } });
 }
 
 function talk(what, asked) {
+  settled();
   chain = chain.then(async () => { try { take(await server[what](asked), false); } catch (error) { say('The studio does not answer.'); } });
 }
 
