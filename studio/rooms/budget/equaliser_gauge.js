@@ -93,7 +93,7 @@ function paintFrontier(now) {
   ui.dot.setAttribute('cx', front.x(at)); ui.dot.setAttribute('cy', front.y(increase));
   ui.ideaDot.style.display = ghost ? '' : 'none';
   if (ghost) { const idea = Budget.estimate(model.curves, sizes, ghost.shares); ui.ideaDot.setAttribute('cx', front.x(front.size(idea.total - idea.kept))); ui.ideaDot.setAttribute('cy', front.y(Math.log(idea.quality / model.curves.dense))); }
-  const worse = now.quality / best - 1, words = now.sparsity === 0 ? 'Nothing is pruned yet' : worse < 0.003 ? `As good as the best budget of this size (${quality(best)})` : `The best budget of this size would have ${quality(best)}, this one ${quality(now.quality)}`;
+  const worse = now.quality / best - 1, words = now.sparsity === 0 ? 'Nothing is pruned yet' : worse < 0.003 ? `As good as the best budget of this size: ${metricOf()} ${quality(best)}, estimated` : `Estimated ${metricOf()}: ${quality(now.quality)}; the best budget of this size would have ${quality(best)}`;
   ui.frontTitle.textContent = words;
   ui.front.setAttribute('aria-label', `${words}. Solid line: the best budget of each size; dashed: uniform; the dot: this budget.`);
 }
