@@ -117,6 +117,38 @@ def test_the_page_and_the_engine_work_out_the_same_budgets(page):
         assert spread == budget.by_part({**case["blocked"], **case["shares"]}, case["blocks"])
 
 
+def test_a_shape_of_one_kind_of_layer_leaves_the_other_whole_and_stops_where_it_must(page):
+    code = (CHECKOUT / "studio" / "rooms" / "budget" / "budget.js").read_text()
+    sizes, weights, shares = {"a": 100, "b": 100, "m": 300, "n": 300}, {"a": 0, "b": 0, "m": 1, "n": 1}, {"a": 0.3, "b": 0.3, "n": 0.1}
+    told = [[shares, sizes, weights, total, locked] for total, locked in ((0.3, []), (0.3, ["b", "n"]), (0.9, []), (0.1, ["n"]))]
+    found = page.evaluate(f"cases => {{ {code}; return cases.map(c => Budget.shaped(...c)); }}", told)
+    assert found[0] == pytest.approx({"a": 0, "b": 0, "m": 0.4, "n": 0.4})
+    assert found[1] == pytest.approx({"a": 0, "b": 0.3, "m": 0.6, "n": 0.1})
+    assert found[2] == pytest.approx({"a": 0, "b": 0, "m": 0.95, "n": 0.95})  # 0.7125 in all is what there is
+    assert found[3] == pytest.approx({"a": 0, "b": 0, "m": 50 / 300, "n": 0.1})
+
+
+def test_shapes_say_what_they_cannot_reach_and_escape_in_a_field_changes_nothing(room, house):
+    page = room(shares={f"blocks.{i}": 0.5 for i in range(6)})
+    front = page.locator(".eq-frontier figcaption")
+    expect(front).to_contain_text("stimated")
+    expect(front).to_contain_text("perplexity")
+    expect(page.get_by_role("button", name="Show Best by these curves")).to_contain_text(re.compile(r"perplexity \d"))
+    bar(page, 1).press("7")
+    page.keyboard.press("Escape")
+    expect(bar(page, 1)).to_be_focused()
+    field = page.get_by_label("Block 1: percent to remove")
+    field.fill("63")
+    field.press("Escape")
+    expect(field).to_have_value("50")
+    saved_after(page, lambda: page.keyboard.type("7\n"))  # what is saved is this, and neither of those
+    assert on_disk(house)["shares"] == {f"blocks.{i}": 0.07 if i == 1 else 0.5 for i in range(6)}
+    saved_after(page, lambda: page.get_by_label("Shapes", exact=True).select_option("Attention only"))
+    expect(page.locator(".eq-told")).to_contain_text("cannot be reached so; the nearest is")
+    shares = on_disk(house)["shares"]
+    assert shares["blocks.0.self_attn.q_proj"] == 0.95 and not any(".mlp." in name for name in shares)
+
+
 def test_a_dragged_bar_changes_the_prediction_and_the_server_confirms_it(room, house):
     page = room("budget")
     dense = float(board(page).get_attribute("data-quality"))
