@@ -271,7 +271,7 @@ def test_a_finished_run_of_the_budget_stands_beside_its_prediction(room, house):
         re.sub(r"shares:.*?(?=\n\S|\n {0,6}\w|\Z)", "shares: " + json.dumps(shares), text, count=1, flags=re.DOTALL)
     )
     (run / folder.REPORT).write_text((example / folder.REPORT).read_text())
-    assert known.last_trial("builtin:tiny-llama", house.runs).shares == shares
+    assert known.trials("builtin:tiny-llama", house.runs)[0].shares == shares
     page = room("budget", shares=shares)
     report = json.loads((run / folder.REPORT).read_text())
     times = report["pruned"]["perplexity"] / report["dense"]["perplexity"]

@@ -45,7 +45,7 @@ function measured(now) {
   const run = model.measured, same = run && Object.keys(sizes).every(name => Math.abs((run.shares[name] || 0) - shares[name]) < 5e-4);
   ui.measuredBox.hidden = !run;
   if (!run) return;
-  const times = run.value / run.dense, predicted = same && model.curves ? now.quality / model.curves.dense : null;
+  const times = run.value / run.dense, predicted = same && model.curves && run.foretold ? now.quality / model.curves.dense : null;
   ui.measured.textContent = quality(run.value);
   ui.measuredUnder.textContent = !same ? `at ${percent(run.sparsity)}: the dotted marks` : predicted ? `× ${times.toFixed(3)} of dense by ${run.method}, predicted × ${predicted.toFixed(3)}` : `× ${times.toFixed(3)} of dense by ${run.method}`;
 }
