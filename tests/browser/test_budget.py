@@ -119,7 +119,11 @@ def test_the_page_and_the_engine_work_out_the_same_budgets(page):
 
 def test_a_shape_of_one_kind_of_layer_leaves_the_other_whole_and_stops_where_it_must(page):
     code = (CHECKOUT / "studio" / "rooms" / "budget" / "budget.js").read_text()
-    sizes, weights, shares = {"a": 100, "b": 100, "m": 300, "n": 300}, {"a": 0, "b": 0, "m": 1, "n": 1}, {"a": 0.3, "b": 0.3, "n": 0.1}
+    sizes, weights, shares = (
+        {"a": 100, "b": 100, "m": 300, "n": 300},
+        {"a": 0, "b": 0, "m": 1, "n": 1},
+        {"a": 0.3, "b": 0.3, "n": 0.1},
+    )
     told = [[shares, sizes, weights, total, locked] for total, locked in ((0.3, []), (0.3, ["b", "n"]), (0.9, []), (0.1, ["n"]))]
     found = page.evaluate(f"cases => {{ {code}; return cases.map(c => Budget.shaped(...c)); }}", told)
     assert found[0] == pytest.approx({"a": 0, "b": 0, "m": 0.4, "n": 0.4})
