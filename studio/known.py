@@ -133,7 +133,8 @@ class Trial:
 
     @property
     def by_hand(self) -> bool:
-        return EVERYTHING not in self.shares
+        """A run of a budget as the bars say it: single weights. Blocks, heads or neurons taken out by name are none."""
+        return EVERYTHING not in self.shares and self.structure == "unstructured"
 
     def by_part(self, parts: Parts) -> dict[str, float]:
         """The share of each layer."""
@@ -157,11 +158,6 @@ def trials(source: str, runs: Path, most: int = 40) -> list[Trial]:
         if len(found) >= most:
             break
     return found
-
-
-def last_trial(source: str, runs: Path) -> Trial | None:
-    """The newest of them that was given by hand."""
-    return next((trial for trial in trials(source, runs) if trial.by_hand), None)
 
 
 def latency(source: str, runs: Path) -> tuple[float, str] | None:

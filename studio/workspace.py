@@ -1,12 +1,13 @@
 """What is open, on disk: the truth that a reload, a second tab and a restart are rebuilt from. Knows no screen.
 
 One small JSON file with a revision number, written whole or not at all. Someone who writes on top of an older revision than the one on disk is
-told (`Overtaken`) and gets the newer state instead: of two tabs the later revision wins. Budgets undone and kept by name lie beside it
-(`studio.history`, SNAPSHOTS).
+told (`Overtaken`) and gets the newer state instead: of two tabs the later revision wins. Beside it, in BUDGETS, lie a model's budgets: every one there
+was (`studio.history`) and, of a model that was left, the one it was left with. Those kept by name lie in SNAPSHOTS.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import threading
 from collections.abc import Callable, Mapping
@@ -21,6 +22,8 @@ from studio.history import Place
 
 FILE = "workspace.json"
 SNAPSHOTS = "snapshots.json"
+BUDGETS = "budgets"
+ONE_HISTORY = "history.jsonl"  # where an older version kept the budgets of whatever model was open
 DEMO = "builtin:tiny-llama"
 LONGEST_NAME = 60
 
@@ -60,8 +63,10 @@ class Workspace:
     """The workspace in `folder` (made where missing). Safe to use from several threads; one process for each folder (see `studio.app`)."""
 
     def __init__(self, folder: Path):
-        folder.mkdir(parents=True, exist_ok=True)
+        (folder / BUDGETS).mkdir(parents=True, exist_ok=True)
         self.folder, self._lock = folder, threading.RLock()
+        if (old := folder / ONE_HISTORY).is_file() and not (mine := self.history_of(self.read().model)).exists():
+            old.replace(mine)
 
     def read(self) -> Opened:
         """What is open now. A missing or broken file reads as a fresh workspace."""
@@ -71,7 +76,7 @@ class Workspace:
             return Opened()
 
     def change(self, seen: int | None = None, **changes: Any) -> Opened:
-        """Change fields of `Opened` and count the revision up. Opening another model drops the budget, which was the old one's.
+        """Change fields of `Opened` and count the revision up. Opening another model puts the old one's budget away and takes up what that one was left with.
 
         `seen`: the revision that the change was made on top of (None: whatever stands). Raises Overtaken, or ResourceError where the disk refuses.
         """
@@ -80,8 +85,25 @@ class Workspace:
             if seen is not None and seen != now.revision:
                 raise Overtaken(now)
             if changes.get("model", now.model) != now.model:
-                changes = {"budget": Shares(), "place": Place(), "other": None, "side": "A", **changes}
+                left = {**_line(now), "place": asdict(now.place)}
+                write_json(self._budgets(now.model, "json"), left)
+                changes = {**self._left(changes["model"]), **changes}
             return self._write(replace(now, **changes, revision=now.revision + 1))
+
+    def history_of(self, model: str) -> Path:
+        """The file of all budgets that this model has had."""
+        return self._budgets(model, "jsonl")
+
+    def _budgets(self, model: str, ending: str) -> Path:
+        return self.folder / BUDGETS / f"{hashlib.sha256(model.encode()).hexdigest()[:24]}.{ending}"
+
+    def _left(self, model: str) -> dict[str, Any]:
+        """Budget, place, and both sides of A/B as this model was left; a fresh start where it never was, or where the file is broken."""
+        try:
+            found = json.loads(self._budgets(model, "json").read_text(encoding="utf-8"))
+            return {"budget": _shares(found), "place": _place(found["place"]), **_sides(found)}
+        except (OSError, ValueError, TypeError, KeyError, AttributeError):
+            return {"budget": Shares(), "place": Place(), "other": None, "side": "A"}
 
     def set_budget(self, shares: Mapping[str, float], locked: tuple[str, ...] = (), seen: int | None = None) -> Opened:
         """A new budget; the one before it goes onto the undo list. An equal one changes nothing."""
@@ -91,7 +113,7 @@ class Workspace:
                 raise Overtaken(now)
             if new == now.budget:
                 return now
-            return self.change(budget=new, place=history.add(self.folder, now.place, asdict(now.budget), asdict(new)))
+            return self._step(now, replace(now, budget=new))
 
     def undo(self) -> Opened:
         """The budget before the last change; nothing where there is none."""
@@ -104,18 +126,23 @@ class Workspace:
     def _walk(self, way: Callable[[Path, Place], tuple[dict[str, Any], Place] | None]) -> Opened:
         with self._lock:
             now = self.read()
-            found = way(self.folder, now.place)
+            found = way(self.history_of(now.model), now.place)
             if found is None:
                 return now
-            return self.change(budget=_shares(found[0]), place=found[1])
+            return self.change(budget=_shares(found[0]), place=found[1], **_sides(found[0]))
 
     def turn(self) -> Opened:
         """A/B: show the other budget, and keep this one for the way back. Turning is undone like any change."""
         with self._lock:
             now = self.read()
-            other = now.other or Shares()
-            self.set_budget(other.shares, other.locked)
-            return self.change(other=now.budget, side="B" if now.side == "A" else "A")
+            return self._step(
+                now, replace(now, budget=now.other or Shares(), other=now.budget, side="B" if now.side == "A" else "A")
+            )
+
+    def _step(self, now: Opened, then: Opened) -> Opened:
+        """A change that undo takes back: budget, the other side's budget and the side shown go into the history together."""
+        place = history.add(self.history_of(now.model), now.place, _line(now), _line(then))
+        return self.change(budget=then.budget, other=then.other, side=then.side, place=place)
 
     def snapshots(self, model: str) -> dict[str, Shares]:
         """Budgets of this model kept by name, oldest first."""
@@ -146,6 +173,20 @@ class Workspace:
         return opened
 
 
+def _line(opened: Opened) -> dict[str, Any]:
+    """What a line of the history says."""
+    other = None if opened.other is None else asdict(opened.other)
+    return {**asdict(opened.budget), "other": other, "side": opened.side}
+
+
+def _sides(value: dict[str, Any]) -> dict[str, Any]:
+    """The two fields of A/B, from a line of the history or a kept state; none from a line that an older version wrote."""
+    if "side" not in value:
+        return {}
+    other = value.get("other")
+    return {"other": None if other is None else _shares(other), "side": "B" if value["side"] == "B" else "A"}
+
+
 def _opened(value: dict[str, Any]) -> Opened:
     return Opened(
         revision=int(value["revision"]),
@@ -154,8 +195,7 @@ def _opened(value: dict[str, Any]) -> Opened:
         run=value["run"],
         budget=_shares(value["budget"]),
         place=_place(value.get("place") or {}),
-        other=None if value.get("other") is None else _shares(value["other"]),
-        side="B" if value.get("side") == "B" else "A",
+        **_sides(value),
     )
 
 

@@ -6,12 +6,14 @@ import math
 import pytest
 
 from core.budget import HIGHEST_SHARE, CostCurves
+from core.errors import RecipeError
 from core.proposals import Parts
 from studio import known
 from studio.charts import budget, xray, xray_states
 from studio.known import DEMOS, Trial
-from studio.rooms.budget import equaliser, merged, read_table
-from studio.workspace import Shares
+from studio.rooms.budget import equaliser
+from studio.rooms.budget.table import merged, read_table, sent, take_over
+from studio.workspace import Shares, Workspace
 
 pytestmark = pytest.mark.quick
 
@@ -146,6 +148,23 @@ def test_a_block_whose_layers_differ_has_a_row_for_each_and_the_table_reads_back
     table.loc[2, "Remove %"] = 99
     assert merged(Shares(shares), *read_table(table), PARTS)[0]["blocks.1"] == HIGHEST_SHARE
     assert merged(Shares(shares), {}, {}, PARTS) == (shares, ())
+
+
+def test_of_an_edited_table_only_the_edited_rows_are_taken_over(tmp_path):
+    here = Workspace(tmp_path)
+    opened = here.set_budget({"blocks.0.q": 1 / 3, "blocks.0.up": 0.123456, "blocks.1": 0.4})
+    table = budget.table(PARTS, opened.budget.shares, (), CURVES, {})
+    before = sent(table, opened)
+    assert take_over(here, PARTS, table, before, opened.model) == opened  # nothing was edited: no row is rounded
+    here.set_budget({**opened.budget.shares, "blocks.0.q": 0.7}, ("blocks.0.up",))  # another tab
+    table.loc[2, "Remove %"] = 45
+    taken = take_over(here, PARTS, table, before, opened.model).budget
+    assert taken == Shares({"blocks.0.q": 0.7, "blocks.0.up": 0.123456, "blocks.1": 0.45}, ("blocks.0.up",))
+    here.change(model="builtin:tiny-cnn")
+    for told in (before, None):
+        with pytest.raises(RecipeError, match="Another model is open"):
+            take_over(here, PARTS, table, told, opened.model)
+    assert here.read().budget == Shares()
 
 
 def test_what_a_run_measured_is_drawn_against_what_was_predicted():

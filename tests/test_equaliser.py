@@ -1,13 +1,14 @@
 """What the equaliser's page is told, and what it asks: nothing that a page sends can end in anything but a sentence."""
 
 import math
+from dataclasses import replace
 
 import pytest
 
 from core.budget import CostCurves, estimate
 from core.errors import RecipeError
 from studio import known
-from studio.known import DEMOS
+from studio.known import DEMOS, Trial
 from studio.rooms.budget import asks as equaliser_asks
 from studio.rooms.budget.equaliser import Known, flops_a_token, kv_bytes, value
 from studio.workspace import Workspace
@@ -49,6 +50,18 @@ def test_the_page_is_given_every_layer_once_and_the_figures_of_the_model(has, tm
     assert flops_a_token(has.described) == 2 * weights + 4 * 6 * 6 * 32 * 256.5
     assert kv_bytes(has.described) == 2 * 6 * 2 * 32 * 2 * 512  # keys and values, blocks, heads, width, bytes, tokens
     assert flops_a_token({"kind": "image_classifier"}) is None and kv_bytes({"kind": "encoder"}) is None
+
+
+def test_only_a_run_of_single_weights_is_the_last_run_of_the_budget(has, tmp_path):
+    hand = Trial("bars", "magnitude", 30.0, 20.0, 0.4, {"blocks.1": 0.4})
+    pruned = Trial("blocks-out", "block_influence", 40.0, 20.0, 0.3, {"blocks.3": 1.0, "blocks.4": 1.0}, "blocks")
+
+    def measured(*trials, method="wanda"):
+        return value(Workspace(tmp_path).read(), replace(has, trials=trials, method=method), {})["measured"]
+
+    assert measured(pruned) is None
+    assert (measured(pruned, hand)["run"], measured(pruned, hand)["foretold"]) == ("bars", False)
+    assert measured(hand, method="magnitude")["foretold"]
 
 
 def test_a_budget_is_written_as_short_as_it_can_be_said(asks, has):

@@ -372,10 +372,8 @@ def test_a_lesson_of_a_strangers_model_opens_nothing_and_reads_nothing_unasked(t
         .replace("    steps:", "    calibration: {source: /etc/passwd}\n    steps:")
     )
     (tmp_path / "mine.md").write_text(text.replace("room: budget", "recipe: half"))
-    taught, bench = (
-        learning.find("mine", (tmp_path,)),
-        SimpleNamespace(workspace=Workspace(tmp_path / "w"), runs=tmp_path, folders=(tmp_path,)),
-    )
+    taught = learning.find("mine", (tmp_path,))
+    bench = SimpleNamespace(workspace=Workspace(tmp_path / "w"), runs=tmp_path, folders=(tmp_path,))
     bench.admit = lambda source: jobs.admit(source, bench.folders)
     with pytest.raises(LessonError, match="This lesson is about /etc/model"):
         learning.scene(bench, taught, 1, Notebook(tmp_path)).ask("layer", name="x")

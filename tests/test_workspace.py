@@ -5,7 +5,7 @@ import pytest
 from core.errors import RecipeError
 from studio import history
 from studio.history import Place
-from studio.workspace import FILE, SNAPSHOTS, Opened, Overtaken, Shares, Workspace
+from studio.workspace import BUDGETS, FILE, ONE_HISTORY, SNAPSHOTS, Opened, Overtaken, Shares, Workspace
 
 pytestmark = pytest.mark.quick
 
@@ -60,12 +60,27 @@ def test_an_equal_budget_is_no_change(tmp_path):
     assert here.set_budget({"blocks.0": 0.2}) == first
 
 
-def test_opening_another_model_drops_the_budget_of_the_old_one(tmp_path):
+def test_every_model_keeps_its_budget_its_undo_and_both_sides_while_another_is_open(tmp_path):
     here = Workspace(tmp_path)
     here.set_budget({"blocks.0": 0.2})
-    opened = here.change(model="builtin:tiny-cnn")
-    assert (opened.budget, opened.place) == (Shares(), Place())
+    left = here.turn()
+    opened = here.change(model="/a/" + "long/" * 200)
+    assert (opened.budget, opened.place, opened.other, opened.side) == (Shares(), Place(), None, "A")
     assert here.undo().budget == Shares()
+    here.set_budget({"blocks.5": 0.9})
+    back = Workspace(tmp_path).change(model=left.model)
+    assert (back.budget, back.place, back.other, back.side) == (left.budget, left.place, left.other, "B")
+    assert here.undo().budget == Shares({"blocks.0": 0.2}) and here.undo().budget == Shares()
+    assert here.change(model=opened.model).budget == Shares({"blocks.5": 0.9}) and here.undo().budget == Shares()
+
+
+def test_a_broken_file_of_what_a_model_was_left_with_is_a_fresh_start(tmp_path):
+    here = Workspace(tmp_path)
+    first = here.set_budget({"blocks.0": 0.2}).model
+    here.change(model="builtin:tiny-cnn")
+    for file in (tmp_path / BUDGETS).glob("*.json"):
+        file.write_text('{"shares": 3')
+    assert here.change(model=first).budget == Shares() and here.set_budget({"blocks.0": 0.1}).place.undo == 1
 
 
 def test_opening_the_same_model_again_keeps_the_budget(tmp_path):
@@ -110,7 +125,7 @@ def test_a_crash_between_the_two_files_costs_nothing(tmp_path):
 def test_a_broken_history_ends_undo_but_not_work(tmp_path, text):
     here = Workspace(tmp_path)
     here.set_budget({"blocks.0": 0.1})
-    (tmp_path / history.FILE).write_text(text)
+    here.history_of(here.read().model).write_text(text)
     assert here.undo().budget == Shares({"blocks.0": 0.1})
     here.set_budget({"blocks.0": 0.2})
     assert here.undo().budget == Shares({"blocks.0": 0.1})
@@ -152,3 +167,28 @@ def test_a_and_b_change_places_and_are_undone_like_any_change(tmp_path):
     assert Workspace(tmp_path).turn().budget == Shares({"blocks.0": 0.4})
     assert here.turn().budget == Shares({"blocks.1": 0.2})
     assert here.undo().budget == Shares({"blocks.0": 0.4})
+
+
+def test_undo_after_turning_goes_back_to_the_side_and_keeps_what_lies_on_the_other(tmp_path):
+    here = Workspace(tmp_path)
+    here.turn()
+    here.set_budget({"blocks.1": 0.2})  # on side B
+    here.turn()
+    first = here.set_budget({"blocks.0": 0.4})
+    turned = here.turn()
+    assert (turned.side, turned.budget, turned.revision) == ("B", Shares({"blocks.1": 0.2}), first.revision + 1)
+    back = here.undo()
+    assert (back.side, back.budget, back.other) == ("A", Shares({"blocks.0": 0.4}), Shares({"blocks.1": 0.2}))
+    again = Workspace(tmp_path).redo()
+    assert (again.side, again.budget, again.other) == ("B", Shares({"blocks.1": 0.2}), Shares({"blocks.0": 0.4}))
+    assert here.turn().budget == Shares({"blocks.0": 0.4})
+
+
+def test_a_history_that_an_older_version_wrote_is_still_walked(tmp_path):
+    here = Workspace(tmp_path)
+    place = history.add(
+        tmp_path / ONE_HISTORY, Place(), {"shares": {}, "locked": []}, {"shares": {"blocks.0": 0.2}, "locked": []}
+    )
+    here.change(budget=Shares({"blocks.0": 0.2}), place=place)
+    here = Workspace(tmp_path)
+    assert here.undo().budget == Shares() and here.redo().budget == Shares({"blocks.0": 0.2})

@@ -112,6 +112,13 @@ def invented(blocks, name):
     }
 
 
+def many_layers(blocks, each):
+    """An invented model with so many layers in every block."""
+    one = invented(blocks, "lin")
+    layers = [{**layer, "name": f"blocks.{layer['block']}.l{i}"} for layer in one["layers"] for i in range(each)]
+    return {**one, "layers": layers, "parameters": 128 * blocks * each, "size_bytes": 512 * blocks * each}
+
+
 def test_two_hundred_bars_of_a_model_with_a_hostile_name_are_drawn_as_text(room, house, told):
     source = "invented/two-hundred"
     known.remember(source, invented(200, HOSTILE), house.workspace)

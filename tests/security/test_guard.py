@@ -1,5 +1,6 @@
 """The guard: only our own page may ask."""
 
+import ast
 import urllib.error
 import urllib.request
 from contextlib import suppress
@@ -7,7 +8,7 @@ from contextlib import suppress
 import pytest
 
 from studio.guard import HEADERS, Guard
-from tests.studio_process import running
+from tests.studio_process import CHECKOUT, running
 
 HOST = "127.0.0.1:7860"
 
@@ -132,3 +133,15 @@ def test_another_address_than_this_machines_own_needs_a_token(tmp_path, capsys):
 
     assert main(["--host", "0.0.0.0", "--runs", str(tmp_path)]) == 1
     assert "--token" in capsys.readouterr().err
+
+
+def test_what_is_told_in_passing_is_escaped():
+    """Gradio draws these as HTML, and a sentence may hold a name from somebody's file."""
+    seen, plain = 0, []
+    for path in (CHECKOUT / "studio").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) in ("gr.Info", "gr.Warning"):
+                said, seen = node.args[0], seen + 1
+                if not isinstance(said, ast.Constant) and not ast.unparse(said).startswith("html.escape("):
+                    plain.append(f"{path.name}:{node.lineno}")
+    assert plain == [] and seen > 5

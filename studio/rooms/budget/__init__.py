@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
+import html
 from typing import Any
 
 import gradio as gr
 import pandas as pd
 
-from core.budget import HIGHEST_SHARE, by_part, compact
-from core.errors import RecipeError
-from core.proposals import Parts
+from core.errors import PrunariumError
 from studio import known
 from studio.bench import Bench, plainly
 from studio.charts import budget
@@ -21,7 +18,7 @@ from studio.parts.explaining import drawer
 from studio.parts.plotview import PlotlyView, table_twin
 from studio.rooms.budget import equaliser
 from studio.rooms.budget.equaliser import Known
-from studio.workspace import Shares
+from studio.rooms.budget.table import sent, take_over
 
 _INTRO = """## Budget
 How much to remove from each block, or from each layer. Drag a bar; the prediction follows your hand."""
@@ -84,12 +81,15 @@ def build(bench: Bench) -> None:
 
 
 def _wire(bench: Bench, held: _Held, bars: gr.HTML, table: gr.Dataframe, about: list[Any]) -> None:
+    remembered = gr.State()
+    rows = [table, remembered]
+
     def draw(source: str | None) -> Any:
         """Everything, anew from disk: another model is open, or a run has ended."""
         if not source:
             return gr.skip()
         held.fresh(source)
-        return _bars(bench, held, source), _table(bench, held, source), *_about(bench, held, source)
+        return _bars(bench, held, source), *_table(bench, held, source), *_about(bench, held, source)
 
     def moved(source: str | None) -> Any:
         """The budget changed: by a hand on the bars, in the table, or in another tab."""
@@ -97,58 +97,26 @@ def _wire(bench: Bench, held: _Held, bars: gr.HTML, table: gr.Dataframe, about: 
             return gr.skip()
         opened = bench.workspace.read()
         slight = equaliser.state(opened, bench.workspace.snapshots(opened.model))
-        return slight, _table(bench, held, source), _lines(bench, held, source)
+        return slight, *_table(bench, held, source), _lines(bench, held, source)
 
     def committed(event: gr.EventData) -> int:
         return int((event._data or {}).get("revision") or 0)
 
-    def typed(frame: pd.DataFrame, source: str | None) -> Any:
+    def typed(frame: pd.DataFrame, source: str | None, before: dict[str, Any] | None) -> Any:
         """The table was edited: a row that cannot be read is told, and the table shows again what stands."""
-        opened = bench.workspace.read()
-        parts = held(source or opened.model).parts
+        source = source or bench.workspace.read().model
         try:
-            shares, locked = read_table(frame)
-            return bench.workspace.set_budget(*merged(opened.budget, shares, locked, parts)).revision, gr.skip()
-        except RecipeError as error:
-            gr.Warning(str(error), title="Not done")
-            return opened.revision, _table(bench, held, source or opened.model)
+            revision, shown = take_over(bench.workspace, held(source).parts, frame, before, source).revision, gr.skip()
+        except PrunariumError as error:
+            gr.Warning(html.escape(str(error)), title="Not done")
+            revision, shown = bench.workspace.read().revision, _table(bench, held, source)[0]
+        return revision, shown, _table(bench, held, source)[1]
 
-    bench.model.change(draw, bench.model, [bars, table, *about], **_QUIET)
-    bench.ended.change(draw, bench.model, [bars, table, *about], **_QUIET)
-    bench.budget.change(moved, bench.model, [bars, table, about[-1]], **_QUIET, trigger_mode="always_last")
+    bench.model.change(draw, bench.model, [bars, *rows, *about], **_QUIET)
+    bench.ended.change(draw, bench.model, [bars, *rows, *about], **_QUIET)
+    bench.budget.change(moved, bench.model, [bars, *rows, about[-1]], **_QUIET, trigger_mode="always_last")
     bars.committed(committed, None, bench.budget, **_TOLD, trigger_mode="always_last")
-    table.input(typed, [table, bench.model], [bench.budget, table], **_TOLD)
-
-
-def read_table(frame: pd.DataFrame) -> tuple[dict[str, float], dict[str, bool]]:
-    """The edited table -> ({row: share}, {row: locked}). Raises RecipeError on what is no percentage between 0 and 100."""
-    shares, locked = {}, {}
-    for name, percent, shut in zip(frame["Block"], frame["Remove %"], frame["Locked"], strict=True):
-        try:
-            value = float(str(percent).replace("%", "").replace(",", ".").strip() or 0)
-        except ValueError:
-            value = math.nan
-        if not 0 <= value <= 100:
-            raise RecipeError(
-                f"The share of {name} must be a percentage between 0 and 100, not {str(percent)[:40]!r}.", "Correct that row."
-            )
-        shares[str(name)] = round(value / 100, 6)
-        locked[str(name)] = shut is True or str(shut).strip().lower() in ("true", "1", "yes")
-    return shares, locked
-
-
-def merged(
-    before: Shares, shares: Mapping[str, float], locked: Mapping[str, bool], parts: Parts
-) -> tuple[dict[str, float], tuple[str, ...]]:
-    """The budget with the table's rows (blocks or layers) laid over it: what the table does not show stays as it is. A bar stops at the highest share."""
-
-    def over(old: Mapping[str, float], new: Mapping[str, float]) -> dict[str, float]:
-        kept = by_part(old, parts.block)
-        return {part: new.get(part, new.get(block, kept[part])) for part, block in parts.block.items()}
-
-    changed = over(before.shares, {name: min(share, HIGHEST_SHARE) for name, share in shares.items()})
-    shut = over(dict.fromkeys(before.locked, 1.0), {name: float(on) for name, on in locked.items()})
-    return compact(changed, parts.block), tuple(compact(shut, parts.block))
+    table.input(typed, [table, bench.model, remembered], [bench.budget, *rows], **_TOLD)
 
 
 def _bars(bench: Bench, held: _Held, source: str) -> Any:
@@ -159,13 +127,15 @@ def _bars(bench: Bench, held: _Held, source: str) -> Any:
     return equaliser.packed(equaliser.value(opened, has, bench.workspace.snapshots(opened.model)))
 
 
-def _table(bench: Bench, held: _Held, source: str) -> pd.DataFrame:
+def _table(bench: Bench, held: _Held, source: str) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """The table, and what is remembered of it."""
     has, opened = held(source), bench.workspace.read()
     hand = next((trial for trial in has.trials if trial.by_hand), None)
     whole = budget.table(
         has.parts, opened.budget.shares, opened.budget.locked, has.curves, hand.by_part(has.parts) if hand else {}
     )
-    return whole.head(_ROWS)
+    shown = whole.head(_ROWS)
+    return shown, sent(shown, opened)
 
 
 def _lines(bench: Bench, held: _Held, source: str) -> Any:

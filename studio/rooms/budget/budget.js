@@ -41,6 +41,13 @@ const Budget = (() => {
     return out;
   };
 
+  // A total spread in a shape ({unit: weight}): a unit of weight 0 stays whole, a locked one as it is.
+  const shaped = (shares, sizes, weights, target, locked = [], highest = HIGHEST) => {
+    const fixed = new Set(locked), next = {};
+    for (const unit in sizes) next[unit] = fixed.has(unit) ? get(shares, unit) : clamp(target * weights[unit], 0, highest);
+    return redistribute(next, sizes, target, [...fixed, ...Object.keys(sizes).filter(unit => !weights[unit])], highest);
+  };
+
   // {layer or block: share} -> {layer: share}, and back to the shortest that means the same. blockOf: {layer: block}, in order.
   const byPart = (shares, blockOf) => {
     const out = {};
@@ -61,5 +68,5 @@ const Budget = (() => {
   // Half way between two budgets, or any other part of the way.
   const blend = (one, other, part) => Object.fromEntries(Object.keys(one).map(unit => [unit, one[unit] + (get(other, unit) - one[unit]) * part]));
 
-  return { HIGHEST, costAt, combined, estimate, redistribute, byPart, compact, blend, clamp };
+  return { HIGHEST, costAt, combined, estimate, redistribute, shaped, byPart, compact, blend, clamp };
 })();

@@ -36,7 +36,7 @@ function listUnits() {
 }
 
 function build() {
-  host.replaceChildren(); bars = {};
+  bars = {}; host.replaceChildren();
   if (!model || !model.parts.length) { host.append(make('p', 'eq-empty', model && model.empty || 'Open a model first.')); return; }
   host.append(gauge(), tools(), board(), said(), panels());
   host.dataset.units = units.length;
@@ -95,8 +95,11 @@ function column(unit, index) {
   const knob = make('div', 'eq-knob'), was = make('div', 'eq-ghost'), idea = make('div', 'eq-idea'), flag = make('div', 'eq-flag');
   const lock = button('', () => toggle(unit)), icon = lockIcon(), cost = make('div'), name = button(unit.label, () => unfold(unit));
   number.inputMode = 'decimal'; number.tabIndex = -1; number.setAttribute('aria-label', `${unit.title}: percent to remove`);
-  number.onchange = () => typed(unit, number.value); number.onfocus = () => number.select();
-  number.onkeydown = event => { event.stopPropagation(); if (event.key === 'Enter' || event.key === 'Escape') { if (event.key === 'Escape') paint(); track.focus(); event.preventDefault(); } };
+  // What differs from what stood there when the field was entered counts when it is left; Escape puts that back.
+  let before = '';
+  number.onfocus = () => { before = number.value; number.select(); };
+  number.onblur = () => { if (number.isConnected && number.value !== before) typed(unit, number.value); };
+  number.onkeydown = event => { event.stopPropagation(); if (event.key === 'Escape') number.value = before; if (event.key === 'Enter' || event.key === 'Escape') { track.focus(); event.preventDefault(); } };
   lock.className = 'eq-lock'; lock.tabIndex = -1; lock.append(icon);
   name.className = 'eq-name'; name.tabIndex = -1; name.title = unit.block ? `${unit.title}: fold the block` : `${unit.title}: unfold into its layers`; name.setAttribute('aria-label', name.title);
   track.tabIndex = index ? -1 : 0; track.setAttribute('role', 'slider'); track.setAttribute('aria-orientation', 'vertical'); track.setAttribute('aria-label', unit.title);

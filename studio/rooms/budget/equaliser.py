@@ -79,7 +79,7 @@ def value(opened: Opened, known: Known, snapshots: Mapping[str, Shares]) -> dict
         "curves": _curves(known.curves),
         "frontier": _frontier(known),
         "measured": None if hand is None else {"method": hand.method, "value": hand.value, "dense": hand.dense, "sparsity": hand.sparsity,
-                                               "run": hand.run, "shares": hand.by_part(parts)},
+                                               "run": hand.run, "shares": hand.by_part(parts), "foretold": hand.method == known.method},
         "past": past(known),
         **state(opened, snapshots),
     }  # fmt: skip

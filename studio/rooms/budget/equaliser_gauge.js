@@ -45,7 +45,7 @@ function measured(now) {
   const run = model.measured, same = run && Object.keys(sizes).every(name => Math.abs((run.shares[name] || 0) - shares[name]) < 5e-4);
   ui.measuredBox.hidden = !run;
   if (!run) return;
-  const times = run.value / run.dense, predicted = same && model.curves ? now.quality / model.curves.dense : null;
+  const times = run.value / run.dense, predicted = same && model.curves && run.foretold ? now.quality / model.curves.dense : null;
   ui.measured.textContent = quality(run.value);
   ui.measuredUnder.textContent = !same ? `at ${percent(run.sparsity)}: the dotted marks` : predicted ? `× ${times.toFixed(3)} of dense by ${run.method}, predicted × ${predicted.toFixed(3)}` : `× ${times.toFixed(3)} of dense by ${run.method}`;
 }
@@ -93,7 +93,7 @@ function paintFrontier(now) {
   ui.dot.setAttribute('cx', front.x(at)); ui.dot.setAttribute('cy', front.y(increase));
   ui.ideaDot.style.display = ghost ? '' : 'none';
   if (ghost) { const idea = Budget.estimate(model.curves, sizes, ghost.shares); ui.ideaDot.setAttribute('cx', front.x(front.size(idea.total - idea.kept))); ui.ideaDot.setAttribute('cy', front.y(Math.log(idea.quality / model.curves.dense))); }
-  const worse = now.quality / best - 1, words = now.sparsity === 0 ? 'Nothing is pruned yet' : worse < 0.003 ? `As good as the best budget of this size (${quality(best)})` : `The best budget of this size would have ${quality(best)}, this one ${quality(now.quality)}`;
+  const worse = now.quality / best - 1, words = now.sparsity === 0 ? 'Nothing is pruned yet' : worse < 0.003 ? `As good as the best budget of this size: ${metricOf()} ${quality(best)}, estimated` : `Estimated ${metricOf()}: ${quality(now.quality)}; the best budget of this size would have ${quality(best)}`;
   ui.frontTitle.textContent = words;
   ui.front.setAttribute('aria-label', `${words}. Solid line: the best budget of each size; dashed: uniform; the dot: this budget.`);
 }

@@ -39,13 +39,13 @@ function drag(event, unit) {
 
 function key(event, unit, index) {
   const names = Object.keys(bars), by = event.shiftKey ? 0.1 : 0.01, go = { ArrowUp: by, ArrowDown: -by, PageUp: 0.1, PageDown: -0.1 }[event.key], word = event.key.toLowerCase();
-  if ((event.ctrlKey || event.metaKey) && word === 'z') step(event.shiftKey ? 'redo' : 'undo');
+  if ((event.ctrlKey || event.metaKey) && word === 'z') { if (!event.repeat) step(event.shiftKey ? 'redo' : 'undo'); }
   else if (event.ctrlKey || event.metaKey || event.altKey) return;
   else if (go) { set(unit, mean(unit.names) + go); settle(); }
   else if (event.key === 'Home' || event.key === 'End') { set(unit, event.key === 'End' ? model.highest : 0); settle(); }
   else if (event.key === 'ArrowLeft') index ? bars[names[index - 1]].track.focus() : page(-1, true);
   else if (event.key === 'ArrowRight') index < names.length - 1 ? bars[names[index + 1]].track.focus() : page(1, true);
-  else if (event.key === ' ') step('turn');
+  else if (event.key === ' ') { if (!event.repeat) step('turn'); }
   else if (word === 'l') toggle(unit);
   else if (word === 's') soloing(unit);
   else if (word === 'u') unfold(unit, true);
@@ -89,11 +89,11 @@ function rebuild() { const at = units[first] && units[first].names[0]; listUnits
 
 function foldAll() { unfolded = unfolded.size ? new Set() : new Set(model.blocks.map(block => block.name)); solo = null; first = 0; rebuild(); }
 
-// Every unlocked layer gets what shape(place of its block, 0 to 1, its present share) says.
-function reshape(shape, total) {
-  const last = Math.max(model.blocks.length - 1, 1), place = Object.fromEntries(model.blocks.map((block, index) => [block.name, index / last])), still = new Set(held());
-  const next = Object.fromEntries(Object.keys(sizes).map(name => [name, still.has(name) ? shares[name] : Budget.clamp(shape(place[blockOf[name]], shares[name], name), 0, model.highest)]));
-  adopt(total == null ? next : Budget.redistribute(next, sizes, total, [...still], model.highest)); commit();
+// Every unlocked layer gets what shape(place of its block, 0 to 1, its present share, its name) says.
+const places = () => { const last = Math.max(model.blocks.length - 1, 1); return Object.fromEntries(model.blocks.map((block, index) => [block.name, index / last])); };
+function reshape(shape) {
+  const place = places(), still = new Set(held());
+  adopt(Object.fromEntries(Object.keys(sizes).map(name => [name, still.has(name) ? shares[name] : Budget.clamp(shape(place[blockOf[name]], shares[name], name), 0, model.highest)]))); commit();
 }
 
 function preset(share) { reshape(() => share); }
@@ -110,4 +110,11 @@ const SHAPES = {
   'Uniform': () => 1, 'Spare both ends': place => place < 0.08 || place > 0.92 ? 0.3 : 1, 'Rising with depth': place => 0.4 + 1.2 * place, 'Falling with depth': place => 1.6 - 1.2 * place,
   'MLP only': (place, share, name) => parts[name].attention ? 0 : 1, 'Attention only': (place, share, name) => parts[name].attention ? 1 : 0,
 };
-function shaped(name) { const total = mean(Object.keys(sizes)) || 0.3; reshape((place, share, part) => total * SHAPES[name](place, share, part), total); }
+function shaped(name) {
+  const total = mean(Object.keys(sizes)) || 0.3, place = places(), still = held(), weights = {};
+  for (const part in sizes) weights[part] = SHAPES[name](place[blockOf[part]], shares[part], part);
+  if (!Object.keys(sizes).some(part => weights[part] && !still.includes(part))) return say(`${name}: this model has no such layers that are unlocked.`);
+  adopt(Budget.shaped(shares, sizes, weights, total, still, model.highest)); commit();
+  const got = mean(Object.keys(sizes));
+  if (Math.abs(got - total) > 5e-4) say(`${name}: ${percent(total)} in all cannot be reached so; the nearest is ${percent(got)}.`);
+}

@@ -38,7 +38,8 @@ function panels() {
   ui.blend.oninput = () => { if (!ghost) return; blended(ui.blend.value); base ??= { ...shares }; const still = new Set(held()), next = Budget.blend(base, ghost.shares, ui.blend.value / 100); for (const name of still) next[name] = base[name]; adopt(next); };
   ui.blend.onchange = () => { base = null; commit(); };
   ui.adopt = button('Adopt', () => { adopt({ ...ghost.shares }); blended(100); commit(); }, 'Adopt the proposal'); ui.adopt.disabled = true;
-  const proposals = put(make('section', 'eq-panel wide'), make('h4', '', 'Proposals for this total'), ui.ideas, put(make('div', 'eq-line'), make('span', 'eq-soft', 'mine'), ui.blend, make('span', 'eq-soft', 'proposal'), ui.adopt));
+  const title = make('h4', '', 'Proposals for this total'); if (model.curves) title.append(' ', make('span', 'badge badge-estimate', 'estimate'));
+  const proposals = put(make('section', 'eq-panel wide'), title, ui.ideas, put(make('div', 'eq-line'), make('span', 'eq-soft', 'mine'), ui.blend, make('span', 'eq-soft', 'proposal'), ui.adopt));
   const name = field('Name of the snapshot', 'name', () => store()), store = () => { const text = name.value; name.value = ''; talk('keep', { name: text }); };
   name.maxLength = 60; ui.stored = make('div', 'eq-chips');
   const snapshots = put(make('section', 'eq-panel'), make('h4', '', 'Snapshots'), put(make('div', 'eq-line'), name, button('Keep', store, 'Keep this budget under a name')), ui.stored);
@@ -84,7 +85,7 @@ function listIdeas() {
   ui.ideas.replaceChildren(...proposed.map(each => {
     const node = button('', () => { ghost = ghost && ghost.name === each.name ? null : each; blended(0); listIdeas(); paint(); }, `Show ${each.label}`);
     node.setAttribute('aria-pressed', !!ghost && ghost.name === each.name);
-    return put(node, make('span', '', each.label), make('b', '', each.quality == null ? '' : quality(each.quality)));
+    return put(node, make('span', '', each.label), make('b', '', each.quality == null ? '' : `${metricOf()} ${quality(each.quality)}`));
   }));
   if (!proposed.length) ui.ideas.append(make('span', 'eq-soft', 'Remove something first: proposals spread the same total.'));
   ui.adopt.disabled = ui.blend.disabled = !ghost;
@@ -109,7 +110,7 @@ function say(text) { if (ui.told && ui.told.textContent !== text) ui.told.textCo
 // Changes go to the workspace one after the other, each on top of the revision that the one before it made.
 let chain = Promise.resolve();
 function commit() {
-  clearTimeout(pause); host.dataset.saving = '';
+  clearTimeout(pause); pause = 0; host.dataset.saving = '';
   chain = chain.then(async () => {
     try {
       const said = await server.commit({ shares: Budget.compact(shares, blockOf), locked: [...locked], seen: model.revision, model: model.name });
@@ -119,12 +120,17 @@ function commit() {
   });
 }
 
+// What keys have changed in the last moment is written before anything else is done, and before the page goes.
+function settled() { if (pause) commit(); }
+window.addEventListener('beforeunload', settled); window.addEventListener('pagehide', settled);
+
 function step(which) {
-  clearTimeout(pause);
+  settled();
   chain = chain.then(async () => { try { take(await server.step({ which, model: model.name }), true); propose(); } catch (error) { say('The studio does not answer.'); } });
 }
 
 function talk(what, asked) {
+  settled();
   chain = chain.then(async () => { try { take(await server[what](asked), false); } catch (error) { say('The studio does not answer.'); } });
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from typing import Any
 
 import gradio as gr
@@ -129,7 +130,7 @@ def _wire_picture(bench: Bench, asked: list[Any], see: gr.Button, view: gr.Radio
         except PrunariumError as error:
             return gr.skip(), {"text": str(error), "wrong": True}, *[gr.skip()] * (len(outputs) - 1)
         if notice := bench.worker.take_notice():
-            gr.Info(notice)
+            gr.Info(html.escape(notice))
         told = facts.said(
             charts.finding(found), f"{found['expression']}, worked out in {found['seconds']:.1f} s.", badge="measured"
         )

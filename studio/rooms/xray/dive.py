@@ -105,7 +105,7 @@ def _ask(bench: Bench, source: str, place: Place, metric: str, how: str, refused
             source, "xray_weights", timeout_s=LIMIT_S, name=place.layer, metric=metric, window=place.window, how=how, share=share
         )
     if notice := bench.worker.take_notice():
-        gr.Info(notice)
+        gr.Info(html.escape(notice))
     return found
 
 
@@ -165,7 +165,7 @@ def wire(bench: Bench, dive: Dive, metric: gr.Radio, layer: gr.Dropdown) -> list
         try:
             return go(source, name, how, places.clicked(seen.data, place, told) if seen else None)
         except PrunariumError as error:
-            gr.Info(str(error))
+            gr.Info(html.escape(str(error)))
             return gr.skip()
 
     def of_crumb(source: str | None, held: Any, name: str | None, how: str, event: gr.EventData) -> Any:

@@ -66,7 +66,7 @@ def wire(bench: Bench, beside: Beside, metric: gr.Radio, score: gr.Dropdown, mov
             return gr.skip()
         told, figure = _distribution(bench, source, name, which, by or "")
         if notice := bench.worker.take_notice():
-            gr.Info(notice)
+            gr.Info(html.escape(notice))
         return told, gr.update(value=figure, visible=figure is not None)
 
     def warm(source: str | None, event: gr.SelectData) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from dataclasses import dataclass
 from typing import Any
 
@@ -177,7 +178,7 @@ def wire(bench: Bench, more: More, metric: gr.Radio, layer: gr.Dropdown, moves: 
         asked = _asked(source or "", bench, seen, name, at, values)
         found = looks.look(bench, source or "", seen, asked)
         if notice := bench.worker.take_notice():
-            gr.Info(notice)
+            gr.Info(html.escape(notice))
         return _shown(asked, found)
 
     def of_layer(source: str | None, name: str | None, at: str | None, *values: Any) -> Any:
