@@ -99,7 +99,8 @@ def _wire(bench: Bench, controls: Controls, params: Params, shown: list[Any]) ->
             return bench.start(recipe), gr.skip(), gr.skip()
         except PrunariumError as error:
             gr.Warning(html.escape(str(error)), title="Not done")
-            return gr.skip(), opened.model, opened.revision
+            same_model = not on_screen or on_screen[0] == opened.model
+            return gr.skip(), opened.model, opened.revision if same_model else gr.skip()  # another model draws every room anew
 
     inputs = [*params.all(), *controls.all()]
     changes = [control.change for control in controls.all()]
