@@ -70,7 +70,8 @@ def scene(bench: Bench, taught: Lesson, step: int, notes: Notebook, answer: str 
     names = [block["name"] for block in described["blocks"]]
     inside = [layer for layer in described["layers"] if layer["block"] is not None]
     blocks = {layer["name"]: names[layer["block"]] for layer in inside}
-    seen = known.observations(model, bench.runs, curves=True) or known.observations(model, bench.runs)
+    cache = bench.workspace.folder
+    seen = known.observations(model, bench.runs, True, cache) or known.observations(model, bench.runs, cache=cache)
     shares = opened.budget.shares if opened.model == model else {}
     return Scene(
         model=model,

@@ -171,7 +171,7 @@ def wire(bench: Bench, more: More, metric: gr.Radio, layer: gr.Dropdown, moves: 
     """moves: events that may have changed the layer."""
 
     def answer(source: str | None, name: str | None, at: str | None, *values: Any) -> Any:
-        seen = known.observations(source or "", bench.runs)
+        seen = known.observations(source or "", bench.runs, cache=bench.workspace.folder)
         if seen is None:
             return gr.skip()
         asked = _asked(source or "", bench, seen, name, at, values)
@@ -185,18 +185,18 @@ def wire(bench: Bench, more: More, metric: gr.Radio, layer: gr.Dropdown, moves: 
 
     def of_metric(source: str | None, name: str | None, at: str | None, *values: Any) -> Any:
         """The room's score is one side of the comparison."""
-        seen = known.observations(source or "", bench.runs)
+        seen = known.observations(source or "", bench.runs, cache=bench.workspace.folder)
         if seen is None or values[0] != "agree":
             return gr.skip()
         against = _other(seen, name or "", values[1] or "")[1]
         return controls(seen, "agree", name or "", against)[0], *answer(source, name, at, "agree", against, *values[2:])
 
     def fit(source: str | None, question: str, name: str | None) -> Any:
-        seen = known.observations(source or "", bench.runs)
+        seen = known.observations(source or "", bench.runs, cache=bench.workspace.folder)
         return controls(seen, question, name or "") if seen else gr.skip()
 
     def of_click(source: str | None, question: str, held: Any, event: gr.EventData) -> Any:
-        seen, told = known.observations(source or "", bench.runs), picked(event)
+        seen, told = known.observations(source or "", bench.runs, cache=bench.workspace.folder), picked(event)
         if seen is None or question != "runs":
             return gr.skip()
         if told.rev != (held or _NO_RUN)["rev"]:
@@ -226,7 +226,7 @@ def _wire_deed(bench: Bench, more: More) -> None:
 
     @plainly
     def deed(source: str | None, question: str, held: Any, spike: str | None) -> Any:
-        seen = known.observations(source or "", bench.runs)
+        seen = known.observations(source or "", bench.runs, cache=bench.workspace.folder)
         if seen is None:
             return gr.skip()
         if question == "spikes":
