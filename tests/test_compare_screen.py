@@ -1,13 +1,18 @@
 """What the screen says of a plan against the last run, of a run's stages, and of dense text word by word."""
 
+from types import SimpleNamespace
+
 import pytest
 
-from core import folder
+from core import folder, sweep
+from core.compare import Side
 from core.events import Progress
 from core.recipe import parse
 from studio.jobs import ASKED
 from studio.known import description
 from studio.parts import cards
+from studio.rooms import compare
+from studio.rooms.compare import sweeping
 from studio.rooms.prune import diverging, plandiff, stages
 from studio.rooms.prune.plans import Order, to_recipe
 from studio.rooms.prune.stages import told
@@ -117,3 +122,21 @@ def test_a_second_text_is_asked_for_where_a_method_weighs_two():
     )
     assert (made.general.source, made.general.samples, made.general.tokens) == ("builtin:python-docs", 8, 64)
     assert recipe(method="d_pruner").steps[0].prune.general is None
+
+
+def test_a_picture_that_cannot_be_drawn_leaves_nothing_of_the_one_before_under_its_title(tmp_path):
+    sides = [Side(name, tmp_path, {}, None) for name in ("one", "two")]
+    _, finding, view, table = compare.drawn(sides, "overlap", None)
+    assert "No mask of the same shape" in finding["title"] and not view.visible
+    kept = table.postprocess(table.value).model_dump() if not isinstance(table.value, dict) else table.value
+    assert kept["data"] == [] and kept["headers"] == ["Nothing to show"]
+    path = tmp_path / "runs" / "many"
+    path.mkdir(parents=True)
+    (path / sweep.FILE).write_text(sweeping.form_yaml("builtin:tiny-llama", ["wanda"], "30, 50"))
+    folder.append_event(path, Progress("start", kind="note"))
+    bench = SimpleNamespace(runs=tmp_path / "runs")
+    for name, visible in (("many", True), (None, True)):
+        note, view, table = sweeping._shown(bench, name)[3:6]
+        assert "0 of 2 cells" in note["title"] and view.value["fig"] is None and not view.visible and table.visible is visible
+    bench.runs = tmp_path / "none"
+    assert [part.visible for part in (sweeping._shown(bench, "many")[at] for at in (0, 1, 2, 4, 5))] == [False] * 5

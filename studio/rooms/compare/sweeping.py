@@ -207,7 +207,14 @@ def _shown(bench: Bench, name: str | None) -> tuple[Any, ...]:
     there = _sweeps(bench)
     name = name if name in there else (there[0] if there else None)
     if name is None:
-        return gr.Dropdown(choices=[]), *[gr.skip()] * 5, gr.Timer(active=False)
+        nothing = (
+            gr.Button(visible=False),
+            gr.Button(visible=False),
+            None,
+            PlotlyView(value=None, visible=False),
+            gr.Dataframe(visible=False),
+        )
+        return gr.Dropdown(choices=[], value=None, visible=False), *nothing, gr.Timer(active=False)
     cells, at = sweep.cells_in(bench.runs / name), jobs.status(bench.runs / name)
     done = [cell for cell in cells if cell.state == "done" and cell.report]
     sides = [Side(f"{cell.name}", cell.path, cell.report or {}, None) for cell in done]
@@ -221,7 +228,7 @@ def _shown(bench: Bench, name: str | None) -> tuple[Any, ...]:
         gr.Button(visible=stopped),
         gr.Button(visible=len(done) > 1),
         facts.said(title, f"{at.problem} {at.remedy}".strip() if at else "", "measured" if done else ""),
-        PlotlyView(value=picture.figure, visible=True) if picture and picture.figure else gr.skip(),
+        PlotlyView(value=picture.figure if picture else None, visible=bool(picture and picture.figure)),
         gr.Dataframe(value=rows(cells), visible=True),
         gr.Timer(active=live),
     )
