@@ -7,7 +7,7 @@ import pytest
 from core import folder, sweep
 from core.compare import Side
 from core.events import Progress
-from core.recipe import parse
+from core.recipe import parse, to_yaml
 from studio.jobs import ASKED
 from studio.known import description
 from studio.parts import cards
@@ -31,6 +31,29 @@ def test_a_plan_is_told_by_what_it_changes_with_every_default_filled_in():
     assert plandiff.changes(recipe(method="magnitude"), before) == [("Method", "wanda", "magnitude")]
     healed = {words: now for words, _, now in plandiff.changes(recipe(recovery="lora", steps=50), before)}
     assert healed["Method (recover)"] == "lora" and healed["Training steps (recover)"] == "50"
+
+
+def test_a_budget_by_hand_is_told_bar_by_bar():
+    def bars(**moved):
+        return recipe(allocation="by_hand", shares={f"blocks.{at}": 0.2 for at in range(6)} | moved)
+
+    assert plandiff.changes(bars(**{"blocks.0": 0.35}), bars()) == [("Block 0", "20 %", "35 %")]
+    layer = plandiff.changes(bars(**{"blocks.1.mlp.up_proj": 0.5}), bars())
+    assert layer == [("Block 1, mlp.up_proj", "none of its own", "50 %")]
+    many = plandiff.changes(bars(**{f"blocks.{at}": 0.5 for at in range(6)}), bars())
+    assert len(many) == 5 and many[-1] == ("and more of the budget", "2 other bars", "")
+
+
+def test_the_same_mask_is_promised_of_a_finished_run_only(tmp_path):
+    path = folder.create(tmp_path / "one")
+    folder.append_event(path, Progress("start", kind="note"))
+    (path / folder.RECIPE).write_text(to_yaml(recipe()))
+    folder.end(path, "failed", "It failed.", "Try again.")
+    assert plandiff.shown(recipe(), tmp_path, {})["title"] == "The same as the last run, one, which has not finished"
+    again = folder.create(tmp_path / "two")
+    (again / folder.RECIPE).write_text(to_yaml(recipe()))
+    folder.end(again, "done")
+    assert plandiff.shown(recipe(), tmp_path, {})["title"].endswith("two: it would give the same mask, bit for bit")
 
 
 def test_the_last_run_is_the_newest_that_pruned_and_none_is_said_to_be_none(tmp_path):
