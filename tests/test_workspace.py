@@ -5,6 +5,7 @@ import pytest
 from core.errors import RecipeError
 from studio import history
 from studio.history import Place
+from studio.rooms.model.opening import Opening, Stage
 from studio.workspace import FILE, SNAPSHOTS, Opened, Overtaken, Shares, Workspace
 
 pytestmark = pytest.mark.quick
@@ -152,3 +153,21 @@ def test_a_and_b_change_places_and_are_undone_like_any_change(tmp_path):
     assert Workspace(tmp_path).turn().budget == Shares({"blocks.0": 0.4})
     assert here.turn().budget == Shares({"blocks.1": 0.2})
     assert here.undo().budget == Shares({"blocks.0": 0.4})
+
+
+def test_an_opening_that_the_disk_refuses_ends_with_a_sentence_and_can_be_begun_again(tmp_path):
+    (tmp_path / "described").write_text("no folder")  # so the description cannot be kept
+
+    class Worker:
+        def ask(self, name, /, timeout_s=60.0, **args):
+            return {"name": args["source"]}
+
+    at = Opening(Worker(), tmp_path)
+    opened = []
+    for _ in range(2):
+        at.stage = Stage()
+        at._run("/models/mine", opened.append)
+        assert at.stage.state == "failed" and at.stage.text.startswith("/models/mine could not be opened (FileExistsError")
+    (tmp_path / "described").unlink()
+    at._run("/models/mine", opened.append)
+    assert at.stage.state == "open" and opened == ["/models/mine"]
