@@ -15,8 +15,8 @@ from studio.looking import protocol, recipe_for
 from studio.parts import facts
 from studio.parts.explaining import drawer
 from studio.parts.plotview import PlotlyView, picked, table_twin
+from studio.rooms.xray import deeds, layer_card
 from studio.rooms.xray import dive as xray_dive
-from studio.rooms.xray import layer_card
 from studio.rooms.xray import more as xray_more
 from studio.rooms.xray import place as places
 from studio.rooms.xray.dive import QUIET
@@ -71,6 +71,7 @@ def build(bench: Bench) -> None:
     moves.append(_wire_cells(bench, metric, maps, dive, beside.layer))
     layer_card.wire(bench, beside, metric, dive.score, moves)
     xray_more.wire(bench, more, metric, beside.layer, moves)
+    deeds.wire(bench, more)
 
 
 def _maps() -> Maps:
