@@ -45,12 +45,13 @@ def catalogue(session: Session) -> list[dict[str, Any]]:
 
 
 def open_model(session: Session, source: str, dtype: str = "auto", device: str = "auto") -> dict[str, Any]:
-    """Load a model and describe it. The one held before is given up first."""
+    """Load a model and describe it, with the fingerprint of its weights. The one held before is given up first."""
+    from core.model.files.source import fingerprint
     from core.model.loading import load
 
     session.loaded = None
     session.loaded = load(source, dtype=dtype, device=device)
-    return describe(session.loaded)
+    return describe(session.loaded) | {"fingerprint": fingerprint(session.loaded.location)}
 
 
 def describe(loaded: Any) -> dict[str, Any]:

@@ -47,17 +47,32 @@ def remember(source: str, described: dict[str, Any], cache: Path) -> None:
     folder.write_json(path, described)
 
 
-def observations(source: str, runs: Path, curves: bool = False) -> Observed | None:
-    """The newest observations of this source among the runs, else the demo's. `curves`: only such that hold cost curves."""
+def observations(source: str, runs: Path, curves: bool = False, cache: Path | None = None) -> Observed | None:
+    """The newest observations of this source among the runs, else the demo's. `curves`: only such that hold cost curves. `cache`: where its
+    description is kept; observations of other weights that lay at the same place before are passed over."""
+    weights = fingerprint(source, cache) if cache else None
     for path in folder.runs(runs):
         file = path / folder.OBSERVATIONS
         if not file.is_file() or _source_of(path) != source:
             continue
         found = _read(file)
-        if found and (found.get("curves") or not curves):
+        if found and (found.get("curves") or not curves) and _is_of(found, weights):
             return Observed(found, "measured", path.name)
     found = _read(_demo(source) / folder.OBSERVATIONS)
     return Observed(found, "precomputed demo") if found and (found.get("curves") or not curves) else None
+
+
+def fingerprint(source: str, cache: Path) -> str | None:
+    """Which weights were opened from this source last; None where nobody noted it (a demo, a description of an older version)."""
+    found = (description(source, cache) or {}).get("fingerprint")
+    return found if isinstance(found, str) else None
+
+
+def _is_of(found: dict[str, Any], weights: str | None) -> bool:
+    """Were these observations made of these weights? Where either does not say, they are taken for the same."""
+    model = found.get("model")
+    noted = model.get("fingerprint") if isinstance(model, dict) else None
+    return not weights or not noted or noted == weights
 
 
 def cost_curves(data: dict[str, Any] | None, parts: Parts | None = None) -> CostCurves | None:

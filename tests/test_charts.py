@@ -5,8 +5,10 @@ import math
 
 import pytest
 
+from core import folder
 from core.budget import HIGHEST_SHARE, CostCurves
 from core.errors import RecipeError
+from core.events import Progress
 from core.proposals import Parts
 from studio import known
 from studio.charts import budget, xray, xray_states
@@ -225,6 +227,31 @@ def test_the_demo_is_of_the_model_that_is_committed(name):
 
     data = json.loads((DEMOS / name / "observations.json").read_text())
     assert data["model"]["fingerprint"] == fingerprint(locate(f"builtin:{name}")), "run assets/make_demo.py again"
+
+
+def test_observations_of_weights_that_lay_there_before_are_not_shown_as_measured(tmp_path):
+    source, runs = "/models/mine", tmp_path / "runs"
+
+    def observe(name, **model):
+        path = folder.create(runs / name)
+        folder.append_event(path, Progress("start", kind="note"))
+        (path / folder.RECIPE).write_text(f"{{recipe: 1, name: {name}, model: {{source: {source}}}, observe: {{}}}}")
+        folder.write_json(path / folder.OBSERVATIONS, {"model": model, "blocks": [], "layers": []})
+
+    def shown():
+        seen = known.observations(source, runs, cache=tmp_path)
+        return seen and seen.run
+
+    observe("older-version")
+    known.remember(source, {"fingerprint": "b"}, tmp_path)
+    assert shown() == "older-version"
+    observe("before", fingerprint="a")
+    assert shown() == "older-version"
+    known.remember(source, {}, tmp_path)  # a description of an older version knows no fingerprint
+    assert shown() == "before"
+    known.remember(source, {"fingerprint": "b"}, tmp_path)
+    observe("now", fingerprint="b")
+    assert shown() == "now"
 
 
 def test_the_demo_has_all_that_the_first_screen_draws():

@@ -1,13 +1,18 @@
 """What the screen says of a plan against the last run, of a run's stages, and of dense text word by word."""
 
+from types import SimpleNamespace
+
 import pytest
 
-from core import folder
+from core import folder, sweep
+from core.compare import Side
 from core.events import Progress
-from core.recipe import parse
+from core.recipe import parse, to_yaml
 from studio.jobs import ASKED
 from studio.known import description
 from studio.parts import cards
+from studio.rooms import compare
+from studio.rooms.compare import sweeping
 from studio.rooms.prune import diverging, plandiff, stages
 from studio.rooms.prune.plans import Order, to_recipe
 from studio.rooms.prune.stages import told
@@ -26,6 +31,29 @@ def test_a_plan_is_told_by_what_it_changes_with_every_default_filled_in():
     assert plandiff.changes(recipe(method="magnitude"), before) == [("Method", "wanda", "magnitude")]
     healed = {words: now for words, _, now in plandiff.changes(recipe(recovery="lora", steps=50), before)}
     assert healed["Method (recover)"] == "lora" and healed["Training steps (recover)"] == "50"
+
+
+def test_a_budget_by_hand_is_told_bar_by_bar():
+    def bars(**moved):
+        return recipe(allocation="by_hand", shares={f"blocks.{at}": 0.2 for at in range(6)} | moved)
+
+    assert plandiff.changes(bars(**{"blocks.0": 0.35}), bars()) == [("Block 0", "20 %", "35 %")]
+    layer = plandiff.changes(bars(**{"blocks.1.mlp.up_proj": 0.5}), bars())
+    assert layer == [("Block 1, mlp.up_proj", "none of its own", "50 %")]
+    many = plandiff.changes(bars(**{f"blocks.{at}": 0.5 for at in range(6)}), bars())
+    assert len(many) == 5 and many[-1] == ("and more of the budget", "2 other bars", "")
+
+
+def test_the_same_mask_is_promised_of_a_finished_run_only(tmp_path):
+    path = folder.create(tmp_path / "one")
+    folder.append_event(path, Progress("start", kind="note"))
+    (path / folder.RECIPE).write_text(to_yaml(recipe()))
+    folder.end(path, "failed", "It failed.", "Try again.")
+    assert plandiff.shown(recipe(), tmp_path, {})["title"] == "The same as the last run, one, which has not finished"
+    again = folder.create(tmp_path / "two")
+    (again / folder.RECIPE).write_text(to_yaml(recipe()))
+    folder.end(again, "done")
+    assert plandiff.shown(recipe(), tmp_path, {})["title"].endswith("two: it would give the same mask, bit for bit")
 
 
 def test_the_last_run_is_the_newest_that_pruned_and_none_is_said_to_be_none(tmp_path):
@@ -117,3 +145,21 @@ def test_a_second_text_is_asked_for_where_a_method_weighs_two():
     )
     assert (made.general.source, made.general.samples, made.general.tokens) == ("builtin:python-docs", 8, 64)
     assert recipe(method="d_pruner").steps[0].prune.general is None
+
+
+def test_a_picture_that_cannot_be_drawn_leaves_nothing_of_the_one_before_under_its_title(tmp_path):
+    sides = [Side(name, tmp_path, {}, None) for name in ("one", "two")]
+    _, finding, view, table = compare.drawn(sides, "overlap", None)
+    assert "No mask of the same shape" in finding["title"] and not view.visible
+    kept = table.postprocess(table.value).model_dump() if not isinstance(table.value, dict) else table.value
+    assert kept["data"] == [] and kept["headers"] == ["Nothing to show"]
+    path = tmp_path / "runs" / "many"
+    path.mkdir(parents=True)
+    (path / sweep.FILE).write_text(sweeping.form_yaml("builtin:tiny-llama", ["wanda"], "30, 50"))
+    folder.append_event(path, Progress("start", kind="note"))
+    bench = SimpleNamespace(runs=tmp_path / "runs")
+    for name, visible in (("many", True), (None, True)):
+        note, view, table = sweeping._shown(bench, name)[3:6]
+        assert "0 of 2 cells" in note["title"] and view.value["fig"] is None and not view.visible and table.visible is visible
+    bench.runs = tmp_path / "none"
+    assert [part.visible for part in (sweeping._shown(bench, "many")[at] for at in (0, 1, 2, 4, 5))] == [False] * 5

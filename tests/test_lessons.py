@@ -381,6 +381,18 @@ def test_a_lesson_of_a_strangers_model_opens_nothing_and_reads_nothing_unasked(t
         learning.recipe_of(bench, taught, 1)
 
 
+@pytest.mark.quick
+def test_the_run_of_a_lesson_reads_the_very_file_that_was_admitted(tmp_path):
+    text = (HEAD + STEP).replace("    steps:", "    calibration: {source: texts/mine.txt}\n    steps:")
+    (tmp_path / "mine.md").write_text(text.replace("room: budget", "recipe: half"))
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts" / "mine.txt").write_text("a")
+    bench = SimpleNamespace(workspace=Workspace(tmp_path / "w"), admit=lambda source: jobs.admit(source, (tmp_path,)))
+    made = learning.recipe_of(bench, learning.find("mine", (tmp_path,)), 1)
+    assert made.calibration.source == str((tmp_path / "texts" / "mine.txt").resolve())
+    assert made.model.source == "builtin:tiny-llama" and made.steps[0].prune.sparsity == 0.5
+
+
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
 def test_the_committed_figures_are_those_of_this_models_recipes(file):
     """Every recipe that a lesson names has its figures, and no other; the runs themselves are measured anew in tests/browser/test_learn.py."""

@@ -9,6 +9,7 @@ from core.errors import RecipeError, ResourceError
 from core.recipe import parse
 from studio import target
 from studio.jobs import admit
+from studio.rooms.prune import onscreen
 from studio.rooms.prune.plans import BY_HAND, Order, sentence, spreads, structures, suggested_name, to_recipe
 from studio.rooms.prune.results import budgets
 from studio.runs_table import what
@@ -65,6 +66,16 @@ def test_a_second_model_typed_on_the_page_must_lie_in_an_opened_folder(tmp_path)
 def test_the_budget_by_hand_goes_in_as_shares_and_leaves_out_what_is_whole():
     prune = made(allocation=BY_HAND, shares={"blocks.0": 0.4, "blocks.1": 0.0}).steps[0].prune
     assert (prune.allocation.method, prune.allocation.shares, prune.sparsity) == (BY_HAND, {"blocks.0": 0.4}, None)
+
+
+def test_a_plan_that_another_window_has_overtaken_is_not_the_one_that_is_pruned():
+    shown = onscreen.of(made(allocation=BY_HAND, shares={"blocks.0": 0.4}))
+    onscreen.same(shown, made(allocation=BY_HAND, shares={"blocks.0": 0.4}, sparsity=0.1, name="other"))
+    onscreen.same(None, made())
+    with pytest.raises(ResourceError, match="opened builtin:tiny-vit meanwhile"):
+        onscreen.same(onscreen.of(made()), made(model="builtin:tiny-vit"))
+    with pytest.raises(ResourceError, match="moved the bars"):
+        onscreen.same(shown, made(allocation=BY_HAND, shares={"blocks.0": 0.5}))
 
 
 def test_an_empty_budget_by_hand_is_said_in_a_sentence():

@@ -9,6 +9,7 @@ import pytest
 
 from core import serve
 from core.errors import PrunariumError, ResourceError
+from core.model.files.source import fingerprint, locate
 from studio.worker import Worker
 from tests.model_folders import saved
 
@@ -34,6 +35,7 @@ def test_no_process_is_started_before_the_first_question():
 def test_an_opened_model_is_described_block_by_block(worker, model):
     described = worker.ask("open_model", GIVE_UP_S, source=model)
     assert described["kind"] == "decoder" and described["parameters"] > 0
+    assert described["fingerprint"] == fingerprint(locate(model))  # as observations of it say
     assert all(layer["block"] == int(layer["name"].split(".")[1]) for layer in described["layers"])
     assert [block["layers"] for block in described["blocks"]] == [
         [layer["name"] for layer in described["layers"] if layer["block"] == block["index"]] for block in described["blocks"]

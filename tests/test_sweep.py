@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import pytest
 
@@ -13,6 +14,7 @@ from core import folder, sweep
 from core.errors import RecipeError, ResourceError
 from core.sweep_run import prepare
 from core.watch import CHECKOUT
+from studio import jobs
 from studio.rooms.compare import sweeping
 
 BASE = {
@@ -127,6 +129,35 @@ def test_the_form_writes_a_sweep_and_what_it_names_must_be_open_to_the_page():
     }
     assert sweeping.places(told) == ["/etc/m", "x"]
     assert sweeping.places({"calibration": {"source": "auto"}, "model": {"source": "builtin:a/b"}}) == []
+
+
+@QUICK
+def test_the_cells_of_a_sweep_read_the_very_places_that_were_admitted(tmp_path):
+    for name in ("one", "two"):
+        (tmp_path / "open" / "models" / name).mkdir(parents=True)
+    page = SimpleNamespace(admit=lambda source: jobs.admit(source, (tmp_path / "open",)))
+    asked = {
+        **BASE,
+        "model": {"source": "models/one"},
+        "sweep": {"model.source": ["models/one", "models/two", "builtin:tiny-vit"]},
+    }
+    whole = sweep.from_yaml(sweep.to_yaml(sweeping._admitted(page, sweep.to_yaml(asked)).whole))
+    there = str((tmp_path / "open" / "models").resolve())
+    assert [cell.recipe.model.source for cell in whole.cells] == [f"{there}/one", f"{there}/two", "builtin:tiny-vit"]
+    listed = sweep.to_yaml({"sweep": {"recipes": [{**BASE, "model": {"source": "models/one"}}]}})
+    assert sweeping._admitted(page, listed).cells[0].recipe.model.source == f"{there}/one"
+    with pytest.raises(ResourceError, match="outside the folders"):
+        sweeping._admitted(page, sweep.to_yaml({**asked, "sweep": {"model.source": ["models/one", str(tmp_path)]}}))
+
+
+@QUICK
+def test_what_a_sweep_measures_follows_the_kind_of_the_model_and_not_its_name():
+    def measured(model, kind):
+        return sweep.from_yaml(sweeping.form_yaml(model, ["magnitude"], "50", kind)).cells[0].recipe.measure
+
+    assert measured("me/convit-llm", "decoder").perplexity and measured("me/convit-llm", "decoder").accuracy is None
+    assert measured("me/resnet", "image_classifier").accuracy and measured("me/resnet", "image_classifier").perplexity is None
+    assert measured("me/bert", "encoder").perplexity is None
 
 
 def test_a_sweep_that_is_killed_goes_on_with_what_is_left(tmp_path):

@@ -5,6 +5,7 @@ import pytest
 from core.errors import RecipeError
 from studio import history
 from studio.history import Place
+from studio.rooms.model.opening import Opening, Stage
 from studio.workspace import BUDGETS, FILE, ONE_HISTORY, SNAPSHOTS, Opened, Overtaken, Shares, Workspace
 
 pytestmark = pytest.mark.quick
@@ -192,3 +193,21 @@ def test_a_history_that_an_older_version_wrote_is_still_walked(tmp_path):
     here.change(budget=Shares({"blocks.0": 0.2}), place=place)
     here = Workspace(tmp_path)
     assert here.undo().budget == Shares() and here.redo().budget == Shares({"blocks.0": 0.2})
+
+
+def test_an_opening_that_the_disk_refuses_ends_with_a_sentence_and_can_be_begun_again(tmp_path):
+    (tmp_path / "described").write_text("no folder")  # so the description cannot be kept
+
+    class Worker:
+        def ask(self, name, /, timeout_s=60.0, **args):
+            return {"name": args["source"]}
+
+    at = Opening(Worker(), tmp_path)
+    opened = []
+    for _ in range(2):
+        at.stage = Stage()
+        at._run("/models/mine", opened.append)
+        assert at.stage.state == "failed" and at.stage.text.startswith("/models/mine could not be opened (FileExistsError")
+    (tmp_path / "described").unlink()
+    at._run("/models/mine", opened.append)
+    assert at.stage.state == "open" and opened == ["/models/mine"]

@@ -166,6 +166,7 @@ def test_the_run_map_marks_the_least_of_each_length():
     heat, dots = xray_repeat.run_map(data, (0, 2)).data
     assert heat.z[1][2] is None and list(dots.x) == ["1", "1"]
     assert len(xray_repeat.run_table(data)) == 5
+    assert xray_repeat.run_choices(data)[2:4] == (("Block 2: 0.20", "2 1"), ("Blocks 0 to 1: 0.40", "0 2"))  # for the keyboard
 
 
 def test_duplicates_are_named_or_the_closest_pair_is():

@@ -258,10 +258,11 @@ def test_what_cannot_be_answered_is_a_sentence(session, name, args, said):
     assert said in found["problem"] and found["remedy"] and "failed on that" not in found["problem"]
 
 
-def test_scores_that_are_no_numbers_are_a_sentence(tmp_path):
+@pytest.mark.parametrize("wrong", [math.nan, math.inf])
+def test_scores_that_are_no_numbers_are_a_sentence(tmp_path, wrong):
     broken = from_module(tiny_models.llama(2), "tiny")
     with torch.no_grad():
-        broken.model.model.layers[0].mlp.up_proj.weight[0, 0] = torch.nan
+        broken.model.model.layers[0].mlp.up_proj.weight[0, 0] = wrong
     session = serve.Session(tmp_path, broken)
     session.parts["xray"] = lens.Lens(broken, IDS)
     for name, args in (

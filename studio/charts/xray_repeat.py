@@ -85,6 +85,12 @@ def run_table(data: Observations) -> pd.DataFrame:
     )
 
 
+def run_choices(data: Observations) -> tuple[tuple[str, str], ...]:
+    """(words, "FIRST COUNT") of every run that was measured, short ones first: the map for those without a mouse."""
+    rows = sorted(_runs(data), key=lambda row: (row[2], row[1]))
+    return tuple((f"{run_words((start, n)).capitalize()}: {x:.2f}", f"{start} {n}") for x, start, n in rows)
+
+
 def run_words(run: Run) -> str:
     first, count = run
     return f"block {first}" if count == 1 else f"blocks {first} to {first + count - 1}"

@@ -72,7 +72,10 @@ def wire(bench: Bench, head: Header, spots: dict[str, gr.Tab], seen: gr.State, q
         if (opened.model, opened.data) != (model, data):
             gr.Info("Another tab has opened something else; it is shown here now.")
         brand = _shown(opened.model, opened.data)
-        return opened.model, opened.data, opened.revision, opened.run, opened.revision, gr.skip(), brand
+        budget = (
+            opened.revision if opened.model == model else gr.skip()
+        )  # told of both, the X-ray would be asked for the old one's layers
+        return opened.model, opened.data, budget, opened.run, opened.revision, gr.skip(), brand
 
     def noted(model: str | None, data: str | None) -> Any:
         """This tab has changed something. What another tab has changed meanwhile is left for `again` to tell."""

@@ -140,6 +140,19 @@ def test_every_question_has_an_answer_with_a_table(room):
     expect(page.get_by_role("columnheader", name="Angular distance").first).to_be_visible()
 
 
+def test_a_run_is_chosen_by_keyboard_too(room):
+    page = room()
+    ask(page, "Which runs of blocks could go?")
+    box = page.get_by_label("Run of blocks")
+    box.focus()
+    page.keyboard.press("Control+a")
+    page.keyboard.type("Blocks 1 to 3")
+    drawn_after(page, lambda: page.keyboard.press("Enter"), LOOK)
+    expect(page.locator("#xray-deed")).to_have_text("Prune blocks 1 to 3 (a run)")
+    ask(page, "Do the scores agree?")
+    expect(box).to_be_hidden()
+
+
 def test_a_run_chosen_in_the_map_is_pruned_as_a_run_of_its_own(room, house):
     page = room()
     ask(page, "Which runs of blocks could go?")

@@ -23,7 +23,7 @@ from core.model.observe import Statistics, have, layer_inputs, observe_block, of
 from core.model.pruning.scoring import layer_scores
 from core.model.steps import calibration_inputs
 from core.model.units.groups import STRUCTURES, unit_groups
-from core.model.units.scoring import checked, unit_scores
+from core.model.units.scoring import unit_scores
 from core.recipe import Text
 
 SAMPLES, TOKENS, IMAGES = 16, 128, 128
@@ -86,14 +86,24 @@ def scores_of_units(lens: Lens, block: Block, structure: str, method: Method) ->
     group = unit_groups(loaded.model, [block], loaded.anatomy.family, structure)[0]
     known = _known(lens, block, block.layers, method)
     with loaded.block(block.index):
-        return unit_scores(loaded, group, method, {}, known, 0)
+        return finite(group.name, unit_scores(loaded, group, method, {}, known, 0))
+
+
+def finite(name: str, scores: Tensor) -> Tensor:
+    """The same scores. Raises ModelError where one is NaN or infinite: no picture has room for it."""
+    if not torch.isfinite(scores).all():
+        raise ModelError(
+            f"The scores of {name} are not all numbers.",
+            "Check the model's weights for NaN and for infinite ones, or choose another score.",
+        )
+    return scores
 
 
 def scores_of_weights(lens: Lens, layer: Layer, method: Method) -> Tensor:
-    """A score for each weight of a layer, (out, in). Raises ModelError where one is not a number."""
+    """A score for each weight of a layer, (out, in). Raises ModelError where one is not finite."""
     block = next((block for block in lens.loaded.anatomy.blocks if block.index == layer.block), None)
     known = _known(lens, block, [layer], method).get(layer.name, {}) if method.needed() else {}
-    return checked(layer.name, layer_scores(lens.loaded, layer, method, {}, known, 0).float())
+    return finite(layer.name, layer_scores(lens.loaded, layer, method, {}, known, 0).float())
 
 
 def _known(lens: Lens, block: Block | None, layers: Sequence[Layer], method: Method) -> dict[str, Statistics]:
@@ -137,14 +147,14 @@ def _of_experts(lens: Lens, block: Block, method: Method) -> Tensor:
     if needs:
         layer, at = visit(lens, block)
         given: dict[str, Any] = have(None, (layer.count,), generator(0, layer.name), observed(at, needs))
-        return checked(layer.name, method(given).float())
+        return finite(layer.name, method(given).float())
     layer = expert_layers(lens.loaded.model, [block])[0]
     thick = [weight.detach() for weight in lens.loaded.module(layer.path).parameters(recurse=False) if weight.dim() == 3]
     totals = [
         sum(method(have(w[e].float(), tuple(w[e].shape), generator(0, layer.name), {})).double().sum() for w in thick)
         for e in range(layer.count)
     ]
-    return checked(layer.name, torch.stack(totals).float())
+    return finite(layer.name, torch.stack(totals).float())
 
 
 def inputs_of(lens: Lens, layer: Layer) -> dict[str, Any]:

@@ -164,7 +164,8 @@ def drawn(found: Sequence[Side], picture: str, wanted: str | None) -> tuple[Any,
     wanted = wanted if wanted in values else (values[0] if values else None)
     seen = _picture(found, picture, wanted)
     control = gr.Dropdown(choices=choices, value=wanted, label=label or "Cost", visible=bool(choices))
-    rows = gr.Dataframe(headers=list(seen.headers), value=[list(row) for row in seen.rows]) if seen.headers else gr.skip()
+    headers = list(seen.headers) or ["Nothing to show"]  # else the table of the picture before would stay under the new title
+    rows = gr.Dataframe(headers=headers, value=[list(row) for row in seen.rows])
     return (
         control,
         facts.said(seen.finding, "", "measured" if seen.figure else ""),

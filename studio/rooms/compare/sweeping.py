@@ -13,7 +13,7 @@ from core.errors import PrunariumError, RecipeError, ResourceError
 from core.recipe import to_dict
 from core.report import final
 from core.sweep import CellState
-from studio import jobs
+from studio import jobs, known
 from studio.bench import Bench, plainly
 from studio.charts.sweep import pareto_of_many
 from studio.parts import cards, facts
@@ -22,6 +22,10 @@ from studio.parts.plotview import PlotlyView
 _QUIET: dict[str, Any] = {"show_progress": "hidden", "queue": False, "api_visibility": "private"}
 _TELL: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}  # only queued events make a State's change heard
 HEADERS = ["Cell", "State", "Perplexity", "Accuracy", "Non-zero weights", "What is wrong"]
+_MEASURES: dict[str, dict[str, Any]] = {
+    "image_classifier": {"accuracy": {}},
+    "decoder": {"perplexity": {"samples": 32, "tokens": 256}},
+}
 _SAID_FREELY = ("expression", "generate", "name")  # texts, not places
 
 
@@ -86,12 +90,13 @@ def _wire(bench: Bench, form: tuple[Any, ...], seen: list[Any]) -> None:
 
     @plainly
     def written(methods: list[str], typed: str) -> Any:
-        return form_yaml(bench.workspace.read().model, methods, typed)
+        model = bench.workspace.read().model
+        described = known.description(model, bench.workspace.folder) or {}
+        return form_yaml(model, methods, typed, str(described.get("kind") or "decoder"))
 
     @plainly
     def begin(yaml: str) -> Any:
-        _admitted(bench, yaml)
-        path = jobs.start_sweep(yaml, bench.runs)
+        path = jobs.start_sweep(sweep.to_yaml(_admitted(bench, yaml).whole), bench.runs)
         bench.workspace.change(run=path.name)
         return path.name, *look(path.name)
 
@@ -114,8 +119,8 @@ def _wire(bench: Bench, form: tuple[Any, ...], seen: list[Any]) -> None:
     gr.on([bench.page.load, bench.ended.change], look, which, seen, trigger_mode="multiple", **_QUIET)
 
 
-def form_yaml(model: str, methods: list[str], typed: str) -> str:
-    """What the form says, as a sweep. Raises RecipeError where a share is no number between 0 and 100."""
+def form_yaml(model: str, methods: list[str], typed: str, kind: str = "decoder") -> str:
+    """What the form says, as a sweep. kind: the model's, decides what is measured. Raises RecipeError where a share is no number between 0 and 100."""
     shares = []
     for word in typed.replace(";", ",").split(","):
         try:
@@ -135,7 +140,7 @@ def form_yaml(model: str, methods: list[str], typed: str) -> str:
         {
             "recipe": 1, "name": f"{name[:40]}-sweep", "model": {"source": model}, "calibration": {"samples": 32, "tokens": 256},
             "steps": [{"prune": {"method": methods[0], "sparsity": shares[0]}}],
-            "measure": {"accuracy": {}} if "cnn" in name or "vit" in name else {"perplexity": {"samples": 32, "tokens": 256}},
+            **({"measure": _MEASURES[kind]} if kind in _MEASURES else {}),
             "sweep": {"steps.0.prune.method": methods, "steps.0.prune.sparsity": shares},
         }
     )  # fmt: skip
@@ -152,13 +157,30 @@ def words(asked: sweep.Sweep) -> str:
 
 
 def _admitted(bench: Bench, yaml: str) -> sweep.Sweep:
-    """The sweep, every place that its recipes name looked at: a path must lie in an opened folder. Raises RecipeError, ResourceError."""
+    """The sweep with every place that its recipes name looked at and written whole: a path must lie in an opened folder, and the cells run in
+    another one. Raises RecipeError, ResourceError."""
     asked = sweep.from_yaml(yaml)
-    for cell in asked.cells:
-        if cell.recipe:
-            for place in sorted(set(places(to_dict(cell.recipe)))):
-                bench.admit(place)
+    found = {place: bench.admit(place) for place in _named(asked)}
+    if all(place == whole for place, whole in found.items()):
+        return asked
+    asked = sweep.made(_placed(asked.whole, found))
+    for place in _named(asked):
+        if bench.admit(place) != place:
+            raise ResourceError(f"{place} cannot be found from the folder where the cells run.", "Write the whole path.")
     return asked
+
+
+def _named(asked: sweep.Sweep) -> list[str]:
+    return sorted({place for cell in asked.cells if cell.recipe for place in places(to_dict(cell.recipe))})
+
+
+def _placed(value: Any, found: dict[str, str], key: str = "") -> Any:
+    """A sweep's mapping with each place in its admitted words."""
+    if isinstance(value, dict):
+        return {name: item if name in _SAID_FREELY else _placed(item, found, str(name)) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_placed(item, found, key) for item in value]
+    return found.get(value, value) if _is_place(value, key) else value
 
 
 def places(value: Any, key: str = "") -> list[str]:
@@ -167,15 +189,14 @@ def places(value: Any, key: str = "") -> list[str]:
         return [found for name, item in value.items() if name not in _SAID_FREELY for found in places(item, str(name))]
     if isinstance(value, list):
         return [found for item in value for found in places(item, key)]
+    return [value] if _is_place(value, key) else []
+
+
+def _is_place(value: Any, key: str) -> bool:
     if not isinstance(value, str) or value.startswith("builtin:"):
-        return []
-    looks = (
-        "/" in value
-        or "\\" in value
-        or value.startswith((".", "~"))
-        or (key in ("source", "base", "resume") and value not in ("auto", "pixels", "tfidf"))
-    )
-    return [value] if looks else []
+        return False
+    source = key.rpartition(".")[2] in ("source", "base", "resume") and value not in ("auto", "pixels", "tfidf")
+    return source or "/" in value or "\\" in value or value.startswith((".", "~"))
 
 
 def _sweeps(bench: Bench) -> list[str]:
@@ -187,7 +208,14 @@ def _shown(bench: Bench, name: str | None) -> tuple[Any, ...]:
     there = _sweeps(bench)
     name = name if name in there else (there[0] if there else None)
     if name is None:
-        return gr.Dropdown(choices=[]), *[gr.skip()] * 5, gr.Timer(active=False)
+        nothing = (
+            gr.Button(visible=False),
+            gr.Button(visible=False),
+            None,
+            PlotlyView(value=None, visible=False),
+            gr.Dataframe(visible=False),
+        )
+        return gr.Dropdown(choices=[], value=None, visible=False), *nothing, gr.Timer(active=False)
     cells, at = sweep.cells_in(bench.runs / name), jobs.status(bench.runs / name)
     done = [cell for cell in cells if cell.state == "done" and cell.report]
     sides = [Side(f"{cell.name}", cell.path, cell.report or {}, None) for cell in done]
@@ -201,7 +229,7 @@ def _shown(bench: Bench, name: str | None) -> tuple[Any, ...]:
         gr.Button(visible=stopped),
         gr.Button(visible=len(done) > 1),
         facts.said(title, f"{at.problem} {at.remedy}".strip() if at else "", "measured" if done else ""),
-        PlotlyView(value=picture.figure, visible=True) if picture and picture.figure else gr.skip(),
+        PlotlyView(value=picture.figure if picture else None, visible=bool(picture and picture.figure)),
         gr.Dataframe(value=rows(cells), visible=True),
         gr.Timer(active=live),
     )

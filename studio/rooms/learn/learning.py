@@ -1,4 +1,4 @@
-"""Lessons as the page needs them: which there are, how a step looks, what its check says of the live model. Draws nothing; see lesson_panel.py."""
+"""Lessons as the page needs them: which there are, how a step looks, what its check says of the live model. Draws nothing; see panel.py."""
 
 from __future__ import annotations
 
@@ -70,7 +70,8 @@ def scene(bench: Bench, taught: Lesson, step: int, notes: Notebook, answer: str 
     names = [block["name"] for block in described["blocks"]]
     inside = [layer for layer in described["layers"] if layer["block"] is not None]
     blocks = {layer["name"]: names[layer["block"]] for layer in inside}
-    seen = known.observations(model, bench.runs, curves=True) or known.observations(model, bench.runs)
+    cache = bench.workspace.folder
+    seen = known.observations(model, bench.runs, True, cache) or known.observations(model, bench.runs, cache=cache)
     shares = opened.budget.shares if opened.model == model else {}
     return Scene(
         model=model,
@@ -145,8 +146,7 @@ def budget_of(bench: Bench, taught: Lesson, step: int) -> dict[str, float]:
 
 def recipe_of(bench: Bench, taught: Lesson, step: int) -> Recipe:
     """The run that a step offers; the shares `bars` are those of the budget as it stands. Raises PrunariumError, with nothing started."""
-    whole = taught.recipes[taught.steps[step - 1].doing.recipe or ""]
-    _admitted(bench, whole)
+    whole = _admitted(bench, taught.recipes[taught.steps[step - 1].doing.recipe or ""])
     steps = []
     for part in whole.steps:
         if part.prune and BARS in part.prune.allocation.shares:
@@ -159,21 +159,29 @@ def recipe_of(bench: Bench, taught: Lesson, step: int) -> Recipe:
     return whole.model_copy(update={"steps": tuple(steps)})
 
 
-def _admitted(bench: Bench, whole: Recipe) -> None:
-    """A lesson may come from anyone: what it reads must lie in an opened folder. Raises ResourceError."""
+def _admitted(bench: Bench, whole: Recipe) -> Recipe:
+    """A lesson may come from anyone: what it reads must lie in an opened folder, and is written whole, since the run stands in another one.
+    Raises ResourceError."""
 
-    def walk(value: Any) -> None:
-        for key, inner in value.items() if isinstance(value, dict) else enumerate(value):
-            if key == "source" and isinstance(inner, str) and inner != "auto":
-                bench.admit(inner)
-            elif isinstance(inner, (dict, list)):
-                walk(inner)
+    def walk(value: Any) -> Any:
+        if isinstance(value, list):
+            return [walk(inner) for inner in value]
+        if not isinstance(value, dict):
+            return value
+        sources = {
+            key: bench.admit(inner)
+            for key, inner in value.items()
+            if key == "source" and isinstance(inner, str) and inner != "auto"
+        }
+        return {key: walk(inner) for key, inner in value.items()} | sources
 
-    walk(recipe.to_dict(whole))
-    for prune in (step.prune for step in whole.steps if step.prune):
-        for param in catalogue.pruner(catalogue.load(), prune.method).params:
+    placed = walk(recipe.to_dict(whole))
+    for prune in (step["prune"] for step in placed.get("steps", ()) if "prune" in step):
+        for param in catalogue.pruner(catalogue.load(), prune["method"]).params:
             if param.grammar == "model":
-                bench.admit(str(prune.params.get(param.name, "")))
+                params = prune.get("params") or {}
+                prune["params"] = params | {param.name: bench.admit(str(params.get(param.name, "")))}
+    return recipe.parse(placed)
 
 
 def renamed(whole: Recipe, taught: Lesson) -> Recipe:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -57,6 +58,10 @@ class Opening:
             self.stage = Stage("open", wanted, f"{wanted} is open.")
         except PrunariumError as error:
             self.stage = Stage("failed", wanted, str(error))
+        except Exception as error:  # a full disk, a torn download: else the page would say "opening" for ever
+            logging.getLogger(__name__).exception("opening %s", wanted)
+            why = f"{wanted} could not be opened ({type(error).__name__}: {str(error)[:200] or 'no reason given'})."
+            self.stage = Stage("failed", wanted, f"{why} Check the disk and the path, and open it again.")
 
     def _say(self, text: str) -> None:
         self.stage = replace(self.stage, text=text)

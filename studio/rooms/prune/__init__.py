@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from typing import Any
 
 import gradio as gr
@@ -10,9 +11,9 @@ from core import catalogue
 from core.errors import ModelError, PrunariumError
 from core.recipe import Recipe, n_of_m, parse
 from studio import known, target
-from studio.bench import Bench, plainly
+from studio.bench import Bench
 from studio.parts import cards, facts, views
-from studio.rooms.prune import adopting, plandiff
+from studio.rooms.prune import adopting, onscreen, plandiff
 from studio.rooms.prune.controls import Controls, Params, card_of
 from studio.rooms.prune.controls import controls as controls_of
 from studio.rooms.prune.plans import BY_HAND, WHOLE, Order, sentence, spreads, structures, to_recipe
@@ -77,25 +78,36 @@ def _recipe(bench: Bench, values: tuple[Any, ...]) -> Recipe:
 
 
 def _wire(bench: Bench, controls: Controls, params: Params, shown: list[Any]) -> None:
+    read = gr.State(None)  # what the plan on screen was read from
+
     def planned(*values: Any) -> Any:
         try:
             recipe = _recipe(bench, values)
         except PrunariumError as error:
-            return {"text": str(error), "wrong": True}, None, gr.Button(interactive=False), "", "", ""
+            return None, {"text": str(error), "wrong": True}, None, gr.Button(interactive=False), "", "", ""
         described = known.description(recipe.model.source, bench.workspace.folder) or {}
         diff = plandiff.shown(recipe, bench.runs, described)
         said = {"text": sentence(recipe, catalogue.load(), str(described.get("kind") or "decoder")), "wrong": False}
-        return said, diff, gr.Button(interactive=True), *views.texts(recipe)
+        return onscreen.of(recipe), said, diff, gr.Button(interactive=True), *views.texts(recipe)
 
-    @plainly
-    def start(*values: Any) -> str:
-        return bench.start(_recipe(bench, values))
+    def start(on_screen: Any, *values: Any) -> Any:
+        """Only what the plan says: what another window has opened or moved meanwhile is shown first, and pruned by the next press."""
+        opened = bench.workspace.read()
+        try:
+            recipe = _recipe(bench, values)
+            onscreen.same(on_screen, recipe)
+            return bench.start(recipe), gr.skip(), gr.skip()
+        except PrunariumError as error:
+            gr.Warning(html.escape(str(error)), title="Not done")
+            same_model = not on_screen or on_screen[0] == opened.model
+            return gr.skip(), opened.model, opened.revision if same_model else gr.skip()  # another model draws every room anew
 
     inputs = [*params.all(), *controls.all()]
     changes = [control.change for control in controls.all()]
     signals = [bench.model.change, bench.budget.change, bench.ended.change, *(state.change for state in params.all())]
-    gr.on([*changes, *signals], planned, inputs, shown, trigger_mode="always_last", **_QUIET)
-    shown[2].click(start, inputs, bench.run, **_TELL)
+    gr.on([*changes, *signals], planned, inputs, [read, *shown], trigger_mode="always_last", **_QUIET)
+    pressed = shown[2].click(start, [read, *inputs], [bench.run, bench.model, bench.budget], **_TELL)
+    pressed.then(planned, inputs, [read, *shown], **_QUIET)
 
 
 def _wire_controls(bench: Bench, controls: Controls, params: Params) -> None:

@@ -16,6 +16,8 @@ from studio.parts import facts
 from studio.parts.facts import count_text
 
 _MOST = 8  # lines of a diff; more is another plan
+_MOST_BARS = 4  # lines of a diff for the bars of a budget
+_BARS = ".allocation.shares"
 _NOT_TOLD = ("name", "recipe", "resume")
 _STANDARD = ("builtin:wikitext2/train", "builtin:mnist5k/train")  # what `auto` comes to
 _WORDS = {
@@ -37,10 +39,12 @@ _LAST = {
 def shown(recipe: Recipe, runs: Path, described: Mapping[str, Any]) -> dict[str, Any]:
     """What the component under the plan shows: what it changes, and the weights before and after."""
     before, name = last(runs)
-    lines = [(words, f"{old} → {new}") for words, old, new in changes(recipe, before)] if before else []
+    lines = [(words, f"{old} → {new}" if new else old) for words, old, new in changes(recipe, before)] if before else []
     title = f"Against the last run, {name}" if before else "The first run of this workspace"
     if before and not lines:
-        title = f"The same as the last run, {name}: it would give the same mask, bit for bit"
+        at = jobs.status(runs / name)
+        again = ": it would give the same mask, bit for bit" if at and at.state == "done" else ", which has not finished"
+        title = f"The same as the last run, {name}{again}"
     more = [("and more", f"{len(lines) - _MOST} other changes")] if len(lines) > _MOST else []
     left = weights_left(recipe, described)
     size = (
@@ -72,11 +76,14 @@ def _read(path: Path) -> Recipe | None:
 def changes(now: Recipe, before: Recipe) -> list[tuple[str, str, str]]:
     """(what, before, now) for each field in which two recipes differ, with every default filled in."""
     one, two = (_flat(to_dict(_resolved(recipe), full=True)) for recipe in (before, now))
+    bars = [key for key in one | two if key.endswith(_BARS)]
     other_method = [key.rpartition(".")[0] for key in two if key.endswith(".method") and one.get(key) != two[key]]
-    return [
+    moved = [row for key in dict.fromkeys(bars) for row in _bars(one.get(key) or {}, two.get(key) or {})]
+    return moved + [
         (_words(key), _value(one.get(key)), _value(two.get(key)))
         for key in dict.fromkeys([*two, *one])
         if one.get(key) != two.get(key)
+        and key not in bars
         and key not in _NOT_TOLD
         and {one.get(key), two.get(key)} not in ({"auto", source} for source in _STANDARD)
         and not any(key.startswith(f"{step}.params.") for step in other_method)  # another method has other parameters
@@ -90,8 +97,30 @@ def _resolved(recipe: Recipe) -> Recipe:
         return recipe
 
 
+def _bars(one: Mapping[str, float], two: Mapping[str, float]) -> list[tuple[str, str, str]]:
+    """A budget made by hand, a line a block or layer that differs; a few of them, and how many more there are."""
+    names = [name for name in dict.fromkeys([*two, *one]) if one.get(name) != two.get(name)]
+    percent = [
+        [f"{100 * shares[name]:.4g} %" if name in shares else "none of its own" for shares in (one, two)] for name in names
+    ]
+    told = [(_bar(name), *values) for name, values in zip(names, percent, strict=True)]
+    if len(told) <= _MOST_BARS:
+        return told
+    more = len(told) - _MOST_BARS
+    return [*told[:_MOST_BARS], ("and more of the budget", f"{more} other bar{'s' * (more != 1)}", "")]
+
+
+def _bar(name: str) -> str:
+    """blocks.0.mlp.up_proj -> Block 0, mlp.up_proj."""
+    head, _, rest = name.partition(".")
+    number, _, layer = rest.partition(".")
+    return name if head != "blocks" else f"Block {number}, {layer}" if layer else f"Block {number}"
+
+
 def _flat(value: Any, key: str = "") -> dict[str, Any]:
-    """Nested mappings and lists as one mapping by dotted keys; an empty one says nothing."""
+    """Nested mappings and lists as one mapping by dotted keys, the bars of a budget under one; an empty one says nothing."""
+    if isinstance(value, dict) and key.endswith(_BARS):
+        return {key: value} if value else {}
     if isinstance(value, dict):
         return {k: v for name, item in value.items() for k, v in _flat(item, f"{key}.{name}".lstrip(".")).items()}
     if isinstance(value, list):

@@ -150,18 +150,22 @@ def wire(bench: Bench, dive: Dive, metric: gr.Radio, layer: gr.Dropdown) -> list
 
     def show(source: str | None, name: str | None, how: str, to: Place | None) -> Any:
         """The picture of a place: values for `Dive.all()`."""
-        seen = known.observations(source or "", bench.runs)
+        seen = known.observations(source or "", bench.runs, cache=bench.workspace.folder)
         return gr.skip() if seen is None or to is None else drawn(bench, source or "", seen, to, name or "", how)
 
     def go(source: str | None, name: str | None, how: str, to: Place | None) -> Any:
         """The same, and the layer whose card stands beside it."""
-        seen = known.observations(source or "", bench.runs)
+        seen = known.observations(source or "", bench.runs, cache=bench.workspace.folder)
         if seen is None or to is None:
             return gr.skip()
         return *drawn(bench, source or "", seen, to, name or "", how), _layer_of(seen, to) or gr.skip()
 
     def of_click(source: str | None, held: Any, name: str | None, how: str, event: gr.EventData) -> Any:
-        seen, place, told = known.observations(source or "", bench.runs), places.read(held), picked(event)
+        seen, place, told = (
+            known.observations(source or "", bench.runs, cache=bench.workspace.folder),
+            places.read(held),
+            picked(event),
+        )
         try:
             return go(source, name, how, places.clicked(seen.data, place, told) if seen else None)
         except PrunariumError as error:
@@ -172,7 +176,7 @@ def wire(bench: Bench, dive: Dive, metric: gr.Radio, layer: gr.Dropdown) -> list
         return go(source, name, how, places.read((event._data or {}).get("to")))
 
     def of_layer(source: str | None, held: Any, name: str | None, how: str, chosen: str | None) -> Any:
-        seen = known.observations(source or "", bench.runs)
+        seen = known.observations(source or "", bench.runs, cache=bench.workspace.folder)
         return go(source, name, how, places.of_layer(seen.data, chosen) if seen and chosen else None)
 
     def again(source: str | None, held: Any, name: str | None, how: str, score: str | None = None) -> Any:
@@ -183,7 +187,7 @@ def wire(bench: Bench, dive: Dive, metric: gr.Radio, layer: gr.Dropdown) -> list
         return again(source, held, name, how) if places.read(held).depth in (UNITS, WEIGHTS) else gr.skip()
 
     def window(source: str | None, held: Any, name: str | None, how: str, text: str) -> Any:
-        place, seen = places.read(held), known.observations(source or "", bench.runs)
+        place, seen = places.read(held), known.observations(source or "", bench.runs, cache=bench.workspace.folder)
         if seen is None or place.depth != WEIGHTS:
             return gr.skip()
         try:

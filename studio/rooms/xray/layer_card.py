@@ -56,7 +56,7 @@ def wire(bench: Bench, beside: Beside, metric: gr.Radio, score: gr.Dropdown, mov
     """score: the one chosen inside a block. moves: events that may have changed the layer; the weights follow them, from the worker."""
 
     def describe(source: str | None, name: str | None) -> Any:
-        seen = known.observations(source or "", bench.runs)
+        seen = known.observations(source or "", bench.runs, cache=bench.workspace.folder)
         return card(bench, seen, name) if seen and name else None
 
     @plainly

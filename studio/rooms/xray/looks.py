@@ -48,7 +48,7 @@ class Asked:
 
 @dataclass(frozen=True)
 class Look:
-    """Two findings with a picture and a table each; the second may be missing. `spikes`: (label, place) of single weights that can be left out."""
+    """Two findings with a picture and a table each; the second may be missing. `spikes`, `runs`: (label, place) of what can be left out."""
 
     first: tuple[str, go.Figure | None, pd.DataFrame | None]
     second: tuple[str, go.Figure | None, pd.DataFrame | None] = ("", None, None)
@@ -56,6 +56,7 @@ class Look:
     note: str = ""
     second_note: str = ""
     spikes: tuple[tuple[str, str], ...] = ()
+    runs: tuple[tuple[str, str], ...] = ()
 
 
 def look(bench: Bench, source: str, seen: Observed, asked: Asked) -> Look:
@@ -111,7 +112,7 @@ def _runs(bench: Bench, source: str, seen: Observed, asked: Asked) -> Look:
         return Look(("No runs of blocks were compared", None, None), note=why, badge="")
     run = asked.run or xray_repeat.best_run(data, 1)
     known_at = data["runs"].get("read_at", "")
-    note = f"Angular distance (0..1) between the states before and after the run, at the {known_at}. Circles: the least of each length. Click to choose."
+    note = f"Angular distance (0..1) between the states before and after the run, at the {known_at}. Circles: the least of each length. Click, or use the list."
     second: tuple[str, Any, Any] = ("", None, None)
     if "angular" in xray_states.measures(data):
         second = (
@@ -120,8 +121,9 @@ def _runs(bench: Bench, source: str, seen: Observed, asked: Asked) -> Look:
             xray_states.similarity_table(data, "angular"),
         )
     return Look(
-        (xray_repeat.run_finding(data), xray_repeat.run_map(data, run), xray_repeat.run_table(data)), second, seen.badge, note
-    )
+        (xray_repeat.run_finding(data), xray_repeat.run_map(data, run), xray_repeat.run_table(data)), second, seen.badge, note,
+        runs=xray_repeat.run_choices(data),
+    )  # fmt: skip
 
 
 def _duplicates(bench: Bench, source: str, seen: Observed, asked: Asked) -> Look:

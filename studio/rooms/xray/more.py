@@ -8,21 +8,19 @@ from typing import Any
 
 import gradio as gr
 
-from core.errors import PrunariumError
 from studio import known
-from studio.bench import Bench, plainly
+from studio.bench import Bench
 from studio.charts import xray, xray_deep, xray_repeat
 from studio.known import Observed
 from studio.parts import cards, facts
-from studio.parts.plotview import PlotlyView, numbered, picked, table_twin
+from studio.parts.plotview import PlotlyView, numbered, table_twin
 from studio.rooms.xray import looks
 from studio.rooms.xray.dive import DEEP, QUIET
 from studio.rooms.xray.looks import QUESTIONS, Asked, Look
 from studio.rooms.xray.place import STRUCTURES
 
-_TOLD: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 OF_A_LAYER = ("masks", "spectrum")  # questions about the layer that is chosen above
-_NO_RUN: dict[str, Any] = {"run": None, "rev": 0}
+NO_RUN: dict[str, Any] = {"run": None, "rev": 0}
 
 
 @dataclass(frozen=True)
@@ -34,6 +32,7 @@ class More:
     threshold: gr.Slider
     spike: gr.Dropdown
     run: gr.State  # {"run": [first, how many] or None, "rev": the drawing it was chosen in}
+    runs: gr.Dropdown  # the same by keyboard
     deed: gr.Button
     titles: tuple[gr.HTML, gr.HTML]
     views: tuple[PlotlyView, PlotlyView]
@@ -46,8 +45,19 @@ class More:
         return [self.question, self.against, self.block, self.structure, self.threshold, self.run]
 
     def outputs(self) -> list[Any]:
-        """The order in which `_shown` gives their values."""
-        return [*self.titles, *self.views, *self.tables, self.beside, self.run, self.deed, self.spike, self.told, self.texts]
+        """The order in which `shown` gives their values."""
+        return [
+            *self.titles,
+            *self.views,
+            *self.tables,
+            self.beside,
+            self.run,
+            self.runs,
+            self.deed,
+            self.spike,
+            self.told,
+            self.texts,
+        ]
 
 
 def build() -> More:
@@ -80,8 +90,9 @@ def build() -> More:
             min_width=200,
         )
         spike = gr.Dropdown([], label="Weight", elem_id="xray-spike", min_width=260, visible=False)
+        runs = gr.Dropdown([], label="Run of blocks", elem_id="xray-run", min_width=220, visible=False)
         deed = gr.Button("Prune", elem_id="xray-deed", scale=0, min_width=230, visible=False)
-    run = gr.State(_NO_RUN)
+    run = gr.State(NO_RUN)
     with gr.Row():
         with gr.Column(scale=1, min_width=320):
             first = facts.component("xray-look-finding")
@@ -98,11 +109,11 @@ def build() -> More:
     told = facts.component("xray-ablated")
     texts = cards.text_cards(elem_id="xray-texts")
     return More(
-        question, against, block, structure, threshold, spike, run, deed, (first, second), (view, view2), (table, table2), beside, texts, told
+        question, against, block, structure, threshold, spike, run, runs, deed, (first, second), (view, view2), (table, table2), beside, texts, told
     )  # fmt: skip
 
 
-def _shown(asked: Asked, found: Look) -> tuple[Any, ...]:
+def shown(asked: Asked, found: Look) -> tuple[Any, ...]:
     """Values for `More.outputs()`."""
     titles, views, tables = [], [], []
     for (title, figure, table), note, at in ((found.first, found.note, 0), (found.second, found.second_note, 1)):
@@ -124,14 +135,19 @@ def _shown(asked: Asked, found: Look) -> tuple[Any, ...]:
     spikes = (
         gr.Dropdown(list(found.spikes), value=found.spikes[0][1], visible=True) if found.spikes else gr.Dropdown(visible=False)
     )
+    runs = (
+        gr.Dropdown(list(found.runs), value=f"{run[0]} {run[1]}", visible=True)
+        if found.runs and run
+        else gr.Dropdown(visible=False)
+    )
     held = {"run": list(run) if run else None, "rev": views[0]["value"]["rev"]}
-    return (*titles, *views, *tables, gr.Column(visible=found.second[1] is not None), held, deed, spikes, None, None)
+    return (*titles, *views, *tables, gr.Column(visible=found.second[1] is not None), held, runs, deed, spikes, None, None)
 
 
 def _asked(source: str, bench: Bench, seen: Observed, metric: str | None, layer: str | None, values: tuple[Any, ...]) -> Asked:
     question, against, block, structure, threshold, held = values
     names = [row["name"] for row in seen.data["blocks"]]
-    run = (held or _NO_RUN)["run"]
+    run = (held or NO_RUN)["run"]
     fits = bool(run) and run[0] + run[1] <= len(names) and run[1] < len(names)
     chosen = (run[0], run[1]) if fits else xray_repeat.best_run(seen.data, 1)
     here = block if block in names else (names[0] if names else "")
@@ -172,42 +188,29 @@ def wire(bench: Bench, more: More, metric: gr.Radio, layer: gr.Dropdown, moves: 
     """moves: events that may have changed the layer."""
 
     def answer(source: str | None, name: str | None, at: str | None, *values: Any) -> Any:
-        seen = known.observations(source or "", bench.runs)
+        seen = known.observations(source or "", bench.runs, cache=bench.workspace.folder)
         if seen is None:
             return gr.skip()
         asked = _asked(source or "", bench, seen, name, at, values)
         found = looks.look(bench, source or "", seen, asked)
         if notice := bench.worker.take_notice():
             gr.Info(html.escape(notice))
-        return _shown(asked, found)
+        return shown(asked, found)
 
     def of_layer(source: str | None, name: str | None, at: str | None, *values: Any) -> Any:
         return answer(source, name, at, *values) if values[0] in OF_A_LAYER else gr.skip()
 
     def of_metric(source: str | None, name: str | None, at: str | None, *values: Any) -> Any:
         """The room's score is one side of the comparison."""
-        seen = known.observations(source or "", bench.runs)
+        seen = known.observations(source or "", bench.runs, cache=bench.workspace.folder)
         if seen is None or values[0] != "agree":
             return gr.skip()
         against = _other(seen, name or "", values[1] or "")[1]
         return controls(seen, "agree", name or "", against)[0], *answer(source, name, at, "agree", against, *values[2:])
 
     def fit(source: str | None, question: str, name: str | None) -> Any:
-        seen = known.observations(source or "", bench.runs)
+        seen = known.observations(source or "", bench.runs, cache=bench.workspace.folder)
         return controls(seen, question, name or "") if seen else gr.skip()
-
-    def of_click(source: str | None, question: str, held: Any, event: gr.EventData) -> Any:
-        seen, told = known.observations(source or "", bench.runs), picked(event)
-        if seen is None or question != "runs":
-            return gr.skip()
-        if told.rev != (held or _NO_RUN)["rev"]:
-            gr.Info("The picture has changed meanwhile; click again.")
-            return gr.skip()
-        first, count = str(told.x), str(told.y)
-        if not (first.isdigit() and count.isdigit()) or int(first) + int(count) > len(seen.data["blocks"]):
-            return gr.skip()
-        asked = Asked("runs", "", "", "", "", 0.0, "", (int(first), int(count)))
-        return _shown(asked, looks.look(bench, source or "", seen, asked))
 
     told = [bench.model, metric, layer, *more.inputs()]
     fitted = [more.against, more.block, more.structure, more.threshold]
@@ -218,29 +221,9 @@ def wire(bench: Bench, more: More, metric: gr.Radio, layer: gr.Dropdown, moves: 
     for move in moves:
         move.then(of_layer, told, more.outputs(), **DEEP)
     more.threshold.release(answer, told, more.outputs(), **DEEP)
-    more.views[0].select(of_click, [bench.model, more.question, more.run], more.outputs(), **DEEP)
-    _wire_deed(bench, more)
-
-
-def _wire_deed(bench: Bench, more: More) -> None:
-    """The button: prune the chosen run, or leave the chosen weight out."""
-
-    @plainly
-    def deed(source: str | None, question: str, held: Any, spike: str | None) -> Any:
-        seen = known.observations(source or "", bench.runs)
-        if seen is None:
-            return gr.skip()
-        if question == "spikes":
-            return gr.skip(), *looks.ablated(bench, source or "", spike or "")
-        run = (held or _NO_RUN)["run"]
-        if not run:
-            raise PrunariumError("No run of blocks is chosen.", "Click one in the map.")
-        return bench.start(looks.removal(bench, source or "", seen, (int(run[0]), int(run[1])))), gr.skip(), gr.skip()
-
-    more.deed.click(deed, [bench.model, more.question, more.run, more.spike], [bench.run, more.told, more.texts], **_TOLD)
 
 
 def first(bench: Bench, source: str, seen: Observed, metric: str) -> tuple[Any, ...]:
     """Values for question, the four controls and `More.outputs()` when a model is opened: the question that needs no worker."""
     asked = Asked("agree", metric, "", "", "neurons", 0.9, "")
-    return ("agree", *controls(seen, "agree", metric), *_shown(asked, looks.look(bench, source, seen, asked)))
+    return ("agree", *controls(seen, "agree", metric), *shown(asked, looks.look(bench, source, seen, asked)))
