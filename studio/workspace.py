@@ -28,6 +28,9 @@ DEMO = "builtin:tiny-llama"
 LONGEST_NAME = 60
 
 
+_OF_THE_BUDGET = {"model", "budget", "place", "other", "side"}
+
+
 class Overtaken(PrunariumError):
     """Another tab has changed the workspace since this one last looked. `opened` is what stands now."""
 
@@ -47,7 +50,8 @@ class Shares:
 @dataclass(frozen=True)
 class Opened:
     """What is open. `model`, `data`: sources as a recipe names them. `run`: name of the followed run folder. `place`: where in the history of budgets.
-    `other`: the budget that A/B shows on the other side (None: the model as it is); `side`: which side is shown."""
+    `other`: the budget that A/B shows on the other side (None: the model as it is); `side`: which side is shown. `edited`: the revision that last changed
+    the model or its budget: a run that starts, or data that is opened, overtakes no hand on the bars."""
 
     revision: int = 0
     model: str = DEMO
@@ -57,6 +61,7 @@ class Opened:
     place: Place = field(default_factory=Place)
     other: Shares | None = None
     side: str = "A"
+    edited: int = 0
 
 
 class Workspace:
@@ -88,7 +93,9 @@ class Workspace:
                 left = {**_line(now), "place": asdict(now.place)}
                 write_json(self._budgets(now.model, "json"), left)
                 changes = {**self._left(changes["model"]), **changes}
-            return self._write(replace(now, **changes, revision=now.revision + 1))
+            revision = now.revision + 1
+            edited = revision if changes.keys() & _OF_THE_BUDGET else now.edited
+            return self._write(replace(now, **changes, revision=revision, edited=edited))
 
     def history_of(self, model: str) -> Path:
         """The file of all budgets that this model has had."""
@@ -109,7 +116,7 @@ class Workspace:
         """A new budget; the one before it goes onto the undo list. An equal one changes nothing."""
         with self._lock:
             now, new = self.read(), Shares(dict(shares), tuple(locked))
-            if seen is not None and seen != now.revision:
+            if seen is not None and not now.edited <= seen <= now.revision:
                 raise Overtaken(now)
             if new == now.budget:
                 return now
@@ -195,6 +202,7 @@ def _opened(value: dict[str, Any]) -> Opened:
         run=value["run"],
         budget=_shares(value["budget"]),
         place=_place(value.get("place") or {}),
+        edited=int(value.get("edited", value["revision"])),
         **_sides(value),
     )
 

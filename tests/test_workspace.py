@@ -29,10 +29,15 @@ def test_a_change_on_top_of_an_older_revision_is_refused_and_told(tmp_path):
     here.change(data="builtin:digits")
     with pytest.raises(Overtaken):
         here.change(run="mine", seen=seen)
+    assert here.set_budget({"blocks.0": 0.5}, seen=seen).data == "builtin:digits"  # opened data overtakes no hand on the bars
     with pytest.raises(Overtaken, match="Another tab") as told:
-        here.set_budget({"blocks.0": 0.5}, seen=seen)
-    assert told.value.opened.data == "builtin:digits"
-    assert here.read().budget == Shares()
+        here.set_budget({"blocks.0": 0.7}, seen=seen)
+    assert told.value.opened.budget == here.read().budget == Shares({"blocks.0": 0.5})
+    old = here.change(model="builtin:tiny-cnn").revision
+    here.change(run="mine")
+    assert here.set_budget({"stage.0": 0.1}, seen=old).budget == Shares({"stage.0": 0.1})
+    with pytest.raises(Overtaken):
+        here.set_budget({"stage.0": 0.2}, seen=old + 99)
 
 
 def test_undo_and_redo_walk_the_budgets(tmp_path):
@@ -135,7 +140,7 @@ def test_a_broken_history_ends_undo_but_not_work(tmp_path, text):
 def test_a_workspace_of_an_older_version_keeps_its_budget(tmp_path):
     old = '{"revision": 3, "model": "m", "data": null, "run": null, "budget": {"shares": {"a": 0.5}, "locked": []}, "undo": [], "redo": []}'
     (tmp_path / FILE).write_text(old)
-    assert Workspace(tmp_path).read() == Opened(3, "m", budget=Shares({"a": 0.5}))
+    assert Workspace(tmp_path).read() == Opened(3, "m", budget=Shares({"a": 0.5}), edited=3)
 
 
 def test_snapshots_belong_to_a_model_and_survive(tmp_path):
