@@ -1,6 +1,5 @@
 """Lesson files: what they may say, the checks, the figures in their words, and the sentence for everything that is wrong."""
 
-import json
 import re
 import subprocess
 import sys
@@ -12,9 +11,7 @@ import pytest
 import launch
 from core import lesson
 from core.errors import LessonError, PrunariumError
-from core.folder import write_json
 from core.lesson import checks as lesson_checks
-from core.lesson import command as lesson_command
 from core.lesson import figures as lesson_figures
 from core.lesson.scene import Done, Scene, Verdict, done, number
 from core.lesson.schema import ROOMS
@@ -251,19 +248,10 @@ def test_every_check_is_tried_above_and_tells_what_it_says_it_tells():
 
 @pytest.mark.quick
 def test_a_run_of_whole_blocks_removed_the_share_of_blocks():
-    prune = parse(
-        {
-            "recipe": 1,
-            "name": "x",
-            "model": {"source": "m"},
-            "steps": [{"prune": {"method": "block_influence", "structure": "blocks", "sparsity": 0.17}}],
-        }
-    )
-    report = {
-        "dense": {"perplexity": 50.0},
-        "pruned": {"perplexity": 60.0},
-        "sparsity": {"all_parameters": 0.125, "blocks": 1 / 6},
-    }
+    steps = [{"prune": {"method": "block_influence", "structure": "blocks", "sparsity": 0.17}}]
+    prune = parse({"recipe": 1, "name": "x", "model": {"source": "m"}, "steps": steps})
+    shares = {"all_parameters": 0.125, "blocks": 1 / 6}
+    report = {"dense": {"perplexity": 50.0}, "pruned": {"perplexity": 60.0}, "sparsity": shares}
     assert done("x", prune, report).removed == 1 / 6
     assert done("x", prune, {**report, "pruned": None}) is None
 
@@ -279,9 +267,8 @@ def test_a_guess_is_held_against_the_run():
 def test_a_curve_of_layers_is_used_as_it_is():
     seen = {"curves": {**CURVES, "cost": {"blocks.0.a": [0, 1.0, 4.0], "blocks.1.a": [0, 0.1, 0.4]}}}
     shares = {"blocks.0.a": 0.5, "blocks.1.a": 0.5}
-    assert Scene("m", SIZES, BLOCKS, shares, seen=seen).predict(shares) == Scene("m", SIZES, BLOCKS, shares, seen=SEEN).predict(
-        shares
-    )
+    layered, whole = (Scene("m", SIZES, BLOCKS, shares, seen=one) for one in (seen, SEEN))
+    assert layered.predict(shares) == whole.predict(shares)
 
 
 @pytest.mark.quick
@@ -391,24 +378,3 @@ def test_the_run_of_a_lesson_reads_the_very_file_that_was_admitted(tmp_path):
     made = learning.recipe_of(bench, learning.find("mine", (tmp_path,)), 1)
     assert made.calibration.source == str((tmp_path / "texts" / "mine.txt").resolve())
     assert made.model.source == "builtin:tiny-llama" and made.steps[0].prune.sparsity == 0.5
-
-
-@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
-def test_the_committed_figures_are_those_of_this_models_recipes(file):
-    """Every recipe that a lesson names has its figures, and no other; the runs themselves are measured anew in tests/browser/test_learn.py."""
-    taught, kept = lesson.read(file), json.loads(lesson_figures.beside(file).read_text())
-    assert set(kept) == {name for name, recipe in taught.recipes.items() if not lesson_command.by_hand(recipe)}
-
-
-def test_measuring_writes_the_figures_beside_the_lesson(tmp_path):
-    file = tmp_path / "tiny.md"
-    small = "calibration: {samples: 2, tokens: 32}\n    measure: {perplexity: {samples: 2, tokens: 32}}"
-    file.write_text(
-        (HEAD + STEP)
-        .replace("    steps:", f"    {small}\n    steps:")
-        .replace("Some words", "{{figure: half/sparsity/pruned_layers | %}} gone")
-    )
-    assert lesson_command.measure(file) == 0
-    assert lesson.read(file).steps[0].words == "50 % gone."
-    write_json(lesson_figures.beside(file), {})
-    assert "There is no figure" in str(lesson.look(file).problems[0])

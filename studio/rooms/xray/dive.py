@@ -148,26 +148,25 @@ def _picture(seen: Observed, place: Place, metric: str, answer: dict[str, Any], 
 def wire(bench: Bench, dive: Dive, metric: gr.Radio, layer: gr.Dropdown) -> list[Any]:
     """Clicks, crumbs and controls. Returns the events that may have changed the layer, for what follows them."""
 
+    def of(source: str | None) -> Observed | None:
+        return known.observations(source or "", bench.runs, cache=bench.workspace.folder)
+
     def show(source: str | None, name: str | None, how: str, to: Place | None) -> Any:
         """The picture of a place: values for `Dive.all()`."""
-        seen = known.observations(source or "", bench.runs, cache=bench.workspace.folder)
+        seen = of(source)
         return gr.skip() if seen is None or to is None else drawn(bench, source or "", seen, to, name or "", how)
 
     def go(source: str | None, name: str | None, how: str, to: Place | None) -> Any:
         """The same, and the layer whose card stands beside it."""
-        seen = known.observations(source or "", bench.runs, cache=bench.workspace.folder)
+        seen = of(source)
         if seen is None or to is None:
             return gr.skip()
         return *drawn(bench, source or "", seen, to, name or "", how), _layer_of(seen, to) or gr.skip()
 
     def of_click(source: str | None, held: Any, name: str | None, how: str, event: gr.EventData) -> Any:
-        seen, place, told = (
-            known.observations(source or "", bench.runs, cache=bench.workspace.folder),
-            places.read(held),
-            picked(event),
-        )
+        seen = of(source)
         try:
-            return go(source, name, how, places.clicked(seen.data, place, told) if seen else None)
+            return go(source, name, how, places.clicked(seen.data, places.read(held), picked(event)) if seen else None)
         except PrunariumError as error:
             gr.Info(html.escape(str(error)))
             return gr.skip()
@@ -176,18 +175,17 @@ def wire(bench: Bench, dive: Dive, metric: gr.Radio, layer: gr.Dropdown) -> list
         return go(source, name, how, places.read((event._data or {}).get("to")))
 
     def of_layer(source: str | None, held: Any, name: str | None, how: str, chosen: str | None) -> Any:
-        seen = known.observations(source or "", bench.runs, cache=bench.workspace.folder)
+        seen = of(source)
         return go(source, name, how, places.of_layer(seen.data, chosen) if seen and chosen else None)
 
     def again(source: str | None, held: Any, name: str | None, how: str, score: str | None = None) -> Any:
-        place = places.read(held)
-        return show(source, name, how, replace(place, metric=score or place.metric))
+        return show(source, name, how, replace(places.read(held), **({"metric": score} if score else {})))
 
     def budget(source: str | None, held: Any, name: str | None, how: str) -> Any:
         return again(source, held, name, how) if places.read(held).depth in (UNITS, WEIGHTS) else gr.skip()
 
     def window(source: str | None, held: Any, name: str | None, how: str, text: str) -> Any:
-        place, seen = places.read(held), known.observations(source or "", bench.runs, cache=bench.workspace.folder)
+        place, seen = places.read(held), of(source)
         if seen is None or place.depth != WEIGHTS:
             return gr.skip()
         try:
@@ -197,8 +195,7 @@ def wire(bench: Bench, dive: Dive, metric: gr.Radio, layer: gr.Dropdown) -> list
             return gr.skip()
         return show(source, name, how, replace(place, windows=(asked,) if asked else ()))
 
-    told = [bench.model, dive.place, metric, dive.how]
-    shown = dive.all()
+    told, shown = [bench.model, dive.place, metric, dive.how], dive.all()
     dive.score.input(again, [*told, dive.score], shown, **DEEP)
     dive.how.input(again, told, shown, **DEEP)
     dive.window.submit(window, [*told, dive.window], shown, **DEEP)
