@@ -206,3 +206,13 @@ def test_what_cannot_be_opened_is_told_in_a_sentence(room, text, said):
     page.locator("#model-open").click()
     expect(page.locator("#model-told")).to_contain_text(said)
     expect(page.locator("#brand .open")).to_contain_text("builtin:tiny-llama")
+
+
+def test_the_bars_are_there_for_who_comes_by_the_tab_long_after_the_page_was_loaded(house, visit):
+    """A room that nobody has opened is given its last value only, and that may be the one after a change of the budget."""
+    write_workspace(house)
+    page = visit(house.address, "model")
+    expect(page.locator("#brand .open b").first).to_be_visible()
+    page.wait_for_timeout(2000)  # the answers to the page's load are in
+    page.get_by_role("tab", name="Budget", exact=True).click()
+    expect(page.locator("#equaliser [role=slider]").first).to_be_visible()

@@ -95,9 +95,7 @@ def _wire(bench: Bench, held: _Held, bars: gr.HTML, table: gr.Dataframe, about: 
         """The budget changed: by a hand on the bars, in the table, or in another tab."""
         if not source:
             return gr.skip()
-        opened = bench.workspace.read()
-        slight = equaliser.state(opened, bench.workspace.snapshots(opened.model))
-        return slight, *_table(bench, held, source), _lines(bench, held, source)
+        return _bars(bench, held, source), *_table(bench, held, source), _lines(bench, held, source)
 
     def committed(event: gr.EventData) -> int:
         return int((event._data or {}).get("revision") or 0)

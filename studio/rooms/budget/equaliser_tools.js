@@ -144,17 +144,15 @@ function take(said, all) {
 
 const lockedParts = names => { const on = Budget.byPart(Object.fromEntries(names.map(name => [name, 1])), blockOf); return Object.keys(on).filter(name => on[name]); };
 
-// A whole value comes as one string (Gradio copies and wraps every object inside a value, which costs seconds for 10,000 layers) and builds everything; a slight one (after a change of the budget) only brings what that changed.
+// The value comes as one string: Gradio copies and wraps every object inside a value, which costs seconds for 10,000 layers. It is always all there is to draw,
+// since only the last value reaches a room that nobody has opened yet.
 let text = '';
 function receive() {
-  const given = props.value; if (!given) return;
-  const fresh = given.whole !== undefined && given.whole !== text;
-  if (given.whole !== undefined && !fresh) return;
-  if (fresh) text = given.whole;
-  const value = fresh ? JSON.parse(text) : given;
-  if (!value || (!value.parts && (!model || value.name !== model.name))) return;
+  const given = props.value; if (!given || given.whole === text) return;
+  text = given.whole;
+  const value = JSON.parse(text); if (!value) return;
   const face = of => JSON.stringify([of.name, of.blocks.length, of.parts.length, of.curves && [of.curves.dense, of.curves.scale], !!of.measured, of.past]);
-  const other = !model || (value.parts && face(value) !== face(model));
+  const other = !model || face(value) !== face(model);
   const newer = other || value.revision > model.revision, { revision, undo, redo, side, snapshots } = model || {};
   model = { ...(model || {}), ...value, ...(newer ? {} : { revision, undo, redo, side, snapshots }) };
   if (other) {
