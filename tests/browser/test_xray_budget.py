@@ -214,6 +214,8 @@ def test_the_bars_are_there_for_who_comes_by_the_tab_long_after_the_page_was_loa
     page = visit(house.address, "model")
     expect(page.get_by_text("parameters can be pruned")).to_be_visible()
     page.get_by_role("tab", name="X-ray", exact=True).click()
-    expect(page.locator(".plotview[data-rev]:not(.empty):visible").first).to_be_visible()  # what the page's load asked for is here by now
+    expect(
+        page.locator(".plotview[data-rev]:not(.empty):visible").first
+    ).to_be_visible()  # what the page's load asked for is here by now
     page.get_by_role("tab", name="Budget", exact=True).click()
     expect(page.locator("#equaliser [role=slider]").first).to_be_visible()
