@@ -12,7 +12,6 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
 from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
 
 from core.errors import RecipeError
 from core.recipe_steps import (
@@ -32,6 +31,7 @@ from core.recipe_steps import (
     tile_size,
 )
 from core.recipe_words import said
+from core.yaml_text import plain
 
 __all__ = [
     "STRUCTURES", "VERSION", "Accuracy", "Allocation", "Budget", "Clusters", "Corruptions", "Curves", "Data", "Embedding", "Evolve", "Geometry",
@@ -264,13 +264,7 @@ def parse(value: Any) -> Recipe:
 
 def from_yaml(text: str) -> Recipe:
     """YAML 1.2 text -> Recipe. Raises RecipeError."""
-    try:
-        value = YAML(typ="safe", pure=True).load(text)
-    except (YAMLError, ValueError) as error:
-        mark = getattr(error, "problem_mark", None)
-        place = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        raise RecipeError(f"The recipe is not valid YAML{place}.", "Check the indentation, colons and brackets there.") from None
-    return parse(value)
+    return parse(plain(text, "The recipe"))
 
 
 def read(path: Path) -> Recipe:

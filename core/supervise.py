@@ -17,11 +17,9 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType
 from typing import IO, Any
 
 from core import catalogue, folder, summary
@@ -30,7 +28,7 @@ from core.recipe import read
 from core.sweep import is_sweep
 from core.sweep_run import run_sweep
 from core.views import slug
-from core.watch import limits, spawn, watch
+from core.watch import limits, signals_mean_stop, spawn, watch
 
 RUN = ("-m", "core.run")
 
@@ -83,7 +81,7 @@ def run_recipe(recipe: Path, out: Path | None, runs: Path, minutes: float | None
         folder.create(out)  # once more: another may have begun since, and let go
         with (out / folder.LOG).open("ab") as log:
             child = spawn([*RUN, str(recipe), "--out", str(out)], log)
-        with _signals_mean_stop(child, out) as heard:
+        with signals_mean_stop(out, child) as heard:
             watch(child, out, allowed, teller.tell)
     teller.clear()
     if heard:
@@ -124,7 +122,7 @@ def _obey(child: subprocess.Popen[bytes], line: str, order: dict[str, Any], out:
         child.stdin.write(line.encode())
         child.stdin.close()
     threading.Thread(target=_copy, args=(child.stdout, out / folder.LOG), daemon=True).start()
-    with _signals_mean_stop(child, out, signal.SIGTERM):
+    with signals_mean_stop(out, child, signal.SIGTERM):
         watch(child, out, allowed, lambda event: None)
     return 0 if folder.status(out).state == "done" else 1
 
@@ -139,26 +137,6 @@ def _copy(source: IO[bytes], target: Path) -> None:
     with target.open("ab", buffering=0) as file:
         while block := source.read1(65536):  # type: ignore[attr-defined]
             file.write(block)
-
-
-@contextmanager
-def _signals_mean_stop(child: subprocess.Popen[bytes], out: Path, *signals: int) -> Iterator[list[int]]:
-    """The first Ctrl-C or SIGTERM asks the run to stop, as the page does; a second one ends it at once. Yields the signals heard."""
-    heard: list[int] = []
-
-    def hear(number: int, frame: FrameType | None) -> None:
-        heard.append(number)
-        if len(heard) > 1:
-            child.kill()
-        with suppress(OSError):  # a full disk: the second Ctrl-C ends it
-            folder.ask_stop(out)
-
-    before = {number: signal.signal(number, hear) for number in signals or (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield heard
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _say_the_end(out: Path, *, as_json: bool) -> int:

@@ -21,12 +21,12 @@ from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
 
 from core import catalogue, folder
 from core.errors import PrunariumError, RecipeError
 from core.recipe import Recipe, parse
 from core.views import slug
+from core.yaml_text import plain
 
 FILE, CELLS = "sweep.yaml", "cells"
 MOST = 200
@@ -71,12 +71,7 @@ class CellState:
 
 def loaded(text: str) -> Any:
     """YAML 1.2 text as plain data. Raises RecipeError."""
-    try:
-        return YAML(typ="safe", pure=True).load(text)
-    except (YAMLError, ValueError) as error:
-        mark = getattr(error, "problem_mark", None)
-        place = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        raise RecipeError(f"The sweep is not valid YAML{place}.", "Check the indentation, colons and brackets there.") from None
+    return plain(text, "The sweep")
 
 
 def is_sweep(file: Path) -> bool:

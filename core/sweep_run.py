@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import signal
 import sys
 import threading
 import time
@@ -22,7 +21,7 @@ from core.recipe import to_yaml as recipe_yaml
 from core.report import final
 from core.sweep import CELLS, FILE, Cell, CellState, Sweep, cells_in, loaded, read, to_yaml
 from core.views import slug
-from core.watch import Limits, limits, spawn, watch
+from core.watch import Limits, limits, signals_mean_stop, spawn, watch
 
 _ASKED = ".asked"
 _LOOK_S = 0.3
@@ -38,7 +37,7 @@ def run_sweep(file: Path, out: Path | None, runs: Path, minutes: float | None, *
     allowed = limits(minutes)
     out = out or runs / f"{slug(sweep.name)}-{time.strftime('%Y%m%d-%H%M%S')}"
     prepare(sweep, out)
-    with folder.watched(out), folder.held(out), _signals_mean_stop(out) as heard:
+    with folder.watched(out), folder.held(out), signals_mean_stop(out) as heard:
         begin(sweep, out)
         carry_out(sweep, out, allowed, lambda words: print(words, file=sys.stderr, flush=True))
     if heard:
@@ -156,24 +155,6 @@ def _stop_handed_on(out: Path, cell: Path) -> Iterator[None]:
     finally:
         over.set()
         thread.join()
-
-
-@contextmanager
-def _signals_mean_stop(out: Path) -> Iterator[list[int]]:
-    """Ctrl-C or SIGTERM asks the sweep to stop, as the page does. Yields the signals heard."""
-    heard: list[int] = []
-
-    def hear(number: int, frame: object) -> None:
-        heard.append(number)
-        with suppress(OSError):
-            folder.ask_stop(out)
-
-    before = {number: signal.signal(number, hear) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield heard
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _say_the_end(out: Path, *, as_json: bool) -> int:

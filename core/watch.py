@@ -8,10 +8,11 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 from typing import IO, Any
 
 import psutil
@@ -173,3 +174,23 @@ def _say_how_it_ended(code: int, out: Path) -> None:
         lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()] if log.exists() else []
         problem = f"The run ended early, without saying how it ended: {lines[-1].strip()[:300] if lines else f'exit code {code}'}"
         folder.end(out, "failed", problem.rstrip(".") + ".", f"All it said is in {log}.")
+
+
+@contextmanager
+def signals_mean_stop(out: Path, child: subprocess.Popen[bytes] | None = None, *signals: int) -> Iterator[list[int]]:
+    """The first Ctrl-C or SIGTERM asks the run or sweep in `out` to stop, as the page does; a second one ends `child` at once. Yields the signals heard."""
+    heard: list[int] = []
+
+    def hear(number: int, frame: FrameType | None) -> None:
+        heard.append(number)
+        if child is not None and len(heard) > 1:
+            child.kill()
+        with suppress(OSError):  # a full disk: the second Ctrl-C ends it
+            folder.ask_stop(out)
+
+    before = {number: signal.signal(number, hear) for number in signals or (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield heard
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -6,11 +6,10 @@ import re
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
 
 from core.errors import LessonError
 from core.recipe_words import said
+from core.yaml_text import plain
 
 
 def sections(body: str, first: int) -> list[tuple[str, str, int]]:
@@ -41,12 +40,8 @@ def parted(text: str, line: int) -> tuple[str, dict[str, Any]]:
 
 
 def yaml(text: str, line: int) -> Any:
-    try:
-        return YAML(typ="safe", pure=True).load(text)
-    except (YAMLError, ValueError) as error:
-        mark = getattr(error, "problem_mark", None)
-        place = f" at line {mark.line + line}" if mark else ""
-        raise LessonError(f"That is not valid YAML{place}.", "Check the indentation, colons and quotes there.") from None
+    """A lesson's YAML, whose first line is the file's `line`-th."""
+    return plain(text, "That", LessonError, line - 1)
 
 
 def valid(kind: type[BaseModel], value: Any, called: str) -> Any:

@@ -40,6 +40,23 @@ class Picture:
     rows: tuple[tuple[str, ...], ...] = ()
 
 
+def front_line(places: Sequence[tuple[float, float]], best: Sequence[int]) -> go.Figure:
+    """A figure with the dotted line through those that no other beats in both."""
+    figure = go.Figure()
+    figure.add_scatter(
+        x=[places[i][0] for i in best], y=[places[i][1] for i in best], mode="lines", name=FRONT, hoverinfo="skip",
+        line={"color": COLOURS["muted"], "width": 1.5, "dash": "dot", "shape": "hv"},
+    )  # fmt: skip
+    return figure
+
+
+def quality_axis(key: str) -> dict[str, Any]:
+    """Title of the axis of a figure of quality: which, and which way is better."""
+    return {
+        "title": {"text": f"{compare.FIGURES[key][0].lower()} ({'lower' if compare.FIGURES[key][2] else 'higher'} is better)"}
+    }
+
+
 def pareto(found: Sequence[Side], cost: str = "nonzero") -> Picture:
     """Quality against a cost: a point for each final model and for the dense one, and the line of those that no other beats in both."""
     key = compare.quality_key(found)
@@ -51,11 +68,7 @@ def pareto(found: Sequence[Side], cost: str = "nonzero") -> Picture:
         return Picture(f"Fewer than two of these models have both {compare.FIGURES[key][0].lower()} and {COSTS[cost]}.")
     places = [(x, y) for _, x, y, _ in points]
     best = compare.front(places, less)
-    figure = go.Figure()
-    figure.add_scatter(
-        x=[places[i][0] for i in best], y=[places[i][1] for i in best], mode="lines", name=FRONT, hoverinfo="skip",
-        line={"color": COLOURS["muted"], "width": 1.5, "dash": "dot", "shape": "hv"},
-    )  # fmt: skip
+    figure = front_line(places, best)
     for name, x, y, number in points:
         figure.add_scatter(
             x=[x], y=[y], mode="markers+text", name=escape(name), text=[name.split(" · ")[0]], textposition="top center", cliponaxis=False,
@@ -64,7 +77,7 @@ def pareto(found: Sequence[Side], cost: str = "nonzero") -> Picture:
         )  # fmt: skip
     figure.update_layout(
         xaxis={"title": {"text": COSTS[cost]}, "rangemode": "tozero"},
-        yaxis={"title": {"text": f"{compare.FIGURES[key][0].lower()} ({'lower' if less else 'higher'} is better)"}},
+        yaxis=quality_axis(key),
         legend={"orientation": "h", "y": -0.22, "x": 0},
         margin={**MARGIN, "b": 90},
     )

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from html import escape
-from typing import Any
-
-import plotly.graph_objects as go
 
 from core import compare
 from core.compare import Side
 from core.compare.words import written
-from studio.charts.compare import COSTS, FRONT, MARGIN, Picture, marker
+from studio.charts.compare import COSTS, MARGIN, Picture, front_line, marker, quality_axis
 from studio.theme import COLOURS
 
 
@@ -28,11 +25,7 @@ def pareto_of_many(found: Sequence[Side], cost: str = "nonzero") -> Picture:
     less = compare.FIGURES[key][2]
     places = [(float(at.final[cost]), float(at.final[key])) for at in have]
     best = compare.front(places, less)
-    figure = go.Figure()
-    figure.add_scatter(
-        x=[places[i][0] for i in best], y=[places[i][1] for i in best], mode="lines", name=FRONT, hoverinfo="skip",
-        line={"color": COLOURS["muted"], "width": 1.5, "dash": "dot", "shape": "hv"},
-    )  # fmt: skip
+    figure = front_line(places, best)
     for on, name, colour in ((True, "on the front", COLOURS["accent"]), (False, "beaten", COLOURS["muted"])):
         some = [i for i in range(len(have)) if (i in best) == on]
         figure.add_scatter(
@@ -43,7 +36,7 @@ def pareto_of_many(found: Sequence[Side], cost: str = "nonzero") -> Picture:
     if dense.get(cost) is not None and dense.get(key) is not None:
         figure.add_scatter(x=[dense[cost]], y=[dense[key]], mode="markers", name="dense", marker=marker(None))
     ys = sorted(y for _, y in places)
-    axis: dict[str, Any] = {"title": {"text": f"{compare.FIGURES[key][0].lower()} ({'lower' if less else 'higher'} is better)"}}
+    axis = quality_axis(key)
     if less and ys[0] > 0 and ys[-1] / ys[0] > 20:
         axis["type"] = "log"
     figure.update_layout(

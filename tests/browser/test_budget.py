@@ -2,7 +2,6 @@
 
 import json
 import math
-import random
 import re
 
 import pytest
@@ -10,9 +9,8 @@ from playwright.sync_api import expect
 
 from core import folder
 from studio import known
-from studio.workspace import FILE
 from tests.browser.conftest import PATIENCE_MS
-from tests.browser.test_xray_budget import invented, many_layers
+from tests.browser.equaliser_page import bar, board, invented, many_layers, now, on_disk, predicted, saved_after, write_workspace
 from tests.studio_process import CHECKOUT, running
 
 pytestmark = pytest.mark.browser
@@ -36,40 +34,6 @@ def room(house, visit):
         return page
 
     return to
-
-
-def write_workspace(house, model="builtin:tiny-llama", shares=None, locked=()):
-    """What is open, as the studio itself writes it."""
-    told = {"shares": shares or {}, "locked": list(locked)}
-    state = {"revision": random.randrange(10**6), "model": model, "data": None, "run": None, "budget": told}
-    folder.write_json(house.workspace / FILE, state)
-
-
-def on_disk(house):
-    return json.loads((house.workspace / FILE).read_text())["budget"]
-
-
-def bar(page, name):
-    return page.get_by_role("slider", name=f"Block {name}", exact=True)
-
-
-def now(page, name):
-    return int(bar(page, name).get_attribute("aria-valuenow"))
-
-
-def board(page):
-    return page.locator("#equaliser .eq")
-
-
-def predicted(page):
-    return float(board(page).get_attribute("data-quality"))
-
-
-def saved_after(page, act):
-    """Do something that changes the budget, and wait until the workspace has it."""
-    before = board(page).get_attribute("data-rev")
-    act()
-    page.wait_for_function("rev => document.querySelector('#equaliser .eq').dataset.rev !== rev", arg=before)
 
 
 def press(page, name):

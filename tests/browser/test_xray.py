@@ -10,7 +10,8 @@ from playwright.sync_api import TimeoutError, expect
 from core import folder
 from studio import known
 from tests.browser.conftest import PATIENCE_MS
-from tests.browser.test_xray_budget import HOSTILE, click_bar, invented, write_workspace
+from tests.browser.equaliser_page import invented, write_workspace
+from tests.browser.test_xray_budget import HOSTILE, click_bar
 from tests.studio_process import running
 
 pytestmark = pytest.mark.browser

@@ -1,17 +1,14 @@
 """Model, X-ray and Budget as a person meets them: looking, clicking, dragging, typing, and the worker behind them."""
 
-import json
 import os
-import random
 import signal
 
 import pytest
 from playwright.sync_api import expect
 
-from core import folder
 from studio import known
-from studio.workspace import FILE
 from tests.browser.conftest import PATIENCE_MS
+from tests.browser.equaliser_page import bar, invented, on_disk, saved_after, write_workspace
 from tests.model_folders import saved
 from tests.studio_process import running
 
@@ -46,77 +43,6 @@ def room(house, visit):
         return page
 
     return to
-
-
-def write_workspace(house, model="builtin:tiny-llama", shares=None):
-    """What is open, as the studio itself writes it."""
-    told = {"shares": shares or {}, "locked": []}
-    state = {
-        "revision": random.randrange(10**6),
-        "model": model,
-        "data": None,
-        "run": None,
-        "budget": told,
-        "undo": [],
-        "redo": [],
-    }
-    folder.write_json(house.workspace / FILE, state)
-
-
-def on_disk(house):
-    return json.loads((house.workspace / FILE).read_text())["budget"]
-
-
-def bar(page, index):
-    return page.get_by_role("slider", name=f"Block {index}", exact=True)
-
-
-def now(page, index):
-    return int(bar(page, index).get_attribute("aria-valuenow"))
-
-
-def board(page):
-    return page.locator("#equaliser .eq")
-
-
-def saved_after(page, act):
-    """Do something that changes the budget, and wait until the workspace has it."""
-    before = board(page).get_attribute("data-rev")
-    act()
-    page.wait_for_function("rev => document.querySelector('#equaliser .eq').dataset.rev !== rev", arg=before)
-
-
-def invented(blocks, name):
-    """A description as the worker gives it, of a model that nobody has."""
-    whole = {
-        "name": name,
-        "family": name,
-        "dtype": "float32",
-        "tokenizer": None,
-        "kind": "decoder",
-        "hidden": 8,
-        "context": 0,
-        "norms": [],
-        "tied": [],
-    }
-    layer = {"path": name, "role": "up", "kind": "linear", "shape": [16, 8], "parameters": 128}
-    block = {"path": "", "layers": [], "attention": None, "norms": [], "parameters": 128}
-    return {
-        **whole,
-        "parameters": 128 * blocks,
-        "size_bytes": 512 * blocks,
-        "refused": {name: name},
-        "layers": [{**layer, "name": f"blocks.{i}.{name}", "block": i} for i in range(blocks)],
-        "blocks": [{**block, "name": f"blocks.{i}", "index": i} for i in range(blocks)],
-        "elsewhere": [{"name": name, "shape": [2, 2], "parameters": 4, "tied": False}],
-    }
-
-
-def many_layers(blocks, each):
-    """An invented model with so many layers in every block."""
-    one = invented(blocks, "lin")
-    layers = [{**layer, "name": f"blocks.{layer['block']}.l{i}"} for layer in one["layers"] for i in range(each)]
-    return {**one, "layers": layers, "parameters": 128 * blocks * each, "size_bytes": 512 * blocks * each}
 
 
 def test_two_hundred_bars_of_a_model_with_a_hostile_name_are_drawn_as_text(room, house, told):
