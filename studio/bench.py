@@ -14,7 +14,7 @@ import gradio as gr
 from core import catalogue
 from core.errors import PrunariumError
 from core.recipe import Recipe, parse
-from studio import jobs
+from studio import jobs, known
 from studio.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -53,6 +53,10 @@ class Bench:
         path = jobs.start(catalogue.resolve(whole), self.runs)
         self.workspace.change(run=path.name)
         return path.name
+
+    def observed(self, source: str | None, curves: bool = False) -> known.Observed | None:
+        """The newest observations of this model, of the weights that were opened last; None without a source. `curves`: such that hold cost curves."""
+        return known.observations(source, self.runs, curves, self.workspace.folder) if source else None
 
     def path_of(self, name: str) -> Path:
         """The folder of a run by its name (a name, never a path, travels from the page). Raises ResourceError."""

@@ -39,7 +39,7 @@ class _Held:
 
     def fresh(self, source: str) -> Known:
         described = known.description(source, self._bench.workspace.folder)
-        self.origin = known.observations(source, self._bench.runs, curves=True, cache=self._bench.workspace.folder)
+        self.origin = self._bench.observed(source, curves=True)
         parts = known.parts(described, self.origin) if described else Known().parts
         data = self.origin.data if self.origin else None
         self._found = Known(

@@ -7,7 +7,6 @@ from typing import Any
 
 import gradio as gr
 
-from studio import known
 from studio.bench import Bench, plainly
 from studio.charts import xray, xray_states
 from studio.known import Observed
@@ -92,7 +91,7 @@ def _maps() -> Maps:
 def _wire(bench: Bench, metric: gr.Radio, again: gr.Button, parts: list[Any]) -> None:
     def draw(source: str | None) -> Any:
         """Everything, for the model that is open now."""
-        seen = known.observations(source, bench.runs, cache=bench.workspace.folder) if source else None
+        seen = bench.observed(source)
         if seen is None:
             told = facts.said(
                 "Not looked at yet",
@@ -117,7 +116,7 @@ def _wire(bench: Bench, metric: gr.Radio, again: gr.Button, parts: list[Any]) ->
         )
 
     def ended(run: str | None, source: str | None) -> Any:
-        seen = known.observations(source, bench.runs, cache=bench.workspace.folder) if source and run else None
+        seen = bench.observed(source) if run else None
         return draw(source) if seen and seen.run == run else gr.skip()
 
     @plainly
@@ -131,14 +130,14 @@ def _wire(bench: Bench, metric: gr.Radio, again: gr.Button, parts: list[Any]) ->
 
 def _wire_maps(bench: Bench, metric: gr.Radio, maps: Maps, dive: xray_dive.Dive) -> None:
     def redraw(source: str | None, name: str | None, held: Any, how: str) -> Any:
-        seen = known.observations(source, bench.runs, cache=bench.workspace.folder) if source and name else None
+        seen = bench.observed(source) if name else None
         if seen is None:
             return gr.skip()
         place = places.read({**places.plain(places.read(held)), "metric": ""})
         return *xray_dive.drawn(bench, source or "", seen, place, name or "", how), *_of_layers(seen, name or "")
 
     def compare(source: str | None, measure: str | None) -> Any:
-        seen = known.observations(source, bench.runs, cache=bench.workspace.folder) if source and measure else None
+        seen = bench.observed(source) if measure else None
         return _of_states(seen, measure or "cosine") if seen else gr.skip()
 
     metric.input(redraw, [bench.model, metric, dive.place, dive.how], [*dive.all(), *maps.of_layers()], **QUIET)
@@ -147,7 +146,7 @@ def _wire_maps(bench: Bench, metric: gr.Radio, maps: Maps, dive: xray_dive.Dive)
 
 def _wire_cells(bench: Bench, metric: gr.Radio, maps: Maps, dive: xray_dive.Dive, layer: gr.Dropdown) -> Any:
     def of_cell(source: str | None, name: str | None, how: str, event: gr.EventData) -> Any:
-        seen, told = known.observations(source or "", bench.runs, cache=bench.workspace.folder), picked(event)
+        seen, told = bench.observed(source), picked(event)
         column, row = _cell(seen, told.x, told.y) if seen else (-1, -1)
         chosen = xray.layer_at(seen.data, column, row) if seen else None
         if not chosen:

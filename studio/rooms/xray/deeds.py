@@ -7,7 +7,6 @@ from typing import Any
 import gradio as gr
 
 from core.errors import PrunariumError
-from studio import known
 from studio.bench import Bench, plainly
 from studio.parts.plotview import picked
 from studio.rooms.xray import looks
@@ -27,7 +26,7 @@ def _wire_runs(bench: Bench, more: More) -> None:
     """A run of blocks is chosen in the map, or by keyboard in the list beside it."""
 
     def chosen(source: str | None, question: str, first: str, count: str) -> Any:
-        seen = known.observations(source or "", bench.runs, cache=bench.workspace.folder)
+        seen = bench.observed(source)
         if seen is None or question != "runs" or not (first.isdigit() and count.isdigit()):
             return gr.skip()
         if int(first) + int(count) > len(seen.data["blocks"]):
@@ -55,7 +54,7 @@ def _wire_deed(bench: Bench, more: More) -> None:
 
     @plainly
     def deed(source: str | None, question: str, held: Any, spike: str | None) -> Any:
-        seen = known.observations(source or "", bench.runs, cache=bench.workspace.folder)
+        seen = bench.observed(source)
         if seen is None:
             return gr.skip()
         if question == "spikes":

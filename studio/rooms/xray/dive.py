@@ -149,7 +149,7 @@ def wire(bench: Bench, dive: Dive, metric: gr.Radio, layer: gr.Dropdown) -> list
     """Clicks, crumbs and controls. Returns the events that may have changed the layer, for what follows them."""
 
     def of(source: str | None) -> Observed | None:
-        return known.observations(source or "", bench.runs, cache=bench.workspace.folder)
+        return bench.observed(source)
 
     def show(source: str | None, name: str | None, how: str, to: Place | None) -> Any:
         """The picture of a place: values for `Dive.all()`."""

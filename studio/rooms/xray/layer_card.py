@@ -11,7 +11,6 @@ import gradio as gr
 
 from core import catalogue
 from core.errors import PrunariumError
-from studio import known
 from studio.bench import Bench, plainly
 from studio.charts import xray, xray_spectrum
 from studio.looking import card, share_of, statistics
@@ -56,7 +55,7 @@ def wire(bench: Bench, beside: Beside, metric: gr.Radio, score: gr.Dropdown, mov
     """score: the one chosen inside a block. moves: events that may have changed the layer; the weights follow them, from the worker."""
 
     def describe(source: str | None, name: str | None) -> Any:
-        seen = known.observations(source or "", bench.runs, cache=bench.workspace.folder)
+        seen = bench.observed(source)
         return card(bench, seen, name) if seen and name else None
 
     @plainly

@@ -8,7 +8,6 @@ from typing import Any
 
 import gradio as gr
 
-from studio import known
 from studio.bench import Bench
 from studio.charts import xray, xray_deep, xray_repeat
 from studio.known import Observed
@@ -188,7 +187,7 @@ def wire(bench: Bench, more: More, metric: gr.Radio, layer: gr.Dropdown, moves: 
     """moves: events that may have changed the layer."""
 
     def answer(source: str | None, name: str | None, at: str | None, *values: Any) -> Any:
-        seen = known.observations(source or "", bench.runs, cache=bench.workspace.folder)
+        seen = bench.observed(source)
         if seen is None:
             return gr.skip()
         asked = _asked(source or "", bench, seen, name, at, values)
@@ -202,14 +201,14 @@ def wire(bench: Bench, more: More, metric: gr.Radio, layer: gr.Dropdown, moves: 
 
     def of_metric(source: str | None, name: str | None, at: str | None, *values: Any) -> Any:
         """The room's score is one side of the comparison."""
-        seen = known.observations(source or "", bench.runs, cache=bench.workspace.folder)
+        seen = bench.observed(source)
         if seen is None or values[0] != "agree":
             return gr.skip()
         against = _other(seen, name or "", values[1] or "")[1]
         return controls(seen, "agree", name or "", against)[0], *answer(source, name, at, "agree", against, *values[2:])
 
     def fit(source: str | None, question: str, name: str | None) -> Any:
-        seen = known.observations(source or "", bench.runs, cache=bench.workspace.folder)
+        seen = bench.observed(source)
         return controls(seen, question, name or "") if seen else gr.skip()
 
     told = [bench.model, metric, layer, *more.inputs()]
