@@ -220,3 +220,16 @@ def test_bits_a_byte_of_unlike_windows_have_no_interval(tmp_path):
             for name, count, bits in (("a", 1000, 1.0), ("b", 700, 1.25)))  # fmt: skip
     found = compare.difference("bits_per_byte", a, b)
     assert (found.change, found.low, found.high) == (pytest.approx(0.25), None, None)
+
+
+def test_models_whose_images_were_damaged_otherwise_are_not_in_one_picture(tmp_path):
+    def measured(name, severity, share):
+        told = {"clean": 0.9, "noise": {str(severity): share}}
+        protocols = {"corruptions": {"source": "digits", "severities": [severity]}}
+        return made(tmp_path, name, final={"corruptions": told}, dense={"corruptions": told}, protocols=protocols)
+
+    found = [made(tmp_path, "none"), measured("light", 1, 0.8), measured("heavy", 5, 0.2)]
+    assert [(name, n) for name, n, _ in compare.measured_alike(found, "corruptions")] == [("dense", None), ("light", 1)]
+    assert any("Corrupted images of C were measured otherwise" in said for said in compare.apart(found))
+    assert {row[0] for row in robust.corruptions(found).rows} == {"dense", compare.lettered(found)[1]}
+    assert compare.measured_alike(found, "geometry") == []

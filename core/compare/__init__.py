@@ -197,7 +197,32 @@ def apart(found: Sequence[Side]) -> list[str]:
                 continue
             if why := incomparable(key, found[0], other):
                 out.append(f"{FIGURES[key][0]} of A and {LETTERS[number]} cannot be compared ({why}).")
+    for what, called in (("corruptions", "Corrupted images"), ("geometry", "Feature geometry")):
+        first = _first_with(found, what)
+        odd = [LETTERS[n] for n, at in enumerate(found) if first and at.final.get(what) and not _like(first, at, what)]
+        if odd:
+            out.append(f"{called} of {', '.join(odd)} were measured otherwise and are left out of that picture.")
     return out
+
+
+def measured_alike(found: Sequence[Side], what: str) -> list[tuple[str, int | None, dict[str, Any]]]:
+    """("dense", None, figures) and (name, place among `found`, figures) of those that measured `what` (corruptions, geometry) as the first that did.
+
+    The dense model is that run's. `apart` names those that measured it otherwise."""
+    first = _first_with(found, what)
+    if first is None:
+        return []
+    dense = [("dense", None, first.dense[what])] if first.dense.get(what) else []
+    same = [(at.name, n, at.final[what]) for n, at in enumerate(found) if at.final.get(what) and _like(first, at, what)]
+    return dense + same
+
+
+def _first_with(found: Sequence[Side], what: str) -> Side | None:
+    return next((at for at in found if at.final.get(what)), None)
+
+
+def _like(first: Side, other: Side, what: str) -> bool:
+    return first.report["protocol"].get(what) == other.report["protocol"].get(what)
 
 
 def quality_key(found: Sequence[Side]) -> str | None:

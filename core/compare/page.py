@@ -126,9 +126,8 @@ def _overlap(found: Sequence[Side]) -> str:
 
 
 def _robust(found: Sequence[Side]) -> str:
-    told = [("dense", found[0].dense.get("corruptions"), svg.DENSE)]
-    told += [(LETTERS[n], at.final.get("corruptions"), svg.COLOURS[n]) for n, at in enumerate(found)]
-    told = [item for item in told if item[1]]
+    alike = compare.measured_alike(found, "corruptions")
+    told = [(name, at, svg.DENSE) if n is None else (LETTERS[n], at, svg.COLOURS[n]) for name, n, at in alike]
     if not told:
         return ""
     kinds = list(told[0][1])

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 
-from core.compare import Side, lettered
+from core.compare import Side, lettered, measured_alike
 from studio.charts.compare import MARGIN, Picture
 from studio.theme import COLOURS, SEQUENCE
 
@@ -84,7 +84,8 @@ def _turn(models: Sequence[tuple[str, Mapping[str, Any], str]]) -> str:
 
 
 def _with_dense(found: Sequence[Side], key: str) -> list[tuple[str, Mapping[str, Any], str]]:
-    """(name, figures, colour) of the first run's dense model and of each final one that has them."""
-    out = [("dense", at.dense[key], COLOURS["dense"]) for at in found[:1] if at.dense.get(key)]
+    """(name, figures, colour) of the dense model and of each final one, where they were measured alike."""
     names = lettered(found)
-    return out + [(names[n], at.final[key], SEQUENCE[n]) for n, at in enumerate(found) if at.final.get(key)]
+    return [
+        (name, at, COLOURS["dense"]) if n is None else (names[n], at, SEQUENCE[n]) for name, n, at in measured_alike(found, key)
+    ]

@@ -99,6 +99,11 @@ def geometry(loaded: LoadedModel, images: Tensor, labels: Tensor, reference: Ref
     features = _features(loaded, head, images)
     weight = head.weight.detach().float().cpu()
     bias = head.bias.detach().float().cpu() if head.bias is not None else torch.zeros(len(weight))
+    if int(labels.max()) >= len(weight):
+        raise ModelError(
+            f"The images have a class {int(labels.max())}, and {loaded.name} tells {len(weight)} classes.",
+            "Leave geometry out, or name its own images.",
+        )
     own = weight[labels]
     angle = torch.rad2deg(torch.acos(cosine_similarity(features, own).clamp(-1, 1)))
     figures = {"angle": angle, "norm": features.norm(dim=1), "margin": _margins(features @ weight.T + bias, weight, labels)}
@@ -121,7 +126,9 @@ def geometry(loaded: LoadedModel, images: Tensor, labels: Tensor, reference: Ref
 def _margins(logits: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
     """Distance in feature space to the nearest border: min over other classes of (z_own - z_other) / |w_own - w_other|."""
     own = logits.gather(1, labels[:, None])
-    apart = (weight[labels][:, None] - weight[None]).norm(dim=-1)
+    apart = torch.cdist(weight, weight, compute_mode="donot_use_mm_for_euclid_dist")[
+        labels
+    ]  # (images, classes), whatever the features are
     distance = (own - logits) / apart.clamp_min(1e-12)
     return distance.scatter(1, labels[:, None], torch.inf).min(1).values
 
