@@ -1,18 +1,17 @@
 """What allocators would propose for a budget, from figures that are there already: shapes, observations, curves. Torch-free, at once.
 
-The allocators themselves (core/allocate) look into the weights when a run starts; these are those of them that need no weights.
+Those allocators that need no weights are asked themselves; rate-distortion goes by errors that were observed, in place of a pass of its own.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import exp, prod, sqrt
 
-from core.budget import HIGHEST_SHARE, CostCurves, kept_in_proportion, redistribute
+from core.allocate.erk import erk
+from core.allocate.influence_weighted import influence_weighted
+from core.budget import HIGHEST_SHARE, CostCurves, redistribute
 from core.frontier import ladder
-
-_STRENGTH = 0.3  # of `influence_weighted`, its default
 
 
 @dataclass(frozen=True)
@@ -51,11 +50,10 @@ def proposals(parts: Parts, curves: CostCurves | None, total: float, fixed: Mapp
             ladder(_distortion(parts, free), free, highest=max(0.9, asked)).shares(weights),
         )
     if parts.influence:
-        made["influence"] = ("By block influence", _by_influence(parts, free, asked))
-    made["erk"] = (
-        "Erdős–Rényi kernel",
-        _in_proportion({part: sum(parts.shape[part]) / prod(parts.shape[part]) for part in free}, free, asked),
-    )
+        usual = sum(parts.influence.values()) / len(parts.influence)
+        influence = {block: parts.influence.get(block, usual) for block in parts.block.values()}
+        made["influence"] = ("By block influence", _capped(influence_weighted(free, parts.block, asked, influence), free, asked))
+    made["erk"] = ("Erdős–Rényi kernel", _capped(erk(free, {part: parts.shape[part] for part in free}, asked), free, asked))
     return [
         Proposal(name, label, {**fixed, **{part: shares.get(part, 0.0) for part in free}})
         for name, (label, shares) in made.items()
@@ -73,15 +71,6 @@ def _distortion(parts: Parts, free: Mapping[str, int]) -> CostCurves:
     return CostCurves(tuple(levels), cost, 1.0)
 
 
-def _by_influence(parts: Parts, free: Mapping[str, int], asked: float) -> dict[str, float]:
-    values = list(parts.influence.values())
-    mean = sum(values) / len(values)
-    deviation = sqrt(sum((value - mean) ** 2 for value in values) / len(values))
-    strong = {block: (value - mean) / deviation if deviation > 0 else 0.0 for block, value in parts.influence.items()}
-    return _in_proportion({part: 1 / (1 + exp(-_STRENGTH * strong.get(parts.block[part], 0.0))) for part in free}, free, asked)
-
-
-def _in_proportion(kept: Mapping[str, float], free: Mapping[str, int], asked: float) -> dict[str, float]:
-    """What each keeps in these proportions; no bar above the highest."""
-    shares = {part: min(share, HIGHEST_SHARE) for part, share in kept_in_proportion(kept, free, asked).items()}
-    return redistribute(shares, free, asked)
+def _capped(shares: Mapping[str, float], free: Mapping[str, int], asked: float) -> dict[str, float]:
+    """No bar above the highest; what that leaves over goes to the others."""
+    return redistribute({part: min(share, HIGHEST_SHARE) for part, share in shares.items()}, free, asked)
