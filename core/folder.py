@@ -31,6 +31,7 @@ RESUME = "resume.safetensors"  # what a run has finished so far; gone when it is
 CHANGED = ".changed"  # blocks of a model larger than memory, as they are after pruning; gone when the run has ended
 _SAVING = f".{MODEL}.saving-*"  # a model half saved (core.model.files.export)
 _LOCK, _WATCH, _STOP = "lock", "watch", "stop"
+STOPPED = ("The run was stopped.", "What it had finished is in its folder; start it again to do the rest.")
 TERMINAL = ("done", "failed", "stopped", "interrupted")
 
 

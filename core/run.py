@@ -51,9 +51,7 @@ def run(recipe: Recipe, path: Path, watcher: Watcher | None = None) -> Report:
             folder.write_json(path / folder.REPORT, report.to_dict())
             folder.end(path, "done")
         except Stopped:
-            folder.end(
-                path, "stopped", "The run was stopped.", "What it had finished is in its folder; start it again to do the rest."
-            )
+            folder.end(path, "stopped", *folder.STOPPED)
             raise
         except PrunariumError as error:
             folder.end(path, "failed", error.problem, error.remedy)

@@ -161,7 +161,7 @@ def close(child: subprocess.Popen[bytes], out: Path) -> None:
 def _say_how_it_ended(code: int, out: Path) -> None:
     log = out / folder.LOG
     if folder.stop_asked(out):
-        folder.end(out, "stopped", "The run was stopped.", "What was finished before is kept.")
+        folder.end(out, "stopped", *folder.STOPPED)
     elif code in (-9, -15):
         often = ", often for lack of memory" if code == -9 else ""
         remedy = "Take fewer or shorter samples or a smaller model, close other programs, and run it again."

@@ -184,13 +184,27 @@ def latency(source: str, runs: Path) -> tuple[float, str] | None:
     return None
 
 
+def asked_of(file: Path) -> recipe.Recipe | None:
+    """The recipe in this file as it is now; None where there is none that can be read. A run's folder is seen before its recipe is whole."""
+    try:
+        now = file.stat()
+    except OSError:
+        return None
+    return _recipe(file, now.st_mtime_ns, now.st_size)
+
+
 @lru_cache(maxsize=4096)
+def _recipe(file: Path, _changed: int, _size: int) -> recipe.Recipe | None:
+    try:
+        return recipe.read(file)
+    except PrunariumError:
+        return None
+
+
 def _asked(path: Path) -> tuple[str, str, dict[str, float]]:
     """Criterion, structure and shares of a run with one pruning step by hand or uniform over everything; no shares for any other run."""
-    try:
-        steps = recipe.read(path / folder.RECIPE).steps
-    except PrunariumError:
-        return "", "", {}
+    found = asked_of(path / folder.RECIPE)
+    steps = found.steps if found else ()
     prunes = [step.prune for step in steps if step.prune]
     if len(prunes) != 1 or prunes[0].only or prunes[0].protect or prunes[0].budget or any(step.reconstruct for step in steps):
         return "", "", {}
@@ -201,13 +215,9 @@ def _asked(path: Path) -> tuple[str, str, dict[str, float]]:
     return only.method, only.structure, {EVERYTHING: float(only.sparsity or 0.0)} if uniform else {}
 
 
-@lru_cache(maxsize=4096)
 def _source_of(path: Path) -> str | None:
-    try:
-        model = recipe.read(path / folder.RECIPE).model
-    except PrunariumError:
-        return None
-    return model.source if model else None
+    found = asked_of(path / folder.RECIPE)
+    return found.model.source if found and found.model else None
 
 
 def _read(path: Path) -> dict[str, Any] | None:

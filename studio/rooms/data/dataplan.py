@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from core import catalogue, folder
-from core.errors import PrunariumError
-from core.recipe import Recipe, parse, read
-from studio import jobs
+from core.recipe import Recipe, parse
+from studio import jobs, known
 
 DIGITS = "builtin:digits"
 PROOF_SHARES = (0.1, 0.3, 0.6)
@@ -123,18 +121,10 @@ def _finished(runs: Path) -> list[tuple[Path, Recipe]]:
     for path in folder.runs(runs)[:_LOOKED_AT]:
         report, asked = path / folder.REPORT, path / folder.RECIPE
         if report.exists() and asked.exists():
-            recipe = _read(asked, asked.stat().st_mtime_ns)
+            recipe = known.asked_of(asked)
             if recipe is not None and recipe.data is not None:
                 out.append((path, recipe))
     return out
-
-
-@lru_cache(maxsize=256)
-def _read(file: Path, stamp: int) -> Recipe | None:
-    try:
-        return read(file)
-    except PrunariumError:
-        return None
 
 
 def _key(recipe: Recipe, depth: str) -> tuple[Any, ...]:

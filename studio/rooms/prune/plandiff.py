@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from fnmatch import fnmatch
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from core import catalogue, folder
 from core.errors import PrunariumError
-from core.recipe import Prune, Recipe, n_of_m, read, tile_size, to_dict
-from studio import jobs
+from core.recipe import Prune, Recipe, n_of_m, tile_size, to_dict
+from studio import jobs, known
 from studio.parts import facts
 from studio.parts.facts import count_text
 
@@ -59,18 +58,10 @@ def last(runs: Path) -> tuple[Recipe | None, str]:
     """The newest run that pruned, and its name."""
     for path in folder.runs(runs):
         asked = runs / jobs.ASKED / f"{path.name}.yaml"
-        found = _read(asked if asked.is_file() else path / folder.RECIPE)
+        found = known.asked_of(asked if asked.is_file() else path / folder.RECIPE)
         if found and any(step.prune for step in found.steps):
             return found, path.name
     return None, ""
-
-
-@lru_cache(maxsize=256)
-def _read(path: Path) -> Recipe | None:
-    try:
-        return read(path)
-    except PrunariumError:
-        return None
 
 
 def changes(now: Recipe, before: Recipe) -> list[tuple[str, str, str]]:
