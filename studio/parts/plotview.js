@@ -50,10 +50,12 @@ const paint = async () => {
   if (value !== props.value) return;  // a newer figure is already waiting
   const figure = value.fig ? JSON.parse(value.fig) : {data: [], layout: {xaxis: {visible: false}, yaxis: {visible: false}}};
   host.classList.toggle('empty', !value.fig);
+  const light = document.body.classList.contains('dark') ? 'dark' : 'light';
   await drawn(() => plotly.react(host, figure.data, themed(figure.layout || {}), config));
   rev = value.rev;
   if (!bound) bind();
   host.dataset.rev = rev;
+  host.dataset.light = light;
 };
 const draw = () => { busy = busy.then(paint).catch(error => console.error('plotview', error)); };
 watch('value', draw);

@@ -67,6 +67,15 @@ def ready(page: Page) -> None:
     expect(page.locator("#brand .open b").first).to_be_visible()
 
 
+def turn(page: Page, light: str) -> None:
+    """Make the page light or dark, and wait until its pictures are drawn so."""
+    page.evaluate("dark => document.body.classList.toggle('dark', dark)", light == "dark")
+    page.wait_for_function(
+        "light => [...document.querySelectorAll('.plotview[data-light]')].every(at => !at.offsetWidth || at.dataset.light === light)",
+        arg=light,
+    )
+
+
 def _local(url: str) -> bool:
     parts = urlsplit(url)
     return parts.scheme in _SILENT or parts.hostname in ("127.0.0.1", "localhost")

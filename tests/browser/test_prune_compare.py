@@ -8,7 +8,7 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import expect
 
 from core import folder, sweep
-from tests.browser.conftest import PATIENCE_MS
+from tests.browser.conftest import PATIENCE_MS, turn
 from tests.browser.test_shell import calibrate, choose, strip
 
 pytestmark = pytest.mark.browser
@@ -112,7 +112,7 @@ def test_a_sweep_runs_its_cells_shows_a_bad_one_and_they_are_compared_and_report
         page.locator("#compare-download").click()
     text = (coming.value.path()).read_text()
     assert text.startswith("<!doctype html>") and "<script" not in text and "method: wanda" in text
-    page.evaluate("document.body.classList.add('dark')")
+    turn(page, "dark")
     assert violations(page) == []
     page.screenshot(path=shots / "compare-dark.png", full_page=True)
     page.set_viewport_size({"width": 390, "height": 844})

@@ -12,7 +12,7 @@ from core import folder
 from core.events import Progress
 from studio.app import ROOMS
 from studio.workspace import Workspace
-from tests.browser.conftest import ready, reload, watch
+from tests.browser.conftest import ready, reload, turn, watch
 from tests.studio_process import command, running
 
 pytestmark = pytest.mark.browser
@@ -50,7 +50,7 @@ def test_no_serious_accessibility_finding_by_day_or_night(studio, visit, room, s
     expect(page.get_by_role("tab", name=dict(ROOMS)[room], exact=True)).to_have_attribute("aria-selected", "true")
     page.add_style_tag(content="* { transition: none !important; animation: none !important; }")
     for light in ("light", "dark"):
-        page.evaluate("dark => document.body.classList.toggle('dark', dark)", light == "dark")
+        turn(page, light)
         found = Axe().run(page).response["violations"]
         page.screenshot(path=shots / f"{room}-{light}.png", full_page=True)
         serious = [
