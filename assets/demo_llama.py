@@ -41,12 +41,14 @@ Licence of the weights: Apache-2.0.
 """
 
 
-def train(folder: Path, steps: int, test_windows: int | None = None) -> dict:
-    """Train the language model and save it with its card. Returns the card's figures, measured on all test text or so many windows of it."""
+def train(folder: Path, steps: int, test_windows: int | None = None, rows: int | None = None) -> dict:
+    """Train the language model and save it with its card. Returns the card's figures, measured on all test text or so many windows of it.
+    `rows`: only the first so many rows of the training text are read."""
     torch.manual_seed(SEED)
-    tokenizer = _train_tokenizer()
+    text = builtins.read_text("wikitext2/train")[:rows]
+    tokenizer = _train_tokenizer(text)
     # Three parts in four are joined as the perplexity protocol joins test text, one as it joins calibration text.
-    streams = [torch.tensor(tokenizer(join.join(builtins.read_text("wikitext2/train")))["input_ids"]) for join in ("\n\n", " ")]
+    streams = [torch.tensor(tokenizer(join.join(text))["input_ids"]) for join in ("\n\n", " ")]
     config = LlamaConfig(
         vocab_size=VOCABULARY, hidden_size=192, intermediate_size=512, num_hidden_layers=6, num_attention_heads=6, num_key_value_heads=2,
         max_position_embeddings=WINDOW, tie_word_embeddings=True, attn_implementation="eager", rms_norm_eps=1e-5,
@@ -69,8 +71,8 @@ def train(folder: Path, steps: int, test_windows: int | None = None) -> dict:
     return card
 
 
-def _train_tokenizer() -> PreTrainedTokenizerFast:
-    """Byte-level BPE of VOCABULARY ids on the training text; id 0 is the only special token (end of text, also used as padding)."""
+def _train_tokenizer(text: list[str]) -> PreTrainedTokenizerFast:
+    """Byte-level BPE of VOCABULARY ids on these rows; id 0 is the only special token (end of text, also used as padding)."""
     raw = Tokenizer(models.BPE())
     raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     raw.decoder = decoders.ByteLevel()
@@ -78,7 +80,7 @@ def _train_tokenizer() -> PreTrainedTokenizerFast:
     trainer = trainers.BpeTrainer(
         vocab_size=VOCABULARY, special_tokens=["<|endoftext|>"], initial_alphabet=sorted(alphabet), show_progress=False
     )
-    raw.train_from_iterator((row for row in builtins.read_text("wikitext2/train") if row), trainer)
+    raw.train_from_iterator((row for row in text if row), trainer)
     end = "<|endoftext|>"
     return PreTrainedTokenizerFast(tokenizer_object=raw, bos_token=end, eos_token=end, pad_token=end, model_max_length=10**9)
 

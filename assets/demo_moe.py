@@ -54,11 +54,12 @@ Licence of the weights: Apache-2.0. WikiText-2 is CC BY-SA 3.0; the sources of t
 """
 
 
-def train(folder: Path, steps: int, test_windows: int | None = None) -> dict:
-    """Train the mixture and save it with its card. Returns the card's figures, measured on all held-out text or so many windows of each kind."""
+def train(folder: Path, steps: int, test_windows: int | None = None, rows: int | None = None) -> dict:
+    """Train the mixture and save it with its card. Returns the card's figures, measured on all held-out text or so many windows of each kind.
+    `rows`: only the first so many rows of the encyclopaedia are read."""
     torch.manual_seed(SEED)
     tokenizer = PreTrainedTokenizerFast.from_pretrained(builtins.model_path("tiny-llama"))
-    streams = [torch.tensor(tokenizer(text)["input_ids"]) for text in _texts("train")]
+    streams = [torch.tensor(tokenizer(text)["input_ids"]) for text in _texts("train", rows)]
     model = MixtralForCausalLM(_config())
     losses, points, seconds = in_two_stages(
         "tiny-moe", model, steps, SEED, lambda window, random: _loss(model, _windows(streams, window, random))
@@ -84,10 +85,10 @@ def _config() -> MixtralConfig:
     )  # fmt: skip
 
 
-def _texts(part: str) -> tuple[str, ...]:
+def _texts(part: str, rows: int | None = None) -> tuple[str, ...]:
     """One text for each kind, to train on ("train") or held out ("test")."""
     held = part == "test"
-    wiki = "\n\n".join(builtins.read_text(f"wikitext2/{part}"))
+    wiki = "\n\n".join(builtins.read_text(f"wikitext2/{part}")[:rows])
     short = [f"trec/{part}", "disaster-tweets"], ["rotten-tomatoes"]
     return wiki, *("\n".join(row for name in names for row in _rows(name, held)) for names in short)
 

@@ -39,12 +39,13 @@ def main(arguments: list[str] | None = None) -> int:
         "--out", type=Path, default=MODELS, help="the folder that gets tiny-llama/, tiny-moe/, tiny-cnn/ and tiny-vit/"
     )
     parser.add_argument("--test-windows", type=int, help="measure on so many windows of test text only, for a trial")
+    parser.add_argument("--rows", type=int, help="read so many rows of the training text only, for a trial")
     chosen = parser.parse_args(arguments)
     _keep_freed_memory()
     if chosen.what in ("tiny-llama", "all"):
-        demo_llama.train(chosen.out / "tiny-llama", chosen.steps or demo_llama.STEPS, chosen.test_windows)
+        demo_llama.train(chosen.out / "tiny-llama", chosen.steps or demo_llama.STEPS, chosen.test_windows, chosen.rows)
     if chosen.what in ("tiny-moe", "all"):
-        demo_moe.train(chosen.out / "tiny-moe", chosen.steps or demo_moe.STEPS, chosen.test_windows)
+        demo_moe.train(chosen.out / "tiny-moe", chosen.steps or demo_moe.STEPS, chosen.test_windows, chosen.rows)
     if chosen.what in ("tiny-cnn", "all"):
         demo_cnn.train(chosen.out / "tiny-cnn", chosen.steps or demo_cnn.STEPS)
     if chosen.what in ("tiny-vit", "all"):

@@ -43,6 +43,8 @@ def train(checkout: Path, name: str, steps: int, out: Path) -> dict:
         str(out),
         "--test-windows",
         "4",
+        "--rows",
+        "4000",
     ]
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "2"}, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
