@@ -25,7 +25,7 @@ from core.data.evidence import Beside
 from core.data.loading import load
 from core.data.methods import cards
 from core.data.projection import pca, trust
-from core.data.selection import generator, score_rows, write_frame
+from core.data.selection import generator, score_rows, seconds_to_score, write_frame
 from core.errors import DataError
 from core.events import Silent
 from core.recipe import Data, Recipe, parse
@@ -86,7 +86,7 @@ def map_data(session: Any, recipe: dict[str, Any]) -> dict[str, Any]:
     """Embed, cluster, lay out (PCA) and order the open rows as a recipe says (embedding, clusters, select, seed).
 
     Answers {"ready": True, "points": path of a parquet file with row, x, y, trust, cluster, label, score, rank; "sizes", "features",
-    "trust": mean, "clusters"}, or {"ready": False, "seconds": estimate} where the embedding is too long for a question and has to be a run.
+    "trust": mean, "clusters"}, or {"ready": False, "seconds": estimate} where the embedding or the score is too long for a question and has to be a run.
     `rank` 0 is kept first.
     """
     opened, whole = _opened(session), resolve(parse(recipe), cards())
@@ -94,6 +94,9 @@ def map_data(session: Any, recipe: dict[str, Any]) -> dict[str, Any]:
     if wait_s > LONGEST_WAIT_S:
         return {"ready": False, "seconds": wait_s}
     vectors, clusters = _vectors(opened, whole, session.loaded)
+    wait_s = seconds_to_score(opened.dataset, vectors, whole.select, whole.seed, session.loaded) if whole.select else 0.0
+    if wait_s > LONGEST_WAIT_S:
+        return {"ready": False, "seconds": wait_s}
     beside = Beside(whole.data, whole.embedding, session.loaded)
     score, rank = _order(opened.dataset, vectors, clusters, whole, beside)
     places = pca(vectors)

@@ -25,8 +25,8 @@ def remembered(folder: str, says: list[Any], make: Make) -> dict[str, np.ndarray
     `make(array)` asks for each array by array(name, shape, dtype) and fills it: it lies on disk at once, so memory holds what is touched. An
     interrupted make leaves nothing.
     """
-    key = hashlib.sha256(json.dumps(says, sort_keys=True, default=str).encode()).hexdigest()[:32]
-    place = cache_dir() / folder / key
+    place = _place(folder, says)
+    key = place.name
     if not place.is_dir():
         place.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=place.parent, prefix=".making-") as making:
@@ -42,6 +42,15 @@ def remembered(folder: str, says: list[Any], make: Make) -> dict[str, np.ndarray
         _make_room(place)
     os.utime(place)
     return {file.stem: np.load(file, mmap_mode="r") for file in sorted(place.glob("*.npy"))}
+
+
+def is_remembered(folder: str, says: list[Any]) -> bool:
+    """Has it been made before?"""
+    return _place(folder, says).is_dir()
+
+
+def _place(folder: str, says: list[Any]) -> Path:
+    return cache_dir() / folder / hashlib.sha256(json.dumps(says, sort_keys=True, default=str).encode()).hexdigest()[:32]
 
 
 def digest(array: np.ndarray) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -12,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from core import folder
+from core.data import dynamics
 from core.data.clusters import Clusters
 from core.data.dataset import Dataset
 from core.data.draws import generator as generator
@@ -53,6 +55,20 @@ def score_rows(
             f"{select.score} gave no score for some rows.", "Choose another score, or look for broken rows in the data."
         )
     return scores.astype(np.float32)
+
+
+def seconds_to_score(dataset: Dataset, vectors: np.ndarray, select: Select, seed: int, loaded: Any = None) -> float:
+    """About how long `score_rows` trains or reads with a model: 0 for other scores, and for what lies in the cache already."""
+    if select.score is None:
+        return 0.0
+    needs, params = get("data_score", select.score).needs, _params(select, "data_score")
+    if "dynamics" in needs and dataset.labels is not None:
+        return dynamics.seconds(vectors, dataset.labels, *(params[name] for name in ("learner", "seeds", "epochs")), seed)
+    if "loaded" in needs and loaded is not None and dataset.texts is not None:
+        from core.data import documents
+
+        return documents.seconds(dataset.texts, loaded, params["tokens"])
+    return 0.0
 
 
 def decide(
