@@ -65,7 +65,7 @@ def _says(texts: list[str], loaded: Any, tokens: int) -> list[Any]:
 
 def _ids(texts: list[str], row: np.ndarray, tokenizer: Any, tokens: int) -> list[list[int]]:
     """Ids of each text, the model's first token before them."""
-    plain = tokenizer(texts, add_special_tokens=False, truncation=True, max_length=tokens, return_attention_mask=False)[
+    plain = tokenizer(list(texts), add_special_tokens=False, truncation=True, max_length=tokens, return_attention_mask=False)[
         "input_ids"
     ]
     empty = [int(row[at]) for at, found in enumerate(plain) if not found]

@@ -149,10 +149,15 @@ def _train(
 
 
 def standardised(vectors: np.ndarray) -> np.ndarray:
-    """Each feature with mean 0 and deviation 1, float32; a constant feature is 0."""
-    spread = np.std(vectors, axis=0, dtype=np.float64)
+    """Each feature with mean 0 and deviation 1, float32; a constant feature is 0. Beside the result only a chunk of rows lies in memory."""
+    chunks = [slice(start, start + _CHUNK_ROWS) for start in range(0, len(vectors), _CHUNK_ROWS)]
+    mean = sum(vectors[at].sum(axis=0, dtype=np.float64) for at in chunks) / len(vectors)
+    spread = np.sqrt(sum(((vectors[at] - mean) ** 2).sum(axis=0) for at in chunks) / len(vectors))
     spread[spread < 1e-12] = 1.0
-    return ((vectors - np.mean(vectors, axis=0, dtype=np.float64)) / spread).astype(np.float32)
+    out = np.empty(vectors.shape, dtype=np.float32)
+    for at in chunks:
+        out[at] = (vectors[at] - mean) / spread
+    return out
 
 
 def _start(features: int, classes: int, learner: str, draw: np.random.Generator) -> list[np.ndarray]:

@@ -20,6 +20,7 @@ from core.method import Method
 from core.recipe import Data, Embedding
 
 _SHOWN = 5
+_CHUNK_ROWS = 65_536
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,8 @@ class Evidence(Mapping[str, Any]):
 
 
 def _finite(vectors: np.ndarray, dataset: Dataset) -> np.ndarray:
-    broken = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
+    sound = [np.isfinite(vectors[at : at + _CHUNK_ROWS]).all(axis=1) for at in range(0, len(vectors), _CHUNK_ROWS)]
+    broken = np.flatnonzero(~np.concatenate(sound))
     if len(broken):
         raise DataError(
             f"The vectors of {len(broken)} rows hold NaN or infinity (row numbers {_numbers(dataset, broken)}).",

@@ -45,7 +45,8 @@ def tarot(
 
     Intuition: whitening keeps one loud direction from deciding; taking turns keeps one crowded corner of the target from taking all.
 
-    When it lies: near in the embedding is all it knows. With few target rows it stops early and keeps little.
+    When it lies: near in the embedding is all it knows. It often
+    stops after one round, and then keeps fewer rows than the target has.
 
     Ours: on embeddings instead of gradients; of a target with more than 1,000 rows, 1,000 drawn by chance stand for it; entropy 0.05.
     """
