@@ -7,8 +7,10 @@ from core.data import dynamics as training
 from core.data.draws import generator
 from core.data.dynamics import Dynamics, record
 from core.data.neighbours import nearest
+from core.data.selection import seconds_to_score
 from core.errors import DataError, Stopped
 from core.events import Silent
+from core.recipe import Select
 from core.select.aum import aum
 from core.select.density import density
 from core.select.el2n import el2n
@@ -192,3 +194,14 @@ def test_near_copies_have_a_bounded_typicality():
     vectors = np.repeat(RNG(2).normal(size=(1, 4)), 30, axis=0) + RNG(3).normal(scale=1e-7, size=(30, 4))
     found = typicality(lambda count, distinct: nearest(vectors.astype(np.float32), count, distinct=distinct))
     assert np.isfinite(found).all() and found.max() <= 1000
+
+
+def test_what_is_trained_is_foretold_until_it_lies_in_the_cache_and_cheap_scores_train_nothing(tmp_path):
+    vectors, labels = blobs()
+    dataset, params = rows_of(labels=labels), {"learner": "mlp", "seeds": 2, "epochs": 3}
+    asked = Select(score="el2n", params=params)
+    assert 0 < seconds_to_score(dataset, vectors, asked, 0) < 10
+    scored("density", dataset, vectors)
+    assert not (tmp_path / "cache" / "dynamics").exists() and seconds_to_score(dataset, vectors, Select(score="density"), 0) == 0
+    scored("el2n", dataset, vectors, params)
+    assert seconds_to_score(dataset, vectors, asked, 0) == 0 < seconds_to_score(dataset, vectors, asked, 1)

@@ -11,8 +11,9 @@ import pytest
 from core import catalogue, recipe
 from core.data.clusters import Clusters, unit
 from core.data.evidence import Beside
+from core.data.selection import seconds_to_score
 from core.errors import DataError, ModelError, RecipeError
-from core.recipe import Embedding
+from core.recipe import Embedding, Select
 from core.select.quality import quality
 from core.select.tarot import sinkhorn_distance, whitened
 from tests.oracle.data_rows import RNG, blobs, rows_of, scored, written
@@ -105,7 +106,10 @@ def test_perplexity_is_the_models_own_loss_of_each_text_alone_and_bands_order_by
     loaded = load("builtin:tiny-llama")
     texts = ["The game was played in the city .", "zq xv zq xv", "The", "In 1998 the album was released by the band ."]
     dataset, vectors = rows_of(texts), np.eye(4, dtype=np.float32)
+    asked = Select(score="perplexity", params={"tokens": 256})
+    assert seconds_to_score(dataset, vectors, asked, 0, loaded) > 0
     high = scored("perplexity", dataset, vectors, {"band": "high"}, Beside(loaded=loaded))
+    assert seconds_to_score(dataset, vectors, asked, 0, loaded) == 0
     lead = loaded.tokenizer.bos_token_id
     lead = loaded.tokenizer.eos_token_id if lead is None else lead
     for at, text in enumerate(texts):
