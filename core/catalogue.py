@@ -56,10 +56,10 @@ class ParamCard:
 class MethodCard:
     """All that the screen, the docs and the recipe check need to know about a method.
 
-    `selector`: what a data score is used with where a recipe names no selector. `learning_rate`: a recovery's default. `adds_bias`: the
-    parameter with which units that go leave their mean behind in the next layer's bias. `spares_above`: the parameter above which no unit goes,
-    whatever the share. `inside`: "experts" where it scores the weights inside experts, which are no layers, and nothing else. `problem`: why the
-    method cannot be used, else empty.
+    `selector`: what a data score is used with where a recipe names no selector. `decides`: it needs no share to keep. `learning_rate`: a
+    recovery's default. `adds_bias`: the parameter with which units that go leave their mean behind in the next layer's bias.
+    `spares_above`: the parameter above which no unit goes, whatever the share. `inside`: "experts" where it scores the weights inside
+    experts, which are no layers, and nothing else. `problem`: why the method cannot be used, else empty.
     """
 
     name: str
@@ -75,6 +75,7 @@ class MethodCard:
     structures: tuple[str, ...] = ()
     params: tuple[ParamCard, ...] = ()
     selector: str = ""
+    decides: bool = False
     learning_rate: float | None = None
     adds_bias: str = ""
     inside: str = ""
@@ -168,12 +169,14 @@ def fill(card: MethodCard, given: dict[str, Any]) -> dict[str, Any]:
 
 
 def _named(card: MethodCard, params: dict[str, Any]) -> dict[str, Any]:
-    """The same parameters. Raises RecipeError where one that names a second model names none."""
+    """The same parameters. Raises RecipeError where one that names a second model or data set names none."""
+    wanted = {"model": ("compares with a second model", "a folder"), "data": ("aims at a second data set", "a file")}
     for param in card.params:
-        if param.grammar == "model" and not params[param.name].strip():
+        if param.grammar in wanted and not params[param.name].strip():
+            does, where = wanted[param.grammar]
             raise RecipeError(
-                f"{card.name} compares with a second model, and {param.name} does not say which.",
-                f"Add params: {{{param.name}: ...}}, with builtin:NAME, a folder or a hub id.",
+                f"{card.name} {does}, and {param.name} does not say which.",
+                f"Add params: {{{param.name}: ...}}, with builtin:NAME, {where} or a hub id.",
             )
     return params
 
@@ -262,9 +265,11 @@ def _resolved_select(recipe: Recipe, cards: tuple[MethodCard, ...]) -> Any:
     name, chosen = select.score, select.selector
     if select.method is not None:
         name, chosen = (select.method, scores[select.method].selector) if select.method in scores else (None, select.method)
-    chosen = chosen or (scores[name].selector if name in scores else "") or "top"
+    decides = select.keep is None and select.selector is None and name in scores and scores[name].decides
+    chosen = None if decides else chosen or (scores[name].selector if name in scores else "") or "top"
     params = dict(select.params)
-    found = [find(cards, "selector", chosen)] + ([find(cards, "data_score", name)] if name else [])
+    found = [find(cards, "selector", chosen)] if chosen else []
+    found += [find(cards, "data_score", name)] if name else []
     known = {param.name for card in found for param in card.params}
     for unknown in params.keys() - known:
         raise RecipeError(
@@ -272,8 +277,10 @@ def _resolved_select(recipe: Recipe, cards: tuple[MethodCard, ...]) -> Any:
         )
     filled = {}
     for card in found:
-        filled |= fill(card, {key: value for key, value in params.items() if key in {p.name for p in card.params}})
-    if select.keep is None:
+        filled |= _named(card, fill(card, {key: value for key, value in params.items() if key in {p.name for p in card.params}}))
+        if "loaded" in card.needs and recipe.model is None:
+            raise RecipeError(f"{card.name} reads the rows with a model, and the recipe names none.", "Add model: {source: ...}.")
+    if select.keep is None and not decides:
         raise RecipeError("select does not say what share to keep.", "Add keep, such as keep: 0.3.")
     return select.model_copy(update={"method": None, "score": name, "selector": chosen, "params": filled})
 

@@ -48,7 +48,8 @@ class Param:
     """A bound for a person's parameter: `low` and `high` inclusive, the `choices`, or (free text) the `longest` it may be.
 
     `grammar`: what free text is checked as before anything runs; "formula" is core.formula's; "model" is the source of a second model, which the person
-    must give, with blocks of the same shapes. A parameter `base` of that grammar gives a transform base_model (core.model.loading.LoadedModel, left in its
+    must give, with blocks of the same shapes; "data" is the source of a second data set, which the person must give; "column" names a column of the
+    rows. A parameter `base` of that grammar gives a transform base_model (core.model.loading.LoadedModel, left in its
     file), a score of experts base_router.
     """
 
@@ -240,13 +241,15 @@ def recovery(name: str, *, label: str, paper: Paper | None = None, learning_rate
     return _register("recovery", name, label, paper, learning_rate=learning_rate, **card)
 
 
-def embedding(name: str, *, label: str, of: tuple[str, ...], paper: Paper | None = None, **card: Any) -> Decorator:
+def embedding(
+    name: str, *, label: str, of: tuple[str, ...], paper: Paper | None = None, fits: bool = False, **card: Any
+) -> Decorator:
     """Rows of a data set -> float32 (rows, features).
 
     May name images, texts, frame, argument (what follows `@` or `:` in the source), loaded (a LoadedModel), watcher, seed. `of`: what it can embed:
-    "images", "text", "any".
+    "images", "text", "any". `fits`: a row's vector depends on the other rows too.
     """
-    return _register("embedding", name, label, paper, structures=of, **card)
+    return _register("embedding", name, label, paper, extra={"fits": fits}, structures=of, **card)
 
 
 def data_score(
@@ -254,7 +257,11 @@ def data_score(
 ) -> Decorator:
     """One number a row, higher = keep first.
 
-    May name vectors (rows, features), clusters (int a row), centroids, labels, generator (numpy's). `selector`: the one it is used with by nature.
+    May name rows (their number), row (their numbers in the source), vectors (rows, features), clusters (int a row), centroids, labels, texts, frame,
+    generator (numpy's), watcher; and what is made only if it is named: neighbours(count, distinct=False) -> (index, distance 1 - cos), nearest first
+    (core.data.neighbours.nearest); dynamics(learner, seeds, epochs) -> core.data.dynamics.Dynamics; loaded (the opened LoadedModel). A parameter
+    `target` of grammar "data" gives target_rows (core.data.target.Target). needs: "labels" where it cannot do without, "loaded" where it reads with a
+    model. `selector`: the one it is used with by nature. `decides`: rows of a score of 0 or more stay where the recipe says no share to keep.
     """
     return _register("data_score", name, label, paper, needs, selector=selector, **card)
 
@@ -262,7 +269,7 @@ def data_score(
 def selector(name: str, *, label: str, paper: Paper | None = None, needs: set[str] | None = None, **card: Any) -> Decorator:
     """Which rows to keep: -> bool (rows,) with exactly `count` True.
 
-    May name count, rows (their number), scores, vectors, clusters, labels, generator (numpy's).
+    May name count, scores, and what a data score may name: rows (their number), vectors, clusters, labels, neighbours, generator (numpy's) ...
     """
     return _register("selector", name, label, paper, needs, **card)
 

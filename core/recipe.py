@@ -182,7 +182,7 @@ class Projection(Section):
 
 
 class Select(Section):
-    """`method: prototypes` is short for that score with its natural selector."""
+    """`method: prototypes` is short for that score with its natural selector. `keep` is left out where the score decides by itself."""
 
     method: str | None = None
     score: str | None = None

@@ -21,10 +21,11 @@ from core.catalogue import embedding_method, resolve
 from core.data.clusters import Clusters, spherical_kmeans, unit
 from core.data.dataset import Dataset
 from core.data.embedding import cache_file, embed
+from core.data.evidence import Beside
 from core.data.loading import load
 from core.data.methods import cards
 from core.data.projection import pca, trust
-from core.data.selection import generator, score_rows, write_frame
+from core.data.selection import generator, score_rows, seconds_to_score, write_frame
 from core.errors import DataError
 from core.events import Silent
 from core.recipe import Data, Recipe, parse
@@ -85,7 +86,7 @@ def map_data(session: Any, recipe: dict[str, Any]) -> dict[str, Any]:
     """Embed, cluster, lay out (PCA) and order the open rows as a recipe says (embedding, clusters, select, seed).
 
     Answers {"ready": True, "points": path of a parquet file with row, x, y, trust, cluster, label, score, rank; "sizes", "features",
-    "trust": mean, "clusters"}, or {"ready": False, "seconds": estimate} where the embedding is too long for a question and has to be a run.
+    "trust": mean, "clusters"}, or {"ready": False, "seconds": estimate} where the embedding or the score is too long for a question and has to be a run.
     `rank` 0 is kept first.
     """
     opened, whole = _opened(session), resolve(parse(recipe), cards())
@@ -93,7 +94,11 @@ def map_data(session: Any, recipe: dict[str, Any]) -> dict[str, Any]:
     if wait_s > LONGEST_WAIT_S:
         return {"ready": False, "seconds": wait_s}
     vectors, clusters = _vectors(opened, whole, session.loaded)
-    score, rank = _order(opened.dataset, vectors, clusters, whole)
+    wait_s = seconds_to_score(opened.dataset, vectors, whole.select, whole.seed, session.loaded) if whole.select else 0.0
+    if wait_s > LONGEST_WAIT_S:
+        return {"ready": False, "seconds": wait_s}
+    beside = Beside(whole.data, whole.embedding, session.loaded)
+    score, rank = _order(opened.dataset, vectors, clusters, whole, beside)
     places = pca(vectors)
     near = trust(vectors, places) if len(vectors) <= MOST_TRUSTED_ROWS else np.full(len(vectors), np.nan, np.float32)
     frame = pd.DataFrame(
@@ -185,10 +190,12 @@ def _vectors(opened: OpenData, recipe: Recipe, loaded: Any) -> tuple[np.ndarray,
     return opened.made[key]
 
 
-def _order(dataset: Dataset, vectors: np.ndarray, clusters: Clusters, recipe: Recipe) -> tuple[np.ndarray, np.ndarray]:
+def _order(
+    dataset: Dataset, vectors: np.ndarray, clusters: Clusters, recipe: Recipe, beside: Beside
+) -> tuple[np.ndarray, np.ndarray]:
     """Score and rank of each row. Where the selection has no score, its rank is the order in which chance would take the rows."""
     assert recipe.select is not None
-    scores = score_rows(dataset, vectors, clusters, recipe.select, recipe.seed)
+    scores = score_rows(dataset, vectors, clusters, recipe.select, recipe.seed, beside)
     if recipe.select.score is None:
         order = generator(recipe.seed, "select").permutation(len(dataset))
     else:

@@ -68,7 +68,7 @@ def what(recipe: Recipe | None) -> str:
         words.append(f"evolve formulas {100 * recipe.evolve.sparsity:.0f} %")
     if recipe.select:
         name = recipe.select.method or recipe.select.score or recipe.select.selector
-        words.append(f"{name} keep {100 * (recipe.select.keep or 0):.0f} %")
+        words.append(f"{name} keep {100 * recipe.select.keep:.0f} %" if recipe.select.keep is not None else str(name))
     if recipe.projection:
         words.append(recipe.projection.method)
     return " → ".join(words)

@@ -35,10 +35,18 @@ def test_every_way_to_choose_makes_a_recipe_that_the_catalogue_knows():
     keys = [key for _, key in dataplan.ways()]
     assert keys[0] == Choice.way == "prototypes prefer=hard" and "prototypes prefer=easy" in keys and keys[-1] == "random"
     for key in keys:
-        recipe = dataplan.to_recipe(Choice(way=key), 0.25, prove=True)
+        targets = tuple((param.name, "builtin:digits") for param in dataplan.score_card(key).params if param.grammar == "data")
+        recipe = dataplan.to_recipe(Choice(way=key, model="builtin:tiny-llama", params=targets), 0.25, prove=True)
         whole = dataplan.catalogue.resolve(recipe)
         assert (whole.select.keep, whole.prove.shares) == (0.25, (0.1, 0.25, 0.3, 0.6))
         assert parse(to_dict(recipe)) == recipe
+
+
+def test_the_controls_of_a_score_are_in_the_recipe_and_a_model_only_where_it_reads_with_one():
+    moved = to_dict(dataplan.to_recipe(Choice(way="el2n prefer=easy", model="builtin:tiny-llama", params=(("seeds", 2),))))
+    assert moved["select"]["params"] == {"seeds": 2, "prefer": "easy"} and "model" not in moved
+    assert "model" in to_dict(dataplan.to_recipe(Choice(way="perplexity band=low", model="builtin:tiny-llama")))
+    assert [param.name for param in dataplan.score_card("el2n prefer=easy").params] == ["learner", "seeds", "epochs"]
 
 
 def test_controls_become_the_recipe_that_they_say():

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
 
 import numpy as np
 
-from core.data.clusters import unit
+from core.data.neighbours import exact_neighbours
 from core.events import Progress, Watcher
 from core.recipe import Projection
 
 STAGE = "project"
 TRUST_NEIGHBOURS = 15
-_CHUNK_ROWS = 2048
-_FEW_ROWS = 4096
 
 
 def project(vectors: np.ndarray, projection: Projection, seed: int, watcher: Watcher) -> tuple[np.ndarray, np.ndarray]:
@@ -74,47 +71,6 @@ def umap(vectors: np.ndarray, neighbours: int, min_dist: float, seed: int) -> np
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # says that new points cannot be placed later: none are
         return np.asarray(model.fit_transform(np.asarray(vectors)), dtype=np.float32)
-
-
-def exact_neighbours(vectors: np.ndarray, count: int, *, with_self: bool = False) -> tuple[np.ndarray, np.ndarray]:
-    """The `count` nearest rows of each row by cosine, nearest first: (index int32, distance 1 - cos float32), both (rows, count).
-
-    Exact, in chunks of rows. `with_self` puts the row itself first at distance 0 (as UMAP wants it); else it is left out.
-    """
-    nearest = _nearest_torch if len(vectors) > _FEW_ROWS else _nearest_numpy
-    index, distance = [], []
-    for found, cosine in nearest(vectors, count, 3.0 if with_self else -3.0):  # beyond any cosine: first, or last
-        if with_self:
-            cosine[np.arange(len(found)), 0] = 1.0
-        index.append(found.astype(np.int32))
-        distance.append(np.clip(1 - cosine, 0, 2).astype(np.float32))
-    return np.concatenate(index), np.concatenate(distance)
-
-
-def _nearest_numpy(vectors: np.ndarray, count: int, own: float) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """(neighbours, cosines) a chunk of rows. For few rows this is over before torch would be imported."""
-    points = unit(vectors)
-    for start in range(0, len(points), _CHUNK_ROWS):
-        similarity = points[start : start + _CHUNK_ROWS] @ points.T
-        here = np.arange(len(similarity))
-        similarity[here, start + here] = own
-        best = np.argpartition(-similarity, count - 1, axis=1)[:, :count]
-        cosine = np.take_along_axis(similarity, best, axis=1)
-        order = np.lexsort((best, -cosine), axis=1)
-        yield np.take_along_axis(best, order, axis=1), np.take_along_axis(cosine, order, axis=1)
-
-
-def _nearest_torch(vectors: np.ndarray, count: int, own: float) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """The same with torch's faster choice of the largest."""
-    import torch
-
-    points = torch.from_numpy(unit(vectors))
-    for start in range(0, len(points), _CHUNK_ROWS):
-        similarity = points[start : start + _CHUNK_ROWS] @ points.T
-        here = torch.arange(len(similarity))
-        similarity[here, start + here] = own
-        best = similarity.topk(count, dim=1)
-        yield best.indices.numpy(), best.values.numpy()
 
 
 def trust(vectors: np.ndarray, places: np.ndarray) -> np.ndarray:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import io
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,8 +13,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from core import folder
+from core.data import dynamics
 from core.data.clusters import Clusters
 from core.data.dataset import Dataset
+from core.data.draws import generator as generator
+from core.data.evidence import Beside, Evidence
 from core.data.methods import get
 from core.errors import DataError
 from core.recipe import Select
@@ -35,13 +38,18 @@ class Selection:
         return self.frame["kept"].to_numpy()
 
 
-def score_rows(dataset: Dataset, vectors: np.ndarray, clusters: Clusters, select: Select, seed: int) -> np.ndarray:
-    """The scores that `select` asks for, float32 (rows,); NaN where it chooses without a score. Raises DataError on a broken score."""
+def score_rows(
+    dataset: Dataset, vectors: np.ndarray, clusters: Clusters, select: Select, seed: int, beside: Beside | None = None
+) -> np.ndarray:
+    """The scores that `select` asks for, float32 (rows,); NaN where it chooses without a score. Raises DataError on a broken score.
+
+    `beside`: for scores that read the rows with a model, or aim at a target.
+    """
     if select.score is None:
         return np.full(len(dataset), np.nan, dtype=np.float32)
-    scores = np.asarray(
-        get("data_score", select.score)(_have(dataset, vectors, clusters, select.score, seed), _params(select, "data_score"))
-    )
+    method, params = get("data_score", select.score), _params(select, "data_score")
+    have = Evidence(dataset, vectors, clusters, seed, select.score, method, params, beside)
+    scores = np.asarray(method(have, params))
     if scores.shape != (len(dataset),) or np.isnan(scores).any():
         raise DataError(
             f"{select.score} gave no score for some rows.", "Choose another score, or look for broken rows in the data."
@@ -49,27 +57,67 @@ def score_rows(dataset: Dataset, vectors: np.ndarray, clusters: Clusters, select
     return scores.astype(np.float32)
 
 
-def decide(
-    dataset: Dataset, vectors: np.ndarray, clusters: Clusters, select: Select, seed: int, share: float | None = None
-) -> Selection:
-    """Keep `share` of the rows (by default the recipe's `keep`): the nearest whole number of rows, exactly.
+def seconds_to_score(dataset: Dataset, vectors: np.ndarray, select: Select, seed: int, loaded: Any = None) -> float:
+    """About how long `score_rows` trains or reads with a model: 0 for other scores, and for what lies in the cache already."""
+    if select.score is None:
+        return 0.0
+    needs, params = get("data_score", select.score).needs, _params(select, "data_score")
+    if "dynamics" in needs and dataset.labels is not None:
+        return dynamics.seconds(vectors, dataset.labels, *(params[name] for name in ("learner", "seeds", "epochs")), seed)
+    if "loaded" in needs and loaded is not None and dataset.texts is not None:
+        from core.data import documents
 
-    `select` is resolved (core.catalogue.resolve). The same rows, vectors, recipe and seed give the same selection.
+        return documents.seconds(dataset.texts, loaded, params["tokens"])
+    return 0.0
+
+
+def decide(
+    dataset: Dataset,
+    vectors: np.ndarray,
+    clusters: Clusters,
+    select: Select,
+    seed: int,
+    share: float | None = None,
+    scores: np.ndarray | None = None,
+    beside: Beside | None = None,
+) -> Selection:
+    """Keep `share` of the rows (by default the recipe's `keep`): the nearest whole number of rows, exactly. `scores`: where they are known already.
+
+    Where no share is said and the score decides by itself, the rows of a score of 0 or more stay. `select` is resolved (core.catalogue.resolve). The
+    same rows, vectors, recipe and seed give the same selection.
     """
     share = select.keep if share is None else share
-    if share is None:
+    scores = score_rows(dataset, vectors, clusters, select, seed, beside) if scores is None else scores
+    if share is not None:
+        kept = _chosen(dataset, vectors, clusters, select, seed, kept_count(len(dataset), share), scores, beside)
+    elif select.score and get("data_score", select.score).card.decides:
+        kept = scores >= 0
+        share = float(kept.mean())
+    else:
         raise DataError("The selection does not say what share to keep.", "Add keep, such as keep: 0.3.")
-    count = kept_count(len(dataset), share)
-    scores = score_rows(dataset, vectors, clusters, select, seed)
-    chosen = get("selector", select.selector or "top")
-    have = {**_have(dataset, vectors, clusters, "select", seed), "scores": scores, "count": count}
-    kept = np.asarray(chosen(have, _params(select, "selector")), dtype=bool)
+    frame = pd.DataFrame({"row": dataset.row, "score": scores, "kept": kept, "cluster": clusters.assignment})
+    return Selection(frame, share)
+
+
+def _chosen(
+    dataset: Dataset,
+    vectors: np.ndarray,
+    clusters: Clusters,
+    select: Select,
+    seed: int,
+    count: int,
+    scores: np.ndarray,
+    beside: Beside | None,
+) -> np.ndarray:
+    """What the selector keeps, bool (rows,): exactly `count` rows."""
+    method, params = get("selector", select.selector or "top"), _params(select, "selector")
+    have = Evidence(dataset, vectors, clusters, seed, "select", method, params, beside, scores=scores, count=count)
+    kept = np.asarray(method(have, params), dtype=bool)
     if int(kept.sum()) != count:
         raise DataError(
             f"The selector {select.selector} kept {int(kept.sum())} rows instead of {count}.", "Choose another selector."
         )
-    frame = pd.DataFrame({"row": dataset.row, "score": scores, "kept": kept, "cluster": clusters.assignment})
-    return Selection(frame, share)
+    return kept
 
 
 def kept_count(rows: int, share: float) -> int:
@@ -90,22 +138,6 @@ def write_frame(frame: pd.DataFrame, file: Path) -> None:
     content = io.BytesIO()
     pq.write_table(pa.table(columns), content, compression="zstd", row_group_size=max(len(frame), 1))
     folder.write_bytes(file, content.getvalue())
-
-
-def generator(seed: int, purpose: str) -> np.random.Generator:
-    """numpy's generator for one purpose, so that asking for one thing more never changes another."""
-    return np.random.default_rng([seed, zlib.crc32(purpose.encode())])
-
-
-def _have(dataset: Dataset, vectors: np.ndarray, clusters: Clusters, purpose: str, seed: int) -> dict[str, object]:
-    return {
-        "rows": len(dataset),
-        "vectors": vectors,
-        "clusters": clusters.assignment,
-        "centroids": clusters.centroids,
-        "labels": dataset.labels,
-        "generator": generator(seed, purpose),
-    }
 
 
 def _params(select: Select, kind: str) -> dict[str, object]:

@@ -13,6 +13,7 @@ from core.catalogue import embedding_method
 from core.data.clusters import Clusters, spherical_kmeans
 from core.data.dataset import Dataset, need_labels
 from core.data.embedding import argument, embed
+from core.data.evidence import Beside
 from core.data.loading import load
 from core.data.projection import project
 from core.data.prove import PROTOCOL, prove
@@ -39,7 +40,8 @@ def run_data(recipe: Recipe, path: Path, watcher: Watcher, loaded: Any = None) -
     if recipe.select:
         watcher.check()
         watcher.say(Progress("select", 0, 1))
-        selection = decide(dataset, vectors, clusters, recipe.select, recipe.seed)
+        beside = Beside(recipe.data, recipe.embedding, loaded, watcher)
+        selection = decide(dataset, vectors, clusters, recipe.select, recipe.seed, beside=beside)
         write_selection(selection, path)
         watcher.say(Progress("select", 1, 1))
     lines = prove(dataset, vectors, recipe, watcher) if recipe.prove and recipe.select else []

@@ -18,6 +18,7 @@ _MOST_WORDS = 50_000
     of=("text",),
     paper=Paper("Deerwester, Dumais, Furnas, Landauer, Harshman", 1990, "Indexing by latent semantic analysis"),
     place="counts",
+    fits=True,
 )
 def tfidf(texts: list[str], seed: int, *, dimensions: Annotated[int, Param("Dimensions", 2, 1024)] = 128) -> np.ndarray:
     """Describe each text by its words, rare ones weighing more, squeezed to the main directions: fast, needs no model.

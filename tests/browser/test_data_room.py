@@ -144,3 +144,26 @@ def test_the_drawn_room_is_accessible_by_day_and_night_and_fits_a_phone(studio, 
     expect(page.locator("#data-map")).to_be_visible()
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
     page.screenshot(path=shots / "data-phone.png", full_page=True)
+
+
+def test_another_score_has_its_own_controls_and_moving_one_orders_the_rows_anew(studio, visit, shots):
+    page = opened(visit, studio)
+    before = rev(page, "#data-map")
+    page.locator("#data-way input").click()
+    page.get_by_role("option", name="EL2N (easy)", exact=True).click()
+    drawn(page, "#data-map", before)
+    before = rev(page, "#data-map")
+    page.locator("#data-details").get_by_text("How rows are scored").click()
+    expect(page.locator("#data-details")).to_contain_text("When it lies")
+    expect(page.locator("#data-details").get_by_label("Keep first")).to_have_count(0)  # the way says it already
+    box = page.locator("#data-details input[type=number]").first
+    box.fill("2")
+    box.press("Tab")
+    drawn(page, "#data-map", before)
+    page.locator("#data-command").get_by_text("Show command").click()
+    expect(page.locator("#data-command")).to_contain_text("seeds: 2")
+    expect(page.locator("#data-command")).to_contain_text("prefer: easy")
+    page.screenshot(path=shots / "data-score.png", full_page=True)
+    page.locator("#data-way input").click()
+    page.get_by_role("option", name="Wording of a target (DSIR)", exact=True).click()
+    expect(page.locator("#data-problem")).to_contain_text("dsir aims at a second data set, and target does not say which")

@@ -1,10 +1,12 @@
 """Every registered method keeps the contract of its kind. Parametrised from the registry: a new file is tested the moment it is there."""
 
 import inspect
+import json
 import re
 from itertools import pairwise
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from transformers import MixtralConfig
@@ -12,13 +14,33 @@ from transformers.models.mixtral.modeling_mixtral import MixtralExperts
 
 from core import catalogue
 from core.cost import Price
+from core.data.clusters import spherical_kmeans
+from core.data.dataset import Dataset
+from core.data.evidence import Beside, Evidence
 from core.events import Silent
 from core.method import METHODS, cards, load_methods
 from core.model.mixture.routing import Routed
 from core.model.observe import NO_STATISTIC, have
 from core.model.units.groups import STRUCTURES as UNITS
+from core.recipe import Embedding
 from kernels.masks import keep_highest
 
+EVIDENCE = {
+    "rows",
+    "row",
+    "vectors",
+    "clusters",
+    "centroids",
+    "labels",
+    "texts",
+    "frame",
+    "generator",
+    "neighbours",
+    "dynamics",
+} | {
+    "loaded",
+    "watcher",
+}
 load_methods()
 BY_KIND: dict[str, list] = {}
 for (kind, _), method in sorted(METHODS.items()):
@@ -278,17 +300,37 @@ def test_a_selector_keeps_exactly_as_many_as_asked(method, count):
     assert kept.dtype == bool and kept.shape == (20,) and kept.sum() == count
 
 
+@pytest.fixture(scope="module")
+def language_model():
+    from core.model.loading import load
+
+    return load("builtin:tiny-llama")
+
+
+@pytest.fixture(scope="module")
+def target_file(tmp_path_factory):
+    """Six rows like every third of the rows below."""
+    file = tmp_path_factory.mktemp("target") / "target.jsonl"
+    file.write_text("".join(json.dumps({"text": f"the red fox number {i}", "v": [1.0, i / 9, 0.2]}) + "\n" for i in range(6)))
+    return str(file)
+
+
 @pytest.mark.parametrize("method", of("data_score"))
-def test_a_data_score_is_one_finite_number_a_row(method):
-    rng = np.random.default_rng(0)
-    vectors = rng.standard_normal((20, 3)).astype(np.float32)
-    clusters = np.arange(20) % 4
-    centroids = np.stack([vectors[clusters == c].mean(0) for c in range(4)])
-    centroids /= np.linalg.norm(centroids, axis=1, keepdims=True)
-    given = {"vectors": vectors, "clusters": clusters, "centroids": centroids, "labels": np.arange(20) % 2, "rows": 20,
-             "generator": np.random.default_rng(1)}  # fmt: skip
-    scores = method(given)
-    assert scores.shape == (20,) and np.isfinite(scores).all()
+def test_a_data_score_is_one_finite_number_a_row_and_repeats(method, language_model, target_file, tmp_path, monkeypatch):
+    monkeypatch.setenv("PRUNARIUM_CACHE", str(tmp_path))
+    vectors = np.random.default_rng(0).standard_normal((20, 3)).astype(np.float32)
+    texts = [f"{('the red fox', 'a blue whale', 'some green frogs')[i % 3]} number {i}" for i in range(20)]
+    frame = pd.DataFrame({"row": np.arange(20) + 5, "text": texts, "v": list(vectors), "worth": np.arange(20) % 7 / 7})
+    dataset = Dataset("twenty", frame, texts, None, np.arange(20) % 2, ("a", "b"))
+    beside = Beside(None, Embedding(source="column:v"), language_model, Silent())
+    given = {param.name: target_file for param in method.card.params if param.grammar == "data"}
+    params = catalogue.fill(method.card, given)
+    clusters = spherical_kmeans(vectors, 4, 0)
+    first, again = (method(Evidence(dataset, vectors, clusters, 0, "x", method, params, beside), params) for _ in range(2))
+    assert first.shape == (20,) and first.dtype == np.float32 and np.isfinite(first).all()
+    assert np.array_equal(first, again)
+    if method.card.decides:
+        assert 1 <= (first >= 0).sum() <= 20
 
 
 def test_the_catalogue_file_is_fresh():
@@ -344,11 +386,12 @@ def test_every_method_function_takes_only_what_its_kind_can_give():
         "transform": {"loaded", "share", "units", "inputs", "generator", "watcher"},
         "recovery": {"model", "batches", "masks", "steps", "learning_rate", "watcher"},
         "embedding": {"images", "texts", "frame", "argument", "loaded", "watcher", "seed"},
-        "data_score": {"vectors", "clusters", "centroids", "labels", "rows", "generator"},
-        "selector": {"count", "rows", "scores", "vectors", "clusters", "labels", "generator"},
+        "data_score": EVIDENCE,
+        "selector": EVIDENCE | {"scores", "count"},
     }
     for (kind, name), method in METHODS.items():
         if kind in offered:
             more = {f"{second}_{what}" for second in _seconds(method) for what in ("router", "model")}
+            more |= {f"{param.name}_rows" for param in method.card.params if param.grammar == "data"}
             asked = {p.name for p in inspect.signature(method.function).parameters.values() if p.kind is p.POSITIONAL_OR_KEYWORD}
             assert asked <= offered[kind] | more, f"{kind} {name} asks for {asked - offered[kind]}"

@@ -3,10 +3,11 @@
 import numpy as np
 import pytest
 
-from core.data import projection
+from core.data import neighbours
 from core.data.clusters import Clusters, default_count, spherical_kmeans, unit
 from core.data.images import stratified
-from core.data.projection import exact_neighbours, pca, trust
+from core.data.neighbours import exact_neighbours
+from core.data.projection import pca, trust
 from core.errors import DataError
 from core.select.prototypes import prototypes
 from core.select.random import random_rows
@@ -116,7 +117,7 @@ def test_pca_equals_the_singular_value_decomposition_with_signs_fixed(shape):
 
 @pytest.mark.parametrize("few", [4096, 10])
 def test_exact_neighbours_equal_a_sort_of_all_cosines(few, monkeypatch):
-    monkeypatch.setattr(projection, "_FEW_ROWS", few)
+    monkeypatch.setattr(neighbours, "_FEW_ROWS", few)
     vectors = RNG(3).normal(size=(60, 7)).astype(np.float32)
     index, distance = exact_neighbours(vectors, 5)
     cosine = unit(vectors) @ unit(vectors).T

@@ -21,11 +21,12 @@ from studio.rooms.data.layout import Room, layout
 
 _QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 _LATEST: dict[str, Any] = {**_QUIET, "trigger_mode": "always_last"}
+Moved = dict[str, Any]  # the score's controls that were moved
 
 
 def build(bench: Bench) -> None:
     gr.Markdown("## Data\nEach point is a row. Move the slider and see what stays, then prove by training that it is enough.")
-    room = layout()
+    room = layout(bench.page)
     _wire_opening(bench, room)
     _wire_looking(bench, room)
     _wire_runs(bench, room)
@@ -33,7 +34,7 @@ def build(bench: Bench) -> None:
 
 def _wire_opening(bench: Bench, room: Room) -> None:
     """Open rows, embed them otherwise, order them otherwise: each asks the worker and draws everything anew."""
-    inputs = [room.source, room.text, room.label, room.skip, room.embedding, room.way, *room.controls()]
+    inputs = [room.source, room.text, room.label, room.skip, room.embedding, room.way, room.params, *room.controls()]
     outputs = [room.about, room.problem, room.more, room.skip, room.embedding, room.source, bench.data, room.view, *room.drawn()]
 
     def show(choice: Choice, *looks: Any) -> dict[Any, Any]:
@@ -55,11 +56,19 @@ def _wire_opening(bench: Bench, room: Room) -> None:
         return dict(zip(outputs, values, strict=True))
 
     @plainly
-    def opened(source: str, text: str, label: str, skip: bool, embedding: str, way: str, view: View | None, *looks: Any) -> Any:
+    def opened(
+        source: str, text: str, label: str, skip: bool, embedding: str, way: str, params: Moved, view: View | None, *looks: Any
+    ) -> Any:
         source = bench.admit(source or "")
         same = view is not None and view.choice.source == source
         choice = Choice(source, text.strip() or None, label.strip() or None, skip, embedding if same else "auto", way)
-        return show(replace(choice, model=bench.workspace.read().model), *looks)
+        moved = tuple(sorted(_admitted(bench, way, params).items()))
+        return show(replace(choice, model=bench.workspace.read().model, params=moved), *looks)
+
+    @plainly
+    def reordered(source: str, text: str, label: str, skip: bool, embedding: str, way: str, params: Moved, *rest: Any) -> Any:
+        """Another way to order: the controls moved before were another's."""
+        return opened(source, text, label, skip, embedding, way, {}, *rest)
 
     @plainly
     def first(view: View | None, way: str, *looks: Any) -> Any:
@@ -69,11 +78,22 @@ def _wire_opening(bench: Bench, room: Room) -> None:
         return show(Choice(source, embedding="auto", way=way, model=bench.workspace.read().model), *looks)
 
     @plainly
-    def changed(source: str, text: str, label: str, skip: bool, embedding: str, way: str, view: View | None, *looks: Any) -> Any:
+    def changed(
+        source: str, text: str, label: str, skip: bool, embedding: str, way: str, params: Moved, view: View | None, *looks: Any
+    ) -> Any:
         """A value was chosen or typed, or a box was only left as it was: what is open already is not opened again."""
         same = view is None or (view.choice.source, view.choice.embedding) == (source, embedding)
         skip = skip and view is not None and view.choice.source == source  # said for other rows, it says nothing about these
-        return gr.skip() if same else opened(source, text, label, skip, embedding, way, view, *looks)
+        return gr.skip() if same else opened(source, text, label, skip, embedding, way, params, view, *looks)
+
+    @plainly
+    def rescored(
+        source: str, text: str, label: str, skip: bool, embedding: str, way: str, params: Moved, view: View | None, *looks: Any
+    ) -> Any:
+        """A control of the score was moved; emptied controls mean that another way was chosen, which is asked for already."""
+        return (
+            opened(source, text, label, skip, embedding, way, params, view, *looks) if params and view is not None else gr.skip()
+        )
 
     @plainly
     def elsewhere(source: str | None, view: View | None, way: str, *looks: Any) -> Any:
@@ -81,13 +101,23 @@ def _wire_opening(bench: Bench, room: Room) -> None:
         return first(view, way, *looks) if source and view is not None else gr.skip()
 
     start = [room.view, room.way, *room.controls()[1:]]
-    asked = [room.open.click, room.text.submit, room.label.submit, room.way.input]
+    asked = [room.open.click, room.text.submit, room.label.submit]
     gr.on(asked, opened, inputs, outputs, **_QUIET)
+    room.way.input(reordered, inputs, outputs, **_QUIET)
+    room.way.input(lambda: {}, None, room.params, **_QUIET)
+    room.params.change(rescored, inputs, outputs, **_LATEST)
     gr.on([room.source.input, room.embedding.input], changed, inputs, outputs, **_QUIET)
     bench.data.change(elsewhere, [bench.data, *start], outputs, **_QUIET)
     bench.tabs.select(_when_data(first), start, outputs, **_QUIET)
     bench.page.load(_when_asked(first), start, outputs, **_QUIET)
     bench.ended.change(_after_run(show), [bench.ended, *room.controls()], outputs, **_QUIET)
+
+
+def _admitted(bench: Bench, way: str, params: Moved) -> Moved:
+    """The controls that were moved, those that name a second data set looked at as the first is: a path must lie in an opened folder."""
+    card = dataplan.score_card(way)
+    sources = {param.name for param in card.params if param.grammar == "data"} if card else set()
+    return {name: bench.admit(value) if name in sources and value.strip() else value for name, value in params.items()}
 
 
 def _when_data(show: Any) -> Any:

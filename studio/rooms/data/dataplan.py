@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from core import catalogue, folder
+from core.catalogue import MethodCard
 from core.recipe import Recipe, parse
 from studio import jobs, known
 
@@ -17,7 +18,8 @@ _LOOKED_AT = 60  # the newest runs among which a finished map or proof is sought
 
 @dataclass(frozen=True)
 class Choice:
-    """What the controls say. `way`: a key of `ways()`; `clusters` None = as many as suit; `model`: for the embedding model@BLOCK."""
+    """What the controls say. `way`: a key of `ways()`; `clusters` None = as many as suit; `model`: for the embedding model@BLOCK, and for
+    scores that read with a model. `params`: (name, value) of the score's controls that were moved, where the way says nothing of them."""
 
     source: str = DIGITS
     text: str | None = None
@@ -27,6 +29,7 @@ class Choice:
     way: str = "prototypes prefer=hard"
     clusters: int | None = None
     model: str | None = None
+    params: tuple[tuple[str, Any], ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -46,6 +49,19 @@ def ways() -> list[tuple[str, str]]:
     return sorted(out, key=lambda one: (one[1] == "random", not one[1].startswith("prototypes"), one[1] != Choice.way, one[1]))
 
 
+def score_card(way: str) -> MethodCard | None:
+    """The card of a way to order rows, without the parameter that the way already says."""
+    name, _, said = way.partition(" ")
+    card = next((card for card in catalogue.of_kind("data_score") if card.name == name), None)
+    return card and replace(card, params=tuple(param for param in card.params if param.name != said.split("=")[0]))
+
+
+def needs_model(choice: Choice) -> bool:
+    """Is the opened model read for this choice: by its embedding, or by its score?"""
+    card = score_card(choice.way)
+    return choice.embedding.startswith("model@") or bool(card and "loaded" in card.needs)
+
+
 def way_label(way: str) -> str:
     return next((label for label, key in ways() if key == way), way)
 
@@ -54,8 +70,9 @@ def to_recipe(choice: Choice, share: float = 0.3, projection: str = "pca", prove
     """The recipe of a map, a selection, or (with `prove`) its proof. Raises RecipeError, as core.recipe.parse and core.catalogue.resolve."""
     method, _, param = choice.way.partition(" ")
     select: dict[str, Any] = {"method": method, "keep": round(share, 4)}
-    if param:
-        select["params"] = dict([param.split("=", 1)])
+    params = dict(choice.params) | (dict([param.split("=", 1)]) if param else {})
+    if params:
+        select["params"] = params
     data = {"source": choice.source, "text": choice.text, "label": choice.label, "skip_bad_rows": choice.skip}
     whole: dict[str, Any] = {
         "recipe": 1,
@@ -67,7 +84,7 @@ def to_recipe(choice: Choice, share: float = 0.3, projection: str = "pca", prove
     }
     if choice.clusters:
         whole["clusters"] = {"count": choice.clusters}
-    if choice.embedding.startswith("model@") and choice.model:
+    if needs_model(choice) and choice.model:
         whole["model"] = {"source": choice.model}
     if prove:
         whole["prove"] = {"learner": "linear", "shares": sorted({*PROOF_SHARES, round(share, 4)}), "seeds": 3}

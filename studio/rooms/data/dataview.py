@@ -17,7 +17,7 @@ from core.recipe import to_dict
 from studio.bench import Bench
 from studio.parts import facts
 from studio.rooms.data import samples
-from studio.rooms.data.dataplan import Choice, found_map, found_proof, found_selection, to_recipe, way_label
+from studio.rooms.data.dataplan import Choice, found_map, found_proof, found_selection, needs_model, to_recipe, way_label
 
 SHOWN = 24  # rows shown as cards at once
 _OPEN_S, _MAP_S = 300.0, 300.0
@@ -45,7 +45,7 @@ def open_view(bench: Bench, choice: Choice) -> View:
     about = _open(bench, choice)
     if choice.embedding == "auto":
         choice = Choice(**{**choice.to_dict(), "embedding": usual_embedding(about)})
-    if choice.embedding.startswith("model@"):
+    if needs_model(choice) and choice.model:
         bench.worker.ask("open_model", timeout_s=_OPEN_S, source=choice.model)
     drawn = bench.worker.ask("map_data", timeout_s=_MAP_S, recipe=to_dict(to_recipe(choice)))
     return View(choice, about, drawn)

@@ -13,6 +13,7 @@ from studio.parts import cards, facts, views
 from studio.parts.plotview import PlotlyView, table_twin
 from studio.rooms.data import dataplan, samples
 from studio.rooms.data.dataplan import DIGITS, Choice
+from studio.rooms.prune.params import details
 
 WHY = "Train a linear probe on what stays, on as many random rows, and on all rows; test on rows that none of them saw. Three seeds."
 _PROOF_HEADERS = ["Kept", "Chosen by", "Rows", "Mean %", "Lowest %", "Highest %", "Seeds"]
@@ -40,6 +41,7 @@ class Room:
     map_table: gr.Dataframe
     samples: gr.HTML
     way: gr.Dropdown
+    params: gr.State
     keep: gr.Slider
     by: gr.Radio
     sizes: gr.HTML
@@ -76,10 +78,10 @@ class Room:
         return [self.view, self.keep, self.colour, self.projection, self.by]
 
 
-def layout() -> Room:
+def layout(page: gr.Blocks) -> Room:
     """Make every component."""
     with gr.Column(elem_id="data-room"):
-        picture = _picture()
+        picture = _picture(page)
         with gr.Row(elem_classes="split"):
             with gr.Column(scale=6, min_width=300):
                 keeping = _keeping()
@@ -105,11 +107,11 @@ def _opening() -> dict[str, Any]:
     return {"source": source, "open": opened, "text": text, "label": label, "skip": skip, "more": more, "problem": problem}
 
 
-def _picture() -> dict[str, Any]:
+def _picture(page: gr.Blocks) -> dict[str, Any]:
     out: dict[str, Any] = {}
     with gr.Row(elem_classes="split"):
         with gr.Column(scale=8, min_width=300):
-            out |= _controls()
+            out |= _controls(page)
             out["map_note"] = facts.component("data-map-note")
             out["make_map"] = gr.Button("Make the UMAP map (a run)", visible=False, size="sm", elem_id="data-make-map")
             alt = "Map of the rows: what stays is coloured, what goes is grey"
@@ -123,7 +125,7 @@ def _picture() -> dict[str, Any]:
     return out
 
 
-def _controls() -> dict[str, Any]:
+def _controls(page: gr.Blocks) -> dict[str, Any]:
     """What the map shows, and how much stays."""
     colours = [(word, key) for key, word in charts.WAYS.items()]
     maps = [("PCA", "pca"), ("UMAP", "umap")]
@@ -138,6 +140,8 @@ def _controls() -> dict[str, Any]:
             min_width=150,
             elem_id="data-embedding",
         )
+    out["params"] = gr.State({})
+    details("How rows are scored", page, out["way"], out["params"], dataplan.score_card, "data-details")
     with gr.Row():
         out["colour"] = gr.Radio(colours, value="label", label="Colour", min_width=250, scale=3, elem_id="data-colour")
         out["projection"] = gr.Radio(maps, value="pca", label="Map", min_width=170, scale=2, elem_id="data-projection")

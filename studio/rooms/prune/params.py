@@ -12,6 +12,8 @@ from core.catalogue import MethodCard, ParamCard
 
 _TELL: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}  # only queued events make a State's change heard
 
+_WIDEST_SLIDER = 1e6  # beyond it a value is typed
+
 
 def details(title: str, page: gr.Blocks, chosen: gr.components.Component, params: gr.State, card_of: Callable[[str], MethodCard | None],
             elem_id: str, redrawn: gr.State | None = None) -> None:  # fmt: skip
@@ -42,7 +44,7 @@ def control(param: ParamCard, params: gr.State) -> None:
         made = gr.Textbox(param.default, label=param.label, max_length=param.longest, interactive=True)
     elif param.choices:
         made = gr.Dropdown(list(param.choices), value=param.default, label=param.label, interactive=True)
-    elif param.low is not None and param.high is not None:
+    elif param.low is not None and param.high is not None and param.high - param.low <= _WIDEST_SLIDER:
         step = 1 if param.type == "int" else (param.high - param.low) / 100
         made = gr.Slider(param.low, param.high, param.default, step=step, label=param.label, interactive=True)
     else:
