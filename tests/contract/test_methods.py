@@ -12,6 +12,7 @@ from transformers.models.mixtral.modeling_mixtral import MixtralExperts
 
 from core import catalogue
 from core.cost import Price
+from core.data.clusters import unit
 from core.events import Silent
 from core.method import METHODS, cards, load_methods
 from core.model.mixture.routing import Routed
@@ -273,7 +274,7 @@ def test_a_selector_keeps_exactly_as_many_as_asked(method, count):
     rng = np.random.default_rng(0)
     vectors = rng.standard_normal((20, 3)).astype(np.float32)
     given = {"count": count, "rows": 20, "scores": rng.random(20), "vectors": vectors, "clusters": np.arange(20) % 4,
-             "labels": np.arange(20) % 2, "generator": np.random.default_rng(1)}  # fmt: skip
+             "centroids": unit(vectors[:4]), "labels": np.arange(20) % 2, "generator": np.random.default_rng(1)}  # fmt: skip
     kept = method(given)
     assert kept.dtype == bool and kept.shape == (20,) and kept.sum() == count
 
@@ -345,7 +346,7 @@ def test_every_method_function_takes_only_what_its_kind_can_give():
         "recovery": {"model", "batches", "masks", "steps", "learning_rate", "watcher"},
         "embedding": {"images", "texts", "frame", "argument", "loaded", "watcher", "seed"},
         "data_score": {"vectors", "clusters", "centroids", "labels", "rows", "generator"},
-        "selector": {"count", "rows", "scores", "vectors", "clusters", "labels", "generator"},
+        "selector": {"count", "rows", "scores", "vectors", "clusters", "centroids", "labels", "generator"},
     }
     for (kind, name), method in METHODS.items():
         if kind in offered:
