@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 
 from core.catalogue import embedding_method, resolve
-from core.data.clusters import Clusters, spherical_kmeans, unit
+from core.data.clusters import Clusters, cluster, unit
 from core.data.dataset import Dataset
 from core.data.embedding import cache_file, embed
 from core.data.loading import load
@@ -177,10 +177,10 @@ def _seconds(dataset: Dataset, recipe: Recipe, loaded: Any) -> float:
 def _vectors(opened: OpenData, recipe: Recipe, loaded: Any) -> tuple[np.ndarray, Clusters]:
     """Vectors and clusters, kept while the data set is open."""
     file = cache_file(opened.dataset, recipe.embedding, loaded, recipe.seed)
-    key = f"{file.stem} {recipe.clusters.count} {recipe.seed}"
+    key = f"{file.stem} {recipe.clusters!r} {recipe.seed}"
     if key not in opened.made:
         vectors = embed(opened.dataset, recipe.embedding, loaded, Silent(), recipe.seed)
-        opened.made[key] = vectors, spherical_kmeans(vectors, recipe.clusters.count, recipe.seed)
+        opened.made[key] = vectors, cluster(vectors, recipe.clusters, recipe.seed)
     opened.last = key
     return opened.made[key]
 
