@@ -52,7 +52,7 @@ def _chain(apart: np.ndarray, weight: np.ndarray, ward: bool, merges: np.ndarray
         length -= 2
         low, high = min(at, best), max(at, best)
         rise = max(least, height[low], height[high])  # rounding must not put a merge below the merges in it
-        merges[done] = low, high, rise, weight[low] + weight[high]
+        merges[done, 0], merges[done, 1], merges[done, 2], merges[done, 3] = low, high, rise, weight[low] + weight[high]
         _join(apart, weight, alive, low, high, least, ward)
         height[high] = rise
 

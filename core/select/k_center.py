@@ -12,9 +12,7 @@ from kernels.farthest import farthest_first
 @selector(
     "k_center",
     label="k-center (greedy)",
-    paper=Paper(
-        "Sener, Savarese", 2017, "Active learning for convolutional neural networks: a core-set approach", "1708.00489"
-    ),
+    paper=Paper("Sener, Savarese", 2017, "Active learning for convolutional neural networks: a core-set approach", "1708.00489"),
     needs={"vectors"},
     place="geometry",
 )

@@ -18,7 +18,10 @@ _SMALL = 5  # rows; the paper passes over smaller clusters
     "typiclust",
     label="TypiClust",
     paper=Paper(
-        "Hacohen, Dekel, Weinshall", 2022, "Active learning on a budget: opposite strategies suit high and low budgets", "2202.02794"
+        "Hacohen, Dekel, Weinshall",
+        2022,
+        "Active learning on a budget: opposite strategies suit high and low budgets",
+        "2202.02794",
     ),
     needs={"vectors"},
     place="geometry",

@@ -26,9 +26,7 @@ _ENTRIES = 2**26  # neighbours of all rows together at the most: some 1.5 GB wit
     needs={"vectors"},
     place="geometry",
 )
-def vote_k(
-    vectors: np.ndarray, count: int, *, neighbours: Annotated[int, Param("Neighbours", 1, 5000)] = 150
-) -> np.ndarray:
+def vote_k(vectors: np.ndarray, count: int, *, neighbours: Annotated[int, Param("Neighbours", 1, 5000)] = 150) -> np.ndarray:
     """Keep rows that many others are near to, and avoid those near what is kept: representative and spread out.
 
     vectors (rows, features). Returns bool (rows,) with exactly `count` True.
