@@ -26,11 +26,11 @@ from tests.bench import Figure
 ROWS, FEATURES, SHARE, NEIGHBOURS, CLUSTERS, REPEATS = 20_000, 384, 0.05, 100, 100, 3
 PEER = "apricot-select==0.6.1"
 ABOUT = (
-    f"{ROWS:,} paragraphs of WikiText-2 train as {FEATURES} features (TF-IDF + SVD, seed 0, length 1), {100 * SHARE:g} % kept. Medians of {REPEATS} repeats of ours "
-    f"and of scikit-learn's and numpy's, in turn; {PEER} once, its default optimiser (lazy), squared Euclidean distance, which on vectors of length 1 has the same "
-    "greedy order as 1 + cos over all pairs; ours looks at each row's nearest rows (its card says how many). apricot has no k-center: ours stands beside "
-    "its facility location, its selector for covering a data set, and beside the plain loop that compares all rows with each new one. Value: mean over all rows "
-    "of the largest cosine to a kept row."
+    f"{ROWS:,} paragraphs of WikiText-2 train as {FEATURES} features (TF-IDF + SVD, seed 0, length 1; where there are fewer, the rest lie halfway "
+    f"between two of them), {100 * SHARE:g} % kept. Medians of {REPEATS} repeats of ours and of scikit-learn's and numpy's; {PEER} once, with its default "
+    "optimiser (lazy) on squared Euclidean distance, which on vectors of length 1 has the greedy order of 1 + cos over all pairs; ours looks at each row's "
+    "nearest rows (its card says how many). apricot has no k-center: ours stands beside its facility location, its selector for covering a data set, and "
+    "beside the plain loop that compares all rows with each new one. Value: mean over all rows of the largest cosine to a kept row."
 )
 _PEER = Path(__file__).with_name("peer_selection.py")
 
@@ -39,7 +39,7 @@ def paragraphs(count: int) -> np.ndarray:
     """Rows of real text as vectors, float32 (count, FEATURES), the first ones of more than 80 characters."""
     texts = [text for text in builtins.read_text("wikitext2/train") if len(text) > 80][:count]
     vectors = tfidf(texts, 0, dimensions=FEATURES)
-    if len(vectors) < count:  # the text has some 17,000 such paragraphs: the rest are halfway between two of them
+    if len(vectors) < count:
         pairs = np.random.default_rng(0).integers(len(vectors), size=(2, count - len(vectors)))
         vectors = np.concatenate([vectors, vectors[pairs[0]] + vectors[pairs[1]]])
     return unit(vectors)
