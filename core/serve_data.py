@@ -85,7 +85,8 @@ def map_data(session: Any, recipe: dict[str, Any]) -> dict[str, Any]:
     """Embed, cluster, lay out (PCA) and order the open rows as a recipe says (embedding, clusters, select, seed).
 
     Answers {"ready": True, "points": path of a parquet file with row, x, y, trust, cluster, label, score, rank; "sizes", "features",
-    "trust": mean, "clusters"}, or {"ready": False, "seconds": estimate} where the embedding is too long for a question and has to be a run.
+    "trust": mean, "unclustered": the number of the cluster that holds the noise, or None}, or {"ready": False, "seconds": estimate} where the
+    embedding is too long for a question and has to be a run.
     `rank` 0 is kept first.
     """
     opened, whole = _opened(session), resolve(parse(recipe), cards())
@@ -105,6 +106,7 @@ def map_data(session: Any, recipe: dict[str, Any]) -> dict[str, Any]:
         "ready": True,
         "points": str(_write(session.cache, frame)),
         "sizes": clusters.sizes.tolist(),
+        "unclustered": clusters.unclustered,
         "features": int(vectors.shape[1]),
         "trust": float(near.mean()),
     }

@@ -81,6 +81,7 @@ def _facts(
         "features": int(vectors.shape[1]),
         "clusters": len(clusters),
         "cluster_sizes": clusters.sizes.tolist(),
+        "unclustered": clusters.unclustered,
         "projection": (recipe.projection or Projection()).method,
         "protocol": PROTOCOL if recipe.prove else None,
     }

@@ -13,7 +13,7 @@ from kernels.coverage import cover_greedily
 from kernels.nearest import nearest_rows
 
 _FEWEST = 100  # neighbours a row keeps at the least
-_ENTRIES = 2**25  # neighbours of all rows together at the most: some 800 MB with what is made of them
+_ENTRIES = 2**25  # neighbours of all rows together at the most: about 1.2 GB with what is made of them
 
 
 @selector(

@@ -33,6 +33,8 @@ def top(
     When it lies: a score that prefers one class or one source keeps only that one; look at the class counts of what is kept. Which band is best
     changes with the data and with the share kept (2405.20541 finds the middle or the high band of perplexity best, by data set): try all three.
     """
+    if np.isnan(scores).any():
+        raise DataError("A band of the scores needs a score for every row.", "Choose a score, such as score: prototypes.")
     kept = np.zeros(len(scores), dtype=bool)
     if class_balance > 0:
         if labels is None:

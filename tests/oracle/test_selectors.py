@@ -102,8 +102,10 @@ def test_the_hardest_share_dropped_follows_the_share_kept(count, dropped):
     assert not ccs(scores, count, RNG(0), bins=1, hardest="lowest")[:dropped].any()
 
 
-def test_coverage_centric_selection_and_kmq_need_a_score():
+def test_selectors_by_score_need_one():
     nothing = np.full(5, np.nan)
+    with pytest.raises(DataError, match="needs a score for every row"):
+        top(nothing, 2, None)
     with pytest.raises(DataError, match="needs a score for every row"):
         ccs(nothing, 2, RNG(0))
     with pytest.raises(DataError, match="needs a score for every row"):
