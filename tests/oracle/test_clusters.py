@@ -48,12 +48,12 @@ def test_every_method_repeats_itself_and_numbers_clusters_by_size(says):
 
 def test_hdbscan_finds_the_groups_and_calls_the_rest_unclustered():
     vectors, group = blobs(noise=0.02)
-    vectors = np.concatenate([vectors, unit(RNG(5).normal(size=(8, 6)))])
+    vectors = np.concatenate([vectors, -np.eye(6)])  # six rows at right angles to all others, too few for a cluster
     found = cluster(vectors, asked(method="hdbscan", min_size=10), 0)
-    assert len(found) == 4 and found.unclustered == 3 and found.sizes[:3].sum() >= 88 and found.sizes.sum() == 98
+    assert len(found) == 4 and found.unclustered == 3 and found.sizes[:3].sum() >= 86 and found.sizes.sum() == 96
     inside = found.assignment[:90] < 3
     assert inside.mean() > 0.95 and same_groups(found.assignment[:90][inside], group[inside])
-    assert (found.assignment[90:] == 3).sum() >= 6
+    assert (found.assignment[90:] == 3).all()
     assert cluster(blobs(noise=0.02)[0], asked(method="hdbscan", min_size=10), 0).sizes.sum() == 90
 
 
