@@ -168,9 +168,23 @@ class Embedding(Section):
 
 
 class Clusters(Section):
-    """Spherical k-means. `count` left out means the square root of half the rows, between 2 and 100."""
+    """`count` is for kmeans (spherical) and agglomerative; left out, the square root of half the rows, between 2 and 100. `linkage` is for
+    agglomerative. `min_size` is for hdbscan, the rows that a cluster has at least; left out, half a per cent of the rows, at least 5."""
 
+    method: Literal["kmeans", "hdbscan", "agglomerative"] = "kmeans"
     count: Annotated[int, Field(ge=2)] | None = None
+    linkage: Literal["ward", "average"] = "ward"
+    min_size: Annotated[int, Field(ge=2)] | None = None
+
+    @model_validator(mode="after")
+    def _fits(self) -> Clusters:
+        if self.method == "hdbscan" and self.count is not None:
+            raise ValueError("hdbscan finds its own number of clusters, so it takes no count; say min_size, or use kmeans")
+        if self.method != "hdbscan" and self.min_size is not None:
+            raise ValueError(f"min_size is for hdbscan, and the method is {self.method}")
+        if self.method != "agglomerative" and self.linkage != "ward":
+            raise ValueError(f"linkage is for agglomerative, and the method is {self.method}")
+        return self
 
 
 class Projection(Section):

@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 
 from core.catalogue import embedding_method, resolve
-from core.data.clusters import Clusters, spherical_kmeans, unit
+from core.data.clusters import Clusters, cluster, unit
 from core.data.dataset import Dataset
 from core.data.embedding import cache_file, embed
 from core.data.evidence import Beside
@@ -86,7 +86,8 @@ def map_data(session: Any, recipe: dict[str, Any]) -> dict[str, Any]:
     """Embed, cluster, lay out (PCA) and order the open rows as a recipe says (embedding, clusters, select, seed).
 
     Answers {"ready": True, "points": path of a parquet file with row, x, y, trust, cluster, label, score, rank; "sizes", "features",
-    "trust": mean, "clusters"}, or {"ready": False, "seconds": estimate} where the embedding or the score is too long for a question and has to be a run.
+    "trust": mean, "clusters", "unclustered": the number of the cluster that holds the noise, or None}, or
+    {"ready": False, "seconds": estimate} where the embedding or the score is too long for a question and has to be a run.
     `rank` 0 is kept first.
     """
     opened, whole = _opened(session), resolve(parse(recipe), cards())
@@ -110,6 +111,7 @@ def map_data(session: Any, recipe: dict[str, Any]) -> dict[str, Any]:
         "ready": True,
         "points": str(_write(session.cache, frame)),
         "sizes": clusters.sizes.tolist(),
+        "unclustered": clusters.unclustered,
         "features": int(vectors.shape[1]),
         "trust": float(near.mean()),
     }
@@ -182,10 +184,10 @@ def _seconds(dataset: Dataset, recipe: Recipe, loaded: Any) -> float:
 def _vectors(opened: OpenData, recipe: Recipe, loaded: Any) -> tuple[np.ndarray, Clusters]:
     """Vectors and clusters, kept while the data set is open."""
     file = cache_file(opened.dataset, recipe.embedding, loaded, recipe.seed)
-    key = f"{file.stem} {recipe.clusters.count} {recipe.seed}"
+    key = f"{file.stem} {recipe.clusters!r} {recipe.seed}"
     if key not in opened.made:
         vectors = embed(opened.dataset, recipe.embedding, loaded, Silent(), recipe.seed)
-        opened.made[key] = vectors, spherical_kmeans(vectors, recipe.clusters.count, recipe.seed)
+        opened.made[key] = vectors, cluster(vectors, recipe.clusters, recipe.seed)
     opened.last = key
     return opened.made[key]
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from core.data.clusters import spherical_kmeans
+from core.data.clusters import cluster
 from core.data.dataset import Dataset, need_labels
 from core.data.selection import decide, generator, kept_count
 from core.errors import DataError
@@ -63,7 +63,7 @@ def _choices(
     """(share, who chose, positions to train on): the whole pool, and for each share the selection and as many random rows."""
     part, inside = dataset.part(pool), np.asarray(vectors[pool])
     count = None if recipe.clusters.count is None else min(recipe.clusters.count, len(pool))
-    clusters = spherical_kmeans(inside, count, seed)
+    clusters = cluster(inside, recipe.clusters.model_copy(update={"count": count}), seed)
     order = generator(seed, "random of the same size").permutation(len(pool))
     choices = [(1.0, WHOLE, pool)]
     for share in shares:

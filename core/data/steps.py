@@ -10,7 +10,7 @@ import pandas as pd
 
 from core import folder
 from core.catalogue import embedding_method
-from core.data.clusters import Clusters, spherical_kmeans
+from core.data.clusters import Clusters, cluster
 from core.data.dataset import Dataset, need_labels
 from core.data.embedding import argument, embed
 from core.data.evidence import Beside
@@ -33,7 +33,7 @@ def run_data(recipe: Recipe, path: Path, watcher: Watcher, loaded: Any = None) -
     if recipe.prove:
         need_labels(dataset, "the proof")  # said now, not after minutes of embedding
     vectors = embed(dataset, recipe.embedding, loaded, watcher, recipe.seed)
-    clusters = spherical_kmeans(vectors, recipe.clusters.count, recipe.seed, watcher)
+    clusters = cluster(vectors, recipe.clusters, recipe.seed, watcher)
     places, trust = project(vectors, recipe.projection or Projection(), recipe.seed, watcher)
     _write_points(path, dataset, clusters, places, trust)
     selection = None
@@ -83,6 +83,7 @@ def _facts(
         "features": int(vectors.shape[1]),
         "clusters": len(clusters),
         "cluster_sizes": clusters.sizes.tolist(),
+        "unclustered": clusters.unclustered,
         "projection": (recipe.projection or Projection()).method,
         "protocol": PROTOCOL if recipe.prove else None,
     }

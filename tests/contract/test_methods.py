@@ -14,7 +14,7 @@ from transformers.models.mixtral.modeling_mixtral import MixtralExperts
 
 from core import catalogue
 from core.cost import Price
-from core.data.clusters import spherical_kmeans
+from core.data.clusters import spherical_kmeans, unit
 from core.data.dataset import Dataset
 from core.data.evidence import Beside, Evidence
 from core.events import Silent
@@ -295,7 +295,7 @@ def test_a_selector_keeps_exactly_as_many_as_asked(method, count):
     rng = np.random.default_rng(0)
     vectors = rng.standard_normal((20, 3)).astype(np.float32)
     given = {"count": count, "rows": 20, "scores": rng.random(20), "vectors": vectors, "clusters": np.arange(20) % 4,
-             "labels": np.arange(20) % 2, "generator": np.random.default_rng(1)}  # fmt: skip
+             "centroids": unit(vectors[:4]), "labels": np.arange(20) % 2, "generator": np.random.default_rng(1)}  # fmt: skip
     kept = method(given)
     assert kept.dtype == bool and kept.shape == (20,) and kept.sum() == count
 
