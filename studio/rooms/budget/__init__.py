@@ -42,8 +42,9 @@ class _Held:
         self.origin = self._bench.observed(source, curves=True)
         parts = known.parts(described, self.origin) if described else Known().parts
         data = self.origin.data if self.origin else None
+        runs, weights = self._bench.runs, known.fingerprint(source, self._bench.workspace.folder)
         self._found = Known(
-            described, parts, known.cost_curves(data, parts), tuple(known.trials(source, self._bench.runs)), known.latency(source, self._bench.runs),
+            described, parts, known.cost_curves(data, parts), tuple(known.trials(source, runs, weights=weights)), known.latency(source, runs, weights),
             known.super_weights(data, parts), ((data or {}).get("curves") or {}).get("method", ""),
         )  # fmt: skip
         self._source = source
