@@ -150,8 +150,8 @@ class _Bench:
         return {"format": FORMAT, "method": self.ask.method, "structure": self.ask.structure, "metric": check.metric, "dense": meter.dense,
                 "levels": list(prediction.LEVELS), **asdict(found), "protocol": check.protocol | {"budgets": len(together), "compared": meter.compared},
                 "super_weights": self._super_weights(calibration),
-                "measured": {"levels": [0.0, *ERROR_LEVELS], "errors": errors, "outliers": self.observed.outliers, "alone": _said(alone), "roles": _said(of_roles),
-                             "together": _said(together)}}  # fmt: skip
+                "measured": {"levels": [0.0, *ERROR_LEVELS], "errors": errors, "outliers": self.observed.outliers,
+                             "alone": _said(alone), "roles": _said(of_roles), "together": _said(together)}}  # fmt: skip
 
     def _super_weights(self, calibration: Tensor) -> list[dict[str, Any]]:
         """Single weights that a budget should spare, where the model is one that has such."""
