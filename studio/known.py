@@ -123,6 +123,24 @@ def super_weights(data: dict[str, Any] | None, parts: Parts) -> dict[str, int]:
     return {layer: found.count(layer) for layer in dict.fromkeys(found) if layer in parts.sizes}
 
 
+@dataclass(frozen=True)
+class Units:
+    """What whole units of one structure give back. `groups`: {block: its group as `core.model.looking.unit_prices` tells it}; `refused`: why this model has no
+    such units, a sentence; `dense_ms`: the dense model's latency on this machine, None where it was not measured here."""
+
+    groups: dict[str, dict[str, Any]]
+    refused: str = ""
+    dense_ms: float | None = None
+
+
+def units(seen: Observed | None) -> dict[str, Units]:
+    """{structure: what is known of its units}, where the curves' run priced them. A demo's were priced elsewhere: its milliseconds are not this machine's."""
+    found = (seen.data if seen else {}).get("units") or {}
+    here = (found.get("latency") or {}).get("ms") if seen and seen.badge == "measured" else None
+    return {structure: Units({group["block"]: group for group in told.get("groups", ())}, told.get("refused", ""), here)
+            for structure, told in found.items() if structure != "latency"}  # fmt: skip
+
+
 def sizes(data: dict[str, Any]) -> dict[str, int]:
     """{block: weights that can be pruned}, from observations or a description."""
     names = [block["name"] for block in data["blocks"]]

@@ -6,7 +6,7 @@ are measured anew with every run of curves, and never kept by content: another m
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -31,7 +31,7 @@ def unit_prices(loaded: LoadedModel, watcher: Watcher) -> dict[str, Any]:
     for number, structure in enumerate(STRUCTURES):
         watcher.say(Progress("prices of units", number, len(STRUCTURES)))
         try:
-            groups = [group for group in unit_groups(loaded.model, loaded.anatomy.blocks, loaded.anatomy.family, structure)]
+            groups = unit_groups(loaded.model, loaded.anatomy.blocks, loaded.anatomy.family, structure)
             out[structure] = {"groups": _priced(loaded, structure, groups, out["latency"], watcher)}
         except ModelError as error:
             out[structure] = {"refused": error.problem}
@@ -54,7 +54,7 @@ def _protocol(loaded: LoadedModel, cost: str) -> dict[str, Any]:
 
 
 def _priced(
-    loaded: LoadedModel, structure: str, groups: list[Group], dense: Mapping[str, Any], watcher: Watcher
+    loaded: LoadedModel, structure: str, groups: Sequence[Group], dense: Mapping[str, Any], watcher: Watcher
 ) -> list[dict[str, Any]]:
     prices: dict[str, dict[str, Price]] = {}
     for cost in FALLS[structure]:

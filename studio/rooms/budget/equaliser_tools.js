@@ -16,7 +16,7 @@ function tools() {
   ui.layers = button('By layer', foldAll, 'Show a bar a layer, or a bar a block'); ui.layers.setAttribute('aria-pressed', unfolded.size > 0);
   const pen = button('Draw', () => { drawing = !drawing; pen.setAttribute('aria-pressed', drawing); say(drawing ? 'Drag across the bars to draw.' : ''); }, 'Draw a curve across the bars by dragging'); pen.setAttribute('aria-pressed', drawing);
   return put(make('div', 'eq-toolbox'),
-    put(make('div', 'eq-tools'), put(make('label', 'eq-global'), make('span', '', 'All blocks'), slider, ui.output), which, ui.turn, ui.undo, ui.redo),
+    put(make('div', 'eq-tools'), structureChoice(), put(make('label', 'eq-global'), make('span', '', 'All blocks'), slider, ui.output), which, ui.turn, ui.undo, ui.redo),
     put(make('div', 'eq-tools'), button('Uniform 20 %', () => preset(0.2)), button('Uniform 50 %', () => preset(0.5)), button('Reset', () => preset(0), 'Set every unlocked bar to 0 %'), shapes,
       button('Mirror', mirror, 'Mirror: the last block’s bars become the first’s'), button('Snap 4', () => snap(4), 'Snap to shares of N:4 patterns'), button('Snap 8', () => snap(8), 'Snap to shares of N:8 patterns'), pen, ui.layers));
 }
@@ -56,7 +56,7 @@ function paintKept() {
 
 async function solve(kind, wish) {
   try {
-    const found = await server.aim({ kind, value: wish, shares: Budget.compact(shares, blockOf), locked: [...locked] });
+    const found = await server.aim({ kind, value: wish, structure, shares: Budget.compact(shares, blockOf), locked: [...locked] });
     if (found.shares) { adopt(Budget.byPart(found.shares, blockOf)); commit(); }
     await chain; say(found.told); host.dataset.solved = Number(host.dataset.solved || 0) + 1;
   } catch (error) { say('The studio does not answer; try again.'); }
@@ -67,6 +67,7 @@ async function solve(kind, wish) {
 let proposed = [], proposedAt = null, proposing = false;
 async function propose() {
   const total = mean(Object.keys(sizes)), mine = JSON.stringify([total.toFixed(4), [...locked]]);
+  if (groupsOf()) { proposed = []; proposedAt = ghost = null; listIdeas(); return paint(); }
   if (!total) { proposed = []; proposedAt = ghost = null; listIdeas(); return paint(); }
   if (proposing || proposedAt === mine) return;
   proposing = true;
@@ -87,14 +88,15 @@ function listIdeas() {
     node.setAttribute('aria-pressed', !!ghost && ghost.name === each.name);
     return put(node, make('span', '', each.label), make('b', '', each.quality == null ? '' : `${metricOf()} ${quality(each.quality)}`));
   }));
-  if (!proposed.length) ui.ideas.append(make('span', 'eq-soft', 'Remove something first: proposals spread the same total.'));
+  if (!proposed.length) ui.ideas.append(make('span', 'eq-soft', groupsOf() ? `Proposals spread single weights. For ${structure}, Prune & recover has allocations of its own, such as one global ranking.` : 'Remove something first: proposals spread the same total.'));
   ui.adopt.disabled = ui.blend.disabled = !ghost;
 }
 
 // ---- while a hand moves, the server confirms what this file has worked out: one question in flight, always the last state
 
 async function ask() {
-  if (!model.curves || asking) { again = true; return; }
+  if (!model.curves || groupsOf()) return;
+  if (asking) { again = true; return; }
   asking = true; again = false;
   const mine = { ...shares };
   try {
@@ -139,7 +141,7 @@ function take(said, all) {
   Object.assign(model, { revision, undo, redo, side, snapshots });
   if (all) { shares = Budget.byPart(said.shares, blockOf); locked = new Set(lockedParts(said.locked)); ask(); }
   paint(); paintKept(); if (said.told) say(said.told);
-  host.dataset.rev = said.revision; trigger('committed', { revision: said.revision });
+  host.dataset.rev = said.revision; trigger('committed', { revision: said.revision, structure });
 }
 
 const lockedParts = names => { const on = Budget.byPart(Object.fromEntries(names.map(name => [name, 1])), blockOf); return Object.keys(on).filter(name => on[name]); };
@@ -151,19 +153,20 @@ function receive() {
   const given = props.value; if (!given || given.whole === text) return;
   text = given.whole;
   const value = JSON.parse(text); if (!value) return;
-  const face = of => JSON.stringify([of.name, of.blocks.length, of.parts.length, of.curves && [of.curves.dense, of.curves.scale], !!of.measured, of.past]);
+  const face = of => JSON.stringify([of.name, of.blocks.length, of.parts.length, of.curves && [of.curves.dense, of.curves.scale], !!of.measured, of.past, of.units]);
   const other = !model || face(value) !== face(model);
   const newer = other || value.revision > model.revision, { revision, undo, redo, side, snapshots } = model || {};
   model = { ...(model || {}), ...value, ...(newer ? {} : { revision, undo, redo, side, snapshots }) };
   if (other) {
     sizes = {}; blockOf = {}; members = {}; parts = {}; ghost = null; solo = null; proposed = []; proposedAt = null;
     for (const part of model.parts) { sizes[part.name] = part.size; blockOf[part.name] = part.block; parts[part.name] = part; (members[part.block] ??= []).push(part.name); }
-    unfolded = new Set([...unfolded].filter(name => name in members)); first = 0;
+    unfolded = new Set([...unfolded].filter(name => name in members)); first = 0; recall();
   }
   if (newer) { shares = Budget.byPart(value.shares, blockOf); locked = new Set(lockedParts(value.locked)); base = null; }
   if (other) { listUnits(); build(); if (model.parts.length) drawFrontier(); }
   paint(); if (newer && !other && ui.stored) paintKept();
   host.dataset.rev = model.revision;
   if (newer && model.parts.length) propose();
+  if (other && structure) commit(); // what the bars remove is told to the other rooms again
 }
 watch('value', receive); receive();
