@@ -52,7 +52,7 @@ function help() {
   const line = make('div', 'eq-help');
   const keys = [['↑ ↓', '1 %'], ['Shift ↑ ↓', '10 %'], ['← →', 'next bar'], ['0–9', 'type a share'], ['L', 'lock'], ['S', 'solo'], ['U', 'unfold'], ['Space', 'A / B'], ['Shift + drag', 'draw across the bars']];
   for (const [key, text] of keys) line.append(put(make('span'), make('kbd', '', key), document.createTextNode(text)));
-  if (model.curves) line.append(make('span', '', `Cost: what a bar alone adds to the log of the ${metricOf()}.`));
+  if (model.curves) line.append(make('span', 'of-weights', `Cost: what a bar alone adds to the log of the ${metricOf()}.`));
   return line;
 }
 

@@ -38,7 +38,7 @@ function drawFrontier() {
   const most = Math.min(Math.max(best[best.length - 1][1], 0.05), Math.log(3)); // beyond three times dense nobody chooses
   const low = Math.min(...best.filter(point => point[1] <= most * 1.02).map(point => point[0]), size(0) * 0.98), high = size(0);
   const x = at => FRAME.left + (FRAME.right - FRAME.left) * Budget.clamp((at - low) / (high - low || 1), 0, 1), y = increase => FRAME.bottom - (FRAME.bottom - FRAME.top) * Budget.clamp(increase / most, -0.03, 1.03);
-  const line = points => points.filter(point => point[0] >= low).map((point, i) => `${i ? 'L' : 'M'}${x(point[0]).toFixed(1)} ${y(point[1]).toFixed(1)}`).join('');
+  const line = points => points.filter(point => point[0] >= low && point[1] <= most * 1.03).map((point, i) => `${i ? 'L' : 'M'}${x(point[0]).toFixed(1)} ${y(point[1]).toFixed(1)}`).join('');
   front = { best, x, y, size };
   const words = (text, cls, at) => { const node = drawn('text', { class: cls, ...at }); node.textContent = text; return node; };
   const ticks = [0, 0.5, 1].map(part => most * part), columns = [0, 0.5, 1].map(part => low + (high - low) * part);
@@ -47,7 +47,7 @@ function drawFrontier() {
     ...ticks.flatMap(at => [drawn('path', { class: 'rule', d: `M${FRAME.left} ${y(at)}H${FRAME.right}` }), words(quality(model.curves.dense * Math.exp(at)), 'tick', { x: FRAME.left - 6, y: y(at) + 4, 'text-anchor': 'end' })]),
     ...columns.map((at, i) => words(bytes(at), 'tick', { x: x(at), y: FRAME.bottom + 15, 'text-anchor': i === 2 ? 'end' : i ? 'middle' : 'start' })),
     words(`bytes not zero; up: predicted ${metricOf()}, log scale`, 'tick', { x: (FRAME.left + FRAME.right) / 2, y: 186, 'text-anchor': 'middle' }),
-    words('solid: best, dashed: uniform', 'tick', { x: FRAME.right, y: FRAME.top + 3, 'text-anchor': 'end' }),
+    words('solid: best, dashed: uniform', 'tick', { x: FRAME.right, y: FRAME.top + 16, 'text-anchor': 'end' }),
     drawn('path', { class: 'uniform', d: line(uniform) }), drawn('path', { class: 'best', d: line(best) }), ui.ideaDot, ui.dot);
 }
 

@@ -60,7 +60,7 @@ function unitFigures() {
   ui.flopsBox.hidden = model.flops == null; ui.kvBox.hidden = !model.kv;
   if (model.flops != null) { ui.flops.textContent = millions(model.flops - sum.flops); ui.flopsUnder.textContent = `of ${millions(model.flops)}`; }
   if (model.kv) { ui.kv.textContent = bytes(model.kv - sum.kv_bytes); ui.kvUnder.textContent = structure === 'heads' ? `of ${bytes(model.kv)}, ${model.kv_tokens} tokens` : `${model.kv_tokens} tokens; neurons leave it`; }
-  const ms = dense == null ? null : Math.max(dense - sum.ms, 0), short = x => x < 10 ? x.toFixed(1) : whole(x);
+  const ms = dense == null ? null : Math.max(dense - sum.ms, 0), short = x => x < 100 ? x.toFixed(1) : whole(x);
   ui.latency.textContent = ms == null ? '–' : `${short(ms)} ms`; ui.latencyUnder.textContent = ms == null ? 'measure the curves here first' : `of ${short(dense)} ms, × ${(dense / Math.max(ms, 1e-9)).toFixed(2)}`;
   ui.latencyBox.title = ms == null ? 'A run of curves times the model and its blocks on this machine.' : 'The dense model’s latency less what single blocks, timed with fewer units on this machine, gave back.';
   host.dataset.quality = host.dataset.low = host.dataset.high = ''; host.dataset.ms = ms ?? ''; host.dataset.gone = sum.gone;
