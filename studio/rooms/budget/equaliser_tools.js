@@ -33,7 +33,7 @@ function select(label, choices, act, value = '') {
 const field = (label, hint, enter) => { const node = make('input', 'eq-field'); node.type = 'text'; node.setAttribute('aria-label', label); node.placeholder = hint; node.onkeydown = event => { if (event.key === 'Enter') enter(); }; return node; };
 
 function panels() {
-  const wish = field('Target', '4.5', () => aim()), kind = select('Kind of target', [['size', groupsOf() ? 'MB of weights, at most' : 'MB not zero, at most'], ['quality', `${metricOf()} at most + %`], ['faster', 'times faster here']], () => { wish.placeholder = { size: '4.5', quality: '10', faster: '1.3' }[kind.value]; }, 'size');
+  const wish = field('Target', '4.5', () => aim()), kind = select('Kind of target', [['size', groupsOf() ? 'MB, at most' : 'MB not zero, at most'], ['quality', `${metricOf()} at most + %`], ['faster', 'times faster here']], () => { wish.placeholder = { size: '4.5', quality: '10', faster: '1.3' }[kind.value]; }, 'size');
   const aim = () => solve(kind.value, wish.value);
   const targets = put(make('section', 'eq-panel'), make('h4', '', 'Target'), put(make('div', 'eq-line'), kind, wish, button('Solve', aim, 'Solve for this target')));
   ui.ideas = make('div', 'eq-chips'); ui.ideas.setAttribute('role', 'group'); ui.ideas.setAttribute('aria-label', 'Proposals for this total');
