@@ -15,6 +15,7 @@ from math import exp, isfinite
 
 from core.errors import RecipeError
 
+OUTLIER_SPREAD = 0.08  # how far OWL lets a block's share lie from the sparsity (the paper's lambda)
 HIGHEST_SHARE = 0.95  # a bar stops here: a layer with nothing left is a different model (layer collapse)
 
 
@@ -200,3 +201,18 @@ def kept_in_proportion(parts: Mapping[str, float], sizes: Mapping[str, int], spa
         left -= sum(sizes[unit] for unit in full)
         free = [unit for unit in free if unit not in full]
     return exactly({unit: 1 - min(kept[unit], 1.0) for unit in sizes}, sizes, sparsity)
+
+
+def away_from_mean(
+    weight: Mapping[str, float], group_of: Mapping[str, str], sizes: Mapping[str, int], sparsity: float, spread: float
+) -> dict[str, float]:
+    """Shares to remove around `sparsity`, smaller where a unit's group has more of `weight` than the mean (weighted by size); the group farthest from it lies
+    `spread` away. group_of: {unit: its group}. The total is met to the weight."""
+    size: dict[str, int] = {}
+    for unit in sizes:
+        size[group_of[unit]] = size.get(group_of[unit], 0) + sizes[unit]
+    mean = sum(weight[group] * size[group] for group in size) / max(sum(size.values()), 1)
+    farthest = max(abs(weight[group] - mean) for group in size)
+    scale = spread / farthest if farthest > 0 else 0.0
+    shares = {unit: min(max(sparsity - scale * (weight[group_of[unit]] - mean), 0.0), 1.0) for unit in sizes}
+    return exactly(shares, sizes, sparsity)

@@ -10,13 +10,14 @@ from dataclasses import dataclass
 
 from core.allocate.erk import erk
 from core.allocate.influence_weighted import influence_weighted
-from core.budget import HIGHEST_SHARE, CostCurves, redistribute
+from core.budget import HIGHEST_SHARE, OUTLIER_SPREAD, CostCurves, away_from_mean, redistribute
 from core.frontier import ladder
 
 
 @dataclass(frozen=True)
 class Parts:
-    """The layers of a model, in order. `influence`: {block: block influence}, where it was observed; `errors`: {layer: (shares, relative output errors)}."""
+    """The layers of a model, in order. `influence`: {block: block influence}, where it was observed; `errors`: {layer: (shares, relative output errors)};
+    `outliers`: {block: share of its weights that stand out}."""
 
     sizes: Mapping[str, int]
     block: Mapping[str, str]
@@ -24,6 +25,7 @@ class Parts:
     shape: Mapping[str, tuple[int, ...]]
     influence: Mapping[str, float] | None = None
     errors: Mapping[str, tuple[Sequence[float], Sequence[float]]] | None = None
+    outliers: Mapping[str, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,9 @@ def proposals(parts: Parts, curves: CostCurves | None, total: float, fixed: Mapp
         usual = sum(parts.influence.values()) / len(parts.influence)
         influence = {block: parts.influence.get(block, usual) for block in parts.block.values()}
         made["influence"] = ("By block influence", _capped(influence_weighted(free, parts.block, asked, influence), free, asked))
+    if parts.outliers and all(parts.block[part] in parts.outliers for part in free):
+        block = {part: parts.block[part] for part in free}
+        made["owl"] = ("OWL", _capped(away_from_mean(parts.outliers, block, free, asked, OUTLIER_SPREAD), free, asked))
     made["erk"] = ("Erdős–Rényi kernel", _capped(erk(free, {part: parts.shape[part] for part in free}, asked), free, asked))
     return [
         Proposal(name, label, {**fixed, **{part: shares.get(part, 0.0) for part in free}})

@@ -103,7 +103,7 @@ class Curves(Section):
     method: str = "wanda"
     structure: str = "unstructured"
     levels: tuple[Share, ...] = (0.7,)
-    together: Annotated[int, Field(ge=0, le=200)] = 9
+    together: Annotated[int, Field(ge=0, le=200)] = 6
     source: str = "builtin:wikitext2/valid"
     samples: Count = 12
     tokens: Annotated[int, Field(ge=2)] = 256

@@ -29,8 +29,9 @@ class Bench:
 
     `page`: the Blocks (for `.load`). `tabs`: the rooms; return `gr.Tabs(selected="prune")` to go to one. Signals are gr.States whose `.change`
     a room listens to, and which it writes as an output: `model` (source of the open model), `data` (source of the open data), `budget` (revision of
-    the budget), `by_hand` (how often *Prune with this budget* was pressed), `formula` ([how often one was adopted, the expression, the share in %]), `run`
-    (name of the followed run), `ended` (name of the run that ended last, whichever it was). All but `by_hand`, `formula` and `ended` are set on page load.
+    the budget), `by_hand` ([how often *Prune with this budget* was pressed, what its bars remove: "neurons", "heads", empty for single weights]),
+    `formula` ([how often one was adopted, the expression, the share in %]), `run` (name of the followed run), `ended` (name of the run that ended last,
+    whichever it was). All but `by_hand`, `formula` and `ended` are set on page load.
     """
 
     workspace: Workspace

@@ -113,6 +113,7 @@ def parts(described: dict[str, Any], seen: Observed | None = None) -> Parts:
         errors={name: (measured["levels"], errors) for name, errors in measured["errors"].items() if None not in errors}
         if measured
         else None,
+        outliers=measured.get("outliers"),
     )
 
 
@@ -120,6 +121,24 @@ def super_weights(data: dict[str, Any] | None, parts: Parts) -> dict[str, int]:
     """{layer: how many super weights lie in it}, where the curves' run looked for them."""
     found = [row["layer"] for row in ((data or {}).get("curves") or {}).get("super_weights") or ()]
     return {layer: found.count(layer) for layer in dict.fromkeys(found) if layer in parts.sizes}
+
+
+@dataclass(frozen=True)
+class Units:
+    """What whole units of one structure give back. `groups`: {block: its group as `core.model.looking.unit_prices` tells it}; `refused`: why this model has no
+    such units, a sentence; `dense_ms`: the dense model's latency on this machine, None where it was not measured here."""
+
+    groups: dict[str, dict[str, Any]]
+    refused: str = ""
+    dense_ms: float | None = None
+
+
+def units(seen: Observed | None) -> dict[str, Units]:
+    """{structure: what is known of its units}, where the curves' run priced them. A demo's were priced elsewhere: its milliseconds are not this machine's."""
+    found = (seen.data if seen else {}).get("units") or {}
+    here = (found.get("latency") or {}).get("ms") if seen and seen.badge == "measured" else None
+    return {structure: Units({group["block"]: group for group in told.get("groups", ())}, told.get("refused", ""), here)
+            for structure, told in found.items() if structure != "latency"}  # fmt: skip
 
 
 def sizes(data: dict[str, Any]) -> dict[str, int]:
@@ -158,12 +177,15 @@ class Trial:
         return by_part(self.shares, parts.block)
 
 
-def trials(source: str, runs: Path, most: int = 40) -> list[Trial]:
-    """Finished runs of this source with one pruning step, given by hand or uniform, that measured a perplexity before any recovery; newest first."""
+def trials(source: str, runs: Path, most: int = 40, weights: str | None = None) -> list[Trial]:
+    """Finished runs of this source with one pruning step, given by hand or uniform, that measured a perplexity before any recovery; newest first.
+
+    `weights`: the fingerprint of the opened ones; runs of others that lay at the same place before are passed over.
+    """
     found = []
     for path in folder.runs(runs):
         report = _read(path / folder.REPORT)
-        if report is None or _source_of(path) != source:
+        if report is None or not _ran(path, source, weights):
             continue
         method, structure, shares = _asked(path)
         value, dense = ((report.get(moment) or {}).get("perplexity") for moment in ("pruned", "dense"))
@@ -175,11 +197,11 @@ def trials(source: str, runs: Path, most: int = 40) -> list[Trial]:
     return found
 
 
-def latency(source: str, runs: Path) -> tuple[float, str] | None:
-    """How long the dense model takes on this machine (ms), and the run that measured it; None where none did."""
+def latency(source: str, runs: Path, weights: str | None = None) -> tuple[float, str] | None:
+    """How long the dense model takes on this machine (ms), and the run that measured it; None where none did. `weights`: as for `trials`."""
     for path in folder.runs(runs):
         report = _read(path / folder.REPORT)
-        if report and _source_of(path) == source and (found := (report.get("dense") or {}).get("latency_ms")):
+        if report and _ran(path, source, weights) and (found := (report.get("dense") or {}).get("latency_ms")):
             return float(found), path.name
     return None
 
@@ -213,6 +235,14 @@ def _asked(path: Path) -> tuple[str, str, dict[str, float]]:
         return only.method, only.structure, dict(only.allocation.shares)
     uniform = only.allocation.method == "uniform" and only.structure == "unstructured"
     return only.method, only.structure, {EVERYTHING: float(only.sparsity or 0.0)} if uniform else {}
+
+
+def _ran(path: Path, source: str, weights: str | None) -> bool:
+    """Is this a run of this source, and of these weights as far as both are noted?"""
+    if _source_of(path) != source:
+        return False
+    noted = (_read(path / folder.ENVIRONMENT) or {}).get("model_sha256") if weights else None
+    return not noted or noted == weights
 
 
 def _source_of(path: Path) -> str | None:

@@ -5,10 +5,12 @@ import math
 import random
 
 import pytest
+import torch
 
 from core import prediction
 from core.budget import CostCurves, allowed, by_block, by_part, combined, compact, estimate
 from core.frontier import frontier, ladder, smallest_loss, smallest_model
+from core.method import get
 from core.prediction import Layer, Probe
 from core.proposals import Parts, proposals
 
@@ -98,6 +100,7 @@ PARTS = Parts(
     shape={"b.0.q": (8, 8), "b.0.up": (32, 8), "b.1.q": (8, 8), "b.1.up": (32, 8)},
     influence={"b.0": 0.4, "b.1": 0.1},
     errors=dict.fromkeys(("b.0.q", "b.0.up", "b.1.q", "b.1.up"), ((0.0, 0.5, 0.9), (0.0, 0.1, 0.8))),
+    outliers={"b.0": 0.02, "b.1": 0.01},
 )
 
 
@@ -105,7 +108,7 @@ PARTS = Parts(
 def test_every_proposal_meets_the_total_and_leaves_locked_bars(fixed):
     curves = CostCurves((0.0, 0.5, 0.95), dict.fromkeys(PARTS.sizes, (0.0, 0.1, 0.9)), 20.0)
     found = {proposal.name: proposal.shares for proposal in proposals(PARTS, curves, 0.4, fixed)}
-    assert list(found) == ["uniform", "best", "rate_distortion", "influence", "erk"]
+    assert list(found) == ["uniform", "best", "rate_distortion", "influence", "owl", "erk"]
     for shares in found.values():
         assert sum(shares[name] * size for name, size in PARTS.sizes.items()) == pytest.approx(0.4 * 640, abs=1.5)
         assert {name: shares[name] for name in fixed} == fixed
@@ -114,7 +117,24 @@ def test_every_proposal_meets_the_total_and_leaves_locked_bars(fixed):
         found["erk"]["b.0.up"] > found["erk"]["b.0.q"] or fixed
     )  # (8 + 8) / 64 against (32 + 8) / 256: the wide one is kept less
     assert found["influence"]["b.1.up"] > found["influence"]["b.0.up"] or fixed
+    assert found["owl"]["b.0.up"] < found["owl"]["b.1.up"] or fixed
     assert found["rate_distortion"]["b.1.up"] >= found["rate_distortion"]["b.0.up"] or fixed
+
+
+def test_owl_is_proposed_as_the_allocator_gives_it():
+    """Worked by hand: outliers 2 % and 1 % of blocks of one size lie 0.5 % about their mean, which becomes the spread, 8 %: 0.32 and 0.48."""
+    (found,) = [proposal.shares for proposal in proposals(PARTS, None, 0.4, {}) if proposal.name == "owl"]
+    assert [round(found[name], 2) for name in ("b.0.q", "b.0.up", "b.1.q", "b.1.up")] == [0.31, 0.32, 0.48, 0.48]
+    scores = {"b.0": 0.02, "b.1": 0.01}  # of 3,200 weights in each block, so many are 100 where the others are 0 or 1
+
+    def weights(name):
+        many = 1000 if name.endswith("q") else 2200
+        large = round(scores[name[:3]] * many)
+        return torch.cat((torch.full((large,), 100.0), torch.zeros(many - large)))[None]
+
+    given = {"sizes": PARTS.sizes, "blocks": PARTS.block, "sparsity": 0.4, "weights": weights,
+             "statistics": lambda name: {"input_norm": torch.ones(1)}}  # fmt: skip
+    assert get("allocator", "owl")(given) == pytest.approx(found)
 
 
 def test_without_observations_only_shapes_speak_and_all_locked_means_no_proposal():

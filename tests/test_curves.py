@@ -92,3 +92,48 @@ def test_a_cache_that_cannot_be_written_loses_no_curves(tried, tmp_path, monkeyp
     ids = text.sequences("builtin:wikitext2/train", loaded.tokenizer, 1, 64, 0)
     assert curves.measure_curves(loaded, ASK, ids, 0, notes) is found
     assert any("could not be kept" in note.text for note in notes.said)
+
+
+class _Answers:
+    """A check of three batches of four predictions among eight answers, all of which `shift` moves."""
+
+    batches, batch = 3, 1
+
+    def __init__(self):
+        self.logits, self.shift = torch.randn(3, 4, 8, generator=torch.Generator().manual_seed(1)), torch.zeros(8)
+
+    def read(self, number):
+        return (self.logits[number] + self.shift).log_softmax(-1), torch.tensor([0, 1, 2, 3])
+
+
+def test_divergence_and_loss_are_read_together_and_equal_the_rule_written_out():
+    check = _Answers()
+    before = check.logits.log_softmax(-1)
+    meter = curves._Meter(check, Silent())
+    right = torch.arange(4)
+    assert meter.dense == pytest.approx(float(torch.exp(-before[:, range(4), right].double().mean())), rel=1e-6)
+    assert meter.read(Silent(), True) == pytest.approx((0.0, 0.0, 0.0), abs=1e-7)
+    check.shift = torch.arange(8) / 4
+    after = (check.logits + check.shift).log_softmax(-1)
+    change = (before - after)[:, range(4), right].double()
+    far = float((before[0].exp() * (before[0] - after[0])).sum(-1).mean())  # of the first batch: one in six, at least one
+    assert meter.read(Silent()) == pytest.approx((far,), rel=1e-5)
+    assert meter.read(Silent(), True) == pytest.approx((far, float(change.mean()), float(change.std() / 12**0.5)), rel=1e-5)
+
+
+def test_a_large_vocabulary_keeps_fewer_answers_evenly_spaced(monkeypatch):
+    monkeypatch.setattr(curves, "MOST_KEPT", 17)  # two predictions of eight answers, where there are four
+    check = _Answers()
+    before = check.logits.log_softmax(-1)
+    meter = curves._Meter(check, Silent())
+    assert meter.compared == 2 and sum(kept.numel() for kept in meter._answers) <= 17
+    check.shift = torch.arange(8) / 4
+    after = (check.logits + check.shift).log_softmax(-1)
+    far = (before[0, ::2].exp() * (before[0, ::2] - after[0, ::2])).sum(-1).mean()
+    assert meter.read(Silent())[0] == pytest.approx(float(far), rel=1e-5)
+
+
+def test_each_block_has_its_share_of_outliers(tried):
+    loaded, _, found, *_ = tried
+    shares = found["measured"]["outliers"]
+    assert list(shares) == [block.name for block in loaded.anatomy.blocks] and all(0 < share < 0.1 for share in shares.values())

@@ -104,6 +104,76 @@ def test_every_target_ends_in_a_sentence(asks, kind, wish, says):
     assert says in ask["aim"](sent(workspace, {}) | {"kind": kind, "value": wish})["told"]
 
 
+def priced(has, ms=20.0, badge="measured"):
+    """tiny-llama's prices of units as the demo holds them, with milliseconds: each head takes 1 off its block, 512 neurons 2."""
+    found = known.observations("builtin:tiny-llama", DEMOS / "no-runs", curves=True).data["units"]
+    for structure, off in (("heads", 2.0), ("neurons", 2.0)):
+        for group in found[structure]["groups"]:
+            group |= {"at": [0.0, float(group["units"])], "off": [0.0, off]}
+    return replace(has, units=known.units(known.Observed({"units": found | {"latency": {"ms": ms}}}, badge)))
+
+
+@pytest.mark.parametrize(
+    ("structure", "kind", "wish", "says", "share"),
+    [
+        ("heads", "faster", "1.2", "16 ms of 20 ms, × 1.25", {4: 0.5, 2: 0.0}),  # a sixth of 20 is 3.33 ms: four heads of 1 ms
+        ("neurons", "faster", "1.25", "16 ms of 20 ms, × 1.25", {6: 1 / 3}),  # 4 of the 12 ms
+        ("heads", "faster", "2", "cannot be reached by heads alone: the nearest is 14 ms of 20 ms", {6: 0.5}),  # one stays
+        ("neurons", "size", "99", "Nothing more needs to go", {6: 0.0}),
+        ("neurons", "quality", "10", "Nothing predicts yet", None),
+    ],
+)
+def test_targets_in_whole_units_are_met_by_what_was_priced(has, structure, kind, wish, says, share):
+    asked = {"kind": kind, "value": wish, "structure": structure, "shares": {}, "locked": []}
+    shares, told = equaliser_asks.solved(asked, priced(has))
+    assert says in told
+    if share is None:
+        assert shares is None
+        return
+    of_blocks = [shares[f"blocks.{i}.self_attn.q_proj"] for i in range(6)]
+    for count, wanted in share.items():
+        assert sum(abs(one - wanted) < 2 / 512 for one in of_blocks) == count
+
+
+def test_a_locked_block_keeps_its_units_and_counts(has):
+    asked = {"kind": "faster", "value": "1.2", "structure": "heads", "shares": {"blocks.0": 0.5}, "locked": ["blocks.0"]}
+    shares, told = equaliser_asks.solved(asked, priced(has))
+    assert shares["blocks.0.self_attn.q_proj"] == 0.5 and "16 ms of 20 ms" in told
+
+
+def test_milliseconds_of_another_machine_are_not_shown_as_this_ones(has):
+    elsewhere = priced(has, badge="precomputed demo")
+    asked = {"kind": "faster", "value": "1.2", "structure": "heads", "shares": {}, "locked": []}
+    assert equaliser_asks.solved(asked, elsewhere) == (None, equaliser_asks.units.UNTIMED)
+    assert elsewhere.units["heads"].dense_ms is None and known.units(None) == {}
+    with pytest.raises(RecipeError, match="Nothing is known of this model's heads"):
+        equaliser_asks.solved(asked, has)
+
+
+def test_whole_units_are_counted_as_a_run_counts_them(has):
+    from core.model.units.cutting import asked_of
+    from studio.rooms.budget.units import gone, price
+
+    group = priced(has).units["neurons"].groups["blocks.0"]
+    for share in (0.0, 0.0009, 0.001, 0.3, 0.5, 0.94999, 1.0):
+        assert gone(price(group, "bytes"), share) == asked_of(512, share)
+
+
+def test_the_frontiers_table_starts_with_the_present_budget(has):
+    from studio.charts.budget import frontier_table
+    from studio.rooms.budget.equaliser import best_by_size
+
+    table = frontier_table(has.curves, has.parts, best_by_size(has), {f"blocks.{i}": 0.5 for i in range(6)}, 2.0, 3_150_144)
+    first, *best = table.values.tolist()
+    assert first[0] == "this one" and first[2] == 50 and first[3] == first[4]  # a uniform budget is its own comparison
+    assert (
+        all(row[3] <= row[4] * (1 + 1e-6) for row in best)
+        and best[0][2] == 0
+        and best[0][3] == pytest.approx(has.curves.dense, rel=1e-5)
+    )
+    assert [row[1] for row in best] == sorted((row[1] for row in best), reverse=True)
+
+
 def test_a_target_is_met_by_what_is_unlocked(asks, has):
     workspace, ask = asks
     shares = {"blocks.0": 0.1}

@@ -113,7 +113,7 @@ def test_each_example_recipe_runs(file, tmp_path):
         assert len(seen["blocks"]) == len(seen["similarity"]["values"]) - 1
         assert (
             set(seen["curves"]["cost"]) == {layer["name"] for layer in seen["layers"]}
-            and len(seen["curves"]["measured"]["together"]) == 9
+            and len(seen["curves"]["measured"]["together"]) == recipe.observe.curves.together
         )
     if any(step.prune and step.prune.structure in ("blocks", "neurons", "heads", "channels", "experts") for step in recipe.steps):
         assert report["pruned"]["parameters"] < report["dense"]["parameters"]

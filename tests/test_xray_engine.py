@@ -142,6 +142,21 @@ def test_units_joined_by_pairs_are_one_cluster():
         alike(vectors * torch.nan, 0.9)
 
 
+@pytest.mark.quick
+def test_units_that_are_all_alike_are_one_cluster_without_a_list_of_their_pairs():
+    chance = torch.Generator().manual_seed(0)
+    one, other = torch.randn(2, 8, generator=chance)
+    vectors = torch.where(
+        torch.arange(3000)[:, None] % 3 > 0, one, other
+    )  # over two million pairs, in three stretches of the table
+    found = alike(vectors, 0.99)
+    assert found.clusters == (tuple(i for i in range(3000) if i % 3), tuple(range(0, 3000, 3)))
+    chain = torch.stack([torch.tensor([cos, sin]) for cos, sin in ((math.cos(i / 40), math.sin(i / 40)) for i in range(60))])
+    assert alike(chain[torch.randperm(60, generator=chance)], math.cos(1.5 / 40)).clusters == (
+        tuple(range(60)),
+    )  # each is near its neighbours only
+
+
 def test_a_copied_neuron_is_found_in_the_model(loaded):
     block, mlp = loaded.anatomy.blocks[2], loaded.model.model.layers[2].mlp
     before = {name: p.detach().clone() for name, p in mlp.named_parameters()}

@@ -5,8 +5,10 @@ from typing import Annotated
 
 from torch import Tensor
 
-from core.budget import exactly
+from core.budget import OUTLIER_SPREAD, away_from_mean
 from core.method import Paper, Param, allocator
+
+OUTLIER = 5.0  # the paper's M: a score of so many times the mean stands out
 
 
 @allocator(
@@ -28,8 +30,8 @@ def owl(
     weights: Callable[[str], Tensor],
     statistics: Callable[[str], Mapping[str, Tensor]],
     *,
-    outlier: Annotated[float, Param("Outlier above, times the mean", 1.0, 20.0)] = 5.0,
-    spread: Annotated[float, Param("Spread of the shares", 0.0, 0.3)] = 0.08,
+    outlier: Annotated[float, Param("Outlier above, times the mean", 1.0, 20.0)] = OUTLIER,
+    spread: Annotated[float, Param("Spread of the shares", 0.0, 0.3)] = OUTLIER_SPREAD,
 ) -> dict[str, float]:
     """Blocks with many outliers keep more: there a few weights times inputs tower over the rest.
 
@@ -45,16 +47,11 @@ def owl(
     members: dict[str, list[str]] = {}
     for layer in sizes:
         members.setdefault(blocks[layer] or layer, []).append(layer)
-    outliers = {block: _outlier_share(layers, weights, statistics, outlier) for block, layers in members.items()}
-    size = {block: sum(sizes[layer] for layer in layers) for block, layers in members.items()}
-    mean = sum(outliers[block] * size[block] for block in members) / max(sum(size.values()), 1)
-    farthest = max(abs(value - mean) for value in outliers.values())
-    scale = spread / farthest if farthest > 0 else 0.0
-    shares = {layer: sparsity - scale * (outliers[block] - mean) for block, layers in members.items() for layer in layers}
-    return exactly({layer: min(max(shares[layer], 0.0), 1.0) for layer in sizes}, sizes, sparsity)
+    outliers = {block: outlier_share(layers, weights, statistics, outlier) for block, layers in members.items()}
+    return away_from_mean(outliers, {layer: blocks[layer] or layer for layer in sizes}, sizes, sparsity, spread)
 
 
-def _outlier_share(
+def outlier_share(
     layers: list[str], weights: Callable[[str], Tensor], statistics: Callable[[str], Mapping[str, Tensor]], outlier: float
 ) -> float:
     """Of all weights of these layers, the share whose score exceeds `outlier` times their mean. One layer's scores are in memory at a time."""

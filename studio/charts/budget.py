@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping, Sequence
 from statistics import median
+from typing import Any
 
 import pandas as pd
 import plotly.graph_objects as go
 
-from core.budget import HIGHEST_SHARE, CostCurves, by_part, combined, cost_at
+from core.budget import HIGHEST_SHARE, CostCurves, by_part, combined, cost_at, estimate
 from core.proposals import Parts
 from studio.charts.xray import MARGIN, titled
 from studio.known import Trial
@@ -79,6 +80,31 @@ def table(
             last = None if last is None else round(100 * last, 2)
             rows.append([unit, round(100 * share, 2), bool(shut[mine[0]]), size, round(size * (1 - share)), cost, last])
     return pd.DataFrame(rows, columns=["Block", "Remove %", "Locked", "Weights", "Kept", "Cost alone ×", "Last run %"])
+
+
+def frontier_table(curves: CostCurves, parts: Parts, points: Sequence[tuple[float, float]], shares: Mapping[str, float],
+                   each: float, total: int) -> pd.DataFrame:  # fmt: skip
+    """The table twin of the frontier: the present budget, then for every size the best budget's predicted quality, and that of a uniform one.
+
+    points: (weights removed, predicted log increase) of the best budgets; each: bytes of a parameter; total: parameters of the model."""
+    prunable = max(sum(parts.sizes.values()), 1)
+
+    def row(what: str, removed: float, quality: float) -> list[Any]:
+        even = _increase(curves, dict.fromkeys(parts.sizes, min(removed / prunable, HIGHEST_SHARE)))
+        size, uniform = (total - removed) * each / 1e6, curves.dense * math.exp(min(even, 300.0))
+        return [what, round(size, 4), round(100 * removed / prunable, 2), float(f"{quality:.6g}"), float(f"{uniform:.6g}")]
+
+    present = estimate(curves, parts.sizes, by_part(shares, parts.block))
+    best = [row("best", removed, curves.dense * math.exp(min(increase, 300.0))) for removed, increase in points]
+    metric = curves.metric.capitalize()
+    columns = [
+        "Budget",
+        "MB not zero",
+        "Removed of the blocks %",
+        f"{metric}, predicted",
+        f"{metric} of a uniform one, predicted",
+    ]
+    return pd.DataFrame([row("this one", present.total - present.kept, present.quality), *best], columns=columns)
 
 
 Pair = tuple[Trial, float, float]  # a run, the predicted and the measured log increase

@@ -175,9 +175,17 @@ def test_an_edited_table_moves_the_bars(room, house):
     assert on_disk(house)["shares"] == {"blocks.2": 0.45}
 
 
-def test_prune_with_this_budget_goes_to_the_prune_room_and_chooses_the_budget(room):
+def test_prune_with_this_budget_goes_to_the_prune_room_and_chooses_the_budget(room, house):
     page = room("budget", shares={"blocks.0": 0.3})
+    what = page.locator("#equaliser").get_by_label("What goes")
+    saved_after(page, lambda: what.select_option("heads"))
+    expect(page.locator(".eq-told")).to_contain_text("Undo brings the former budget back")
+    expect(page.locator(".eq-guards")).to_contain_text("2 groups a block, so a bar moves in steps of 50 %")
+    expect(page.locator(".eq-figure", has_text="KV cache")).to_contain_text("721 kB")  # of 786: one of 12 groups
+    expect(page.locator(".eq-frontier")).to_be_hidden()
+    assert on_disk(house)["shares"] == {"blocks.0": 0.5}
     page.get_by_role("button", name="Prune with this budget").click()
+    expect(page.locator("#structure input")).to_have_value("attention heads")
     expect(page.get_by_role("tab", name="Prune & recover")).to_have_attribute("aria-selected", "true")
     expect(page.get_by_label("The budget by hand")).to_be_checked()
     expect(page.locator("#plan .plan")).to_contain_text("what your budget says")

@@ -12,7 +12,7 @@ import random
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from math import isfinite
+from math import ceil, exp, inf, isfinite
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from core import folder, prediction
+from core.allocate.owl import OUTLIER, outlier_share
 from core.budget import redistribute
 from core.builtins import cache_dir
 from core.errors import ModelError, ResourceError
@@ -35,11 +36,11 @@ from core.model.looking.super_weights import SEQUENCES, find_super_weights
 from core.model.masks import decide, generator
 from core.model.measuring.quality import Check, open_check
 from core.model.observe import Statistics, have, matrix, observe_block, statistics_of, stream
-from core.model.pruning.scoring import output_error
+from core.model.pruning.scoring import layer_weight, output_error
 from core.prediction import Probe
 from core.recipe import Curves
 
-FORMAT = 3  # of what is kept: counts up when the measurements or the fit change
+FORMAT = 4  # of what is kept: counts up when the measurements or the fit change
 ERROR_LEVELS = (0.1, 0.25, 0.4, 0.55, 0.7, 0.85)
 ERROR_ROWS = 256  # of a layer, evenly spaced: a relative error needs no more
 _ATTENTION = ("query", "key", "value", "output", "qkv")
@@ -47,6 +48,8 @@ _TOTALS = (0.2, 0.6)  # whole-model budgets are drawn between these
 _AROUND = 0.2  # a unit's share lies at most so far from its budget's total
 _ROLE_SHARE = 0.6
 _FEW = 6  # one in so many batches is read for divergences, of which there are many
+MOST_KEPT = 2**25  # log-probabilities of the dense model in memory (128 MB): a large vocabulary leaves predictions out
+_AT_ONCE = 16  # predictions compared at a time: what they need stays in the cache (of 255 at once, 0.37 CPU-seconds; so, 0.03)
 
 
 def measure_curves(loaded: LoadedModel, ask: Curves, calibration: Tensor, seed: int, watcher: Watcher) -> dict[str, Any]:
@@ -76,7 +79,7 @@ def measured_anew(
 ) -> dict[str, Any]:
     """`measure_curves` without the cache."""
     observed = _observed(loaded, ask, calibration, watcher, seed)
-    return _Bench(loaded, ask, seed, watcher, *observed).curves(check or open_check(loaded, ask), calibration)
+    return _Bench(loaded, ask, seed, watcher, observed).curves(check or open_check(loaded, ask), calibration)
 
 
 def group_of(layer: Layer) -> str:
@@ -84,26 +87,34 @@ def group_of(layer: Layer) -> str:
     return f"blocks.{layer.block}.{'attention' if layer.role in _ATTENTION else 'mlp'}"
 
 
-def _observed(loaded: LoadedModel, ask: Curves, calibration: Tensor, watcher: Watcher,
-              seed: int) -> tuple[dict[str, Statistics], dict[str, tuple[float, ...]]]:  # fmt: skip
-    """One pass of the dense model: what the criterion needs of each layer, and its error at each level."""
-    method = get("score", ask.method)
-    statistics, errors = {}, {}
-    gradients, names = gradients_of(loaded, [method], calibration, watcher), {*statistics_of([method]), "gram"}
+@dataclass(frozen=True)
+class _Observed:
+    """What one pass of the dense model tells: what the criterion needs of each layer, its error at each level, and each block's share of outliers."""
+
+    statistics: dict[str, Statistics]
+    errors: dict[str, tuple[float, ...]]
+    outliers: dict[str, float]
+
+
+def _observed(loaded: LoadedModel, ask: Curves, calibration: Tensor, watcher: Watcher, seed: int) -> _Observed:
+    method, seen = get("score", ask.method), _Observed({}, {}, {})
+    gradients, names = gradients_of(loaded, [method], calibration, watcher), {*statistics_of([method]), "gram", "input_norm"}
     for block, module, hidden, extra in stream(loaded, calibration, watcher, "observe for curves"):
         found = observe_block(loaded, block, module, hidden, extra, sorted(names), watcher, keep_outputs=True)[0]
         for layer in block.layers:
             watcher.check()
             known = found[layer.name] | gradients.get(layer.name, {})
-            statistics[layer.name] = {name: value for name, value in known.items() if name != "gram" or name in method.needed()}
+            seen.statistics[layer.name] = {name: value for name, value in known.items() if name in method.needed()}
             weight = matrix(layer, loaded.module(layer.path).weight.detach()).float()
             some = torch.arange(0, len(weight), -(-len(weight) // ERROR_ROWS), device=weight.device)
             scores, weight = _scores(layer, method, weight, known, seed)[some.cpu()], weight[some]
             kept = (
                 decide(scores, "unstructured", level, method.card.compare, layer.name).to(weight.device) for level in ERROR_LEVELS
             )
-            errors[layer.name] = (0.0, *(output_error(weight, weight * keep, known["gram"]) for keep in kept))
-    return statistics, errors
+            seen.errors[layer.name] = (0.0, *(output_error(weight, weight * keep, known["gram"]) for keep in kept))
+        weights = {layer.name: lambda layer=layer: layer_weight(loaded, layer) for layer in block.layers}
+        seen.outliers[block.name] = outlier_share(list(weights), lambda name, of=weights: of[name](), found.__getitem__, OUTLIER)
+    return seen
 
 
 def _scores(layer: Layer, method: Method, weight: Tensor, statistics: Statistics, seed: int) -> Tensor:
@@ -118,14 +129,12 @@ class _Bench:
     ask: Curves
     seed: int
     watcher: Watcher
-    statistics: dict[str, Statistics]
-    errors: dict[str, tuple[float, ...]]
+    observed: _Observed
 
     def curves(self, check: Check, calibration: Tensor) -> dict[str, Any]:
         self.watcher.check()
-        dense = check.measure()
-        meter = _Meter(check) if isfinite(dense) else None
-        if meter is None:
+        meter = _Meter(check, self.watcher)
+        if not isfinite(meter.dense):
             raise ModelError(
                 f"The {check.metric} of the whole model is not a number.", "Check its weights, or compute in float32."
             )
@@ -135,13 +144,14 @@ class _Bench:
         lone = [{layer.name: _ROLE_SHARE for layer in layers if layer.role == role} for role in roles] if len(roles) > 1 else []
         of_roles = self._whole(meter, lone, False, "curves: roles")
         together = self._whole(meter, draw_budgets(layers, self.ask.together, self.seed), True, "curves: whole budgets")
-        seen = {layer.name: prediction.Layer(group_of(layer), layer.role, self.errors[layer.name]) for layer in layers}
+        errors = self.observed.errors
+        seen = {layer.name: prediction.Layer(group_of(layer), layer.role, errors[layer.name]) for layer in layers}
         found = prediction.fit(seen, (0.0, *ERROR_LEVELS), alone, of_roles, together)
-        return {"format": FORMAT, "method": self.ask.method, "structure": self.ask.structure, "metric": check.metric, "dense": dense,
-                "levels": list(prediction.LEVELS), **asdict(found), "protocol": check.protocol | {"budgets": len(together)},
+        return {"format": FORMAT, "method": self.ask.method, "structure": self.ask.structure, "metric": check.metric, "dense": meter.dense,
+                "levels": list(prediction.LEVELS), **asdict(found), "protocol": check.protocol | {"budgets": len(together), "compared": meter.compared},
                 "super_weights": self._super_weights(calibration),
-                "measured": {"levels": [0.0, *ERROR_LEVELS], "errors": self.errors, "alone": _said(alone), "roles": _said(of_roles),
-                             "together": _said(together)}}  # fmt: skip
+                "measured": {"levels": [0.0, *ERROR_LEVELS], "errors": errors, "outliers": self.observed.outliers,
+                             "alone": _said(alone), "roles": _said(of_roles), "together": _said(together)}}  # fmt: skip
 
     def _super_weights(self, calibration: Tensor) -> list[dict[str, Any]]:
         """Single weights that a budget should spare, where the model is one that has such."""
@@ -167,7 +177,7 @@ class _Bench:
             self.watcher.say(Progress("curves: parts alone", done, len(todo)))
             shares = {layer.name: level for layer in block.layers if group_of(layer) == group}
             with self._pruned(shares), starting_at(loaded, block.index, states, in_tuples):
-                probes.append(Probe(shares, meter.divergence()))
+                probes.append(Probe(shares, *meter.read(self.watcher)))
         return probes
 
     def _whole(self, meter: _Meter, budgets: Sequence[Mapping[str, float]], loss: bool, stage: str) -> list[Probe]:
@@ -176,8 +186,7 @@ class _Bench:
         for done, shares in enumerate(budgets):
             self.watcher.say(Progress(stage, done, len(budgets)))
             with self._pruned(shares):
-                divergence = meter.divergence()
-                probes.append(Probe(shares, divergence, *(meter.increase(self.watcher) if loss else ())))
+                probes.append(Probe(shares, *meter.read(self.watcher, loss)))
         return probes
 
     @contextmanager
@@ -189,7 +198,7 @@ class _Bench:
             for layer in chosen:
                 self.watcher.check()
                 weight = matrix(layer, self.loaded.module(layer.path).weight.data)
-                scores = _scores(layer, method, weight.float(), self.statistics[layer.name], self.seed)
+                scores = _scores(layer, method, weight.float(), self.observed.statistics[layer.name], self.seed)
                 keep = decide(scores, self.ask.structure, shares[layer.name], method.card.compare, layer.name)
                 weight.masked_fill_(~keep.to(weight.device), 0.0)
             yield
@@ -202,33 +211,44 @@ class _Meter:
     """How far the model now is from what it was: in its answers, on a few batches, and in its loss, on all.
 
     The divergence from the dense model's own answers is the increase of the loss that a calibrated model expects, without the luck of which word came
-    next: a twentieth of the noise on the same text. The loss itself needs many more predictions.
+    next: a twentieth of the noise on the same text. The loss itself needs many more predictions. `dense`: the quality figure of the model as it was;
+    `compared`: how many of its answers are kept for divergences, evenly spaced where MOST_KEPT allows no more.
     """
 
-    def __init__(self, check: Check) -> None:
-        self.check = check
-        self.few = max(check.batches // _FEW, 1)
-        self._answers, self._losses = [], []
+    def __init__(self, check: Check, watcher: Watcher) -> None:
+        self.check, self.few = check, max(check.batches // _FEW, 1)
+        self._answers: list[Tensor] = []
+        self._losses: list[Tensor] = []
         for number in range(check.batches):
+            watcher.check()
             answers, right = check.read(number)
-            self._losses.append(-answers.gather(1, right[:, None])[:, 0])
+            self._losses.append(_loss(answers, right))
             if number < self.few:
-                self._answers.append(answers)
+                self._every = self._every if number else ceil(answers.numel() * self.few / MOST_KEPT) or 1
+                self._answers.append(answers[:: self._every].clone())
+        mean = float(torch.cat(self._losses).double().mean())
+        self.dense, self.compared = exp(mean) if mean < 700 else inf, sum(map(len, self._answers))
 
-    def divergence(self) -> float:
-        """Mean Kullback-Leibler divergence, in nats a prediction."""
-        found = [(dense.exp() * (dense - self.check.read(number)[0])).sum(-1) for number, dense in enumerate(self._answers)]
-        return float(torch.cat(found).double().mean())
-
-    def increase(self, watcher: Watcher) -> tuple[float, float]:
-        """(mean increase of the loss, its standard error)."""
-        found = []
-        for number, dense in enumerate(self._losses):
+    def read(self, watcher: Watcher, loss: bool = False) -> tuple[float, ...]:
+        """(mean Kullback-Leibler divergence, in nats a prediction,), and with `loss` the mean increase of the loss and its standard error, in one reading."""
+        far, more = [], []
+        for number in range(self.check.batches if loss else self.few):
             watcher.check()
             answers, right = self.check.read(number)
-            found.append(-answers.gather(1, right[:, None])[:, 0] - dense)
-        change = torch.cat(found).double()
-        return float(change.mean()), float(change.std() / len(change) ** 0.5) if len(change) > 1 else 0.0
+            if number < self.few:
+                pairs = zip(self._answers[number].split(_AT_ONCE), answers[:: self._every].split(_AT_ONCE), strict=True)
+                far += [(dense.exp() * (dense - now)).sum(-1) for dense, now in pairs]
+            if loss:
+                more.append(_loss(answers, right) - self._losses[number])
+        divergence = float(torch.cat(far).double().mean())
+        if not loss:
+            return (divergence,)
+        change = torch.cat(more).double()
+        return divergence, float(change.mean()), float(change.std() / len(change) ** 0.5) if len(change) > 1 else 0.0
+
+
+def _loss(answers: Tensor, right: Tensor) -> Tensor:
+    return -answers.gather(1, right[:, None])[:, 0]
 
 
 def draw_budgets(layers: Sequence[Layer], count: int, seed: int) -> list[dict[str, float]]:

@@ -62,7 +62,7 @@ def alike(vectors: Tensor, threshold: float) -> Alike:
     if not torch.isfinite(vectors).all():
         raise ModelError("Some of these weights are NaN or infinite.", "The file is damaged; fetch the model again.")
     unit = normalize(vectors, dim=1)
-    nearest, mate, joined = [], [], list(range(count))
+    nearest, mate, cluster = [], [], torch.arange(count)
     for start in range(0, count, _ROWS):
         cosines = unit[start : start + _ROWS] @ unit.T
         here = torch.arange(len(cosines))
@@ -70,22 +70,18 @@ def alike(vectors: Tensor, threshold: float) -> Alike:
         best = cosines.max(1)
         nearest.append(best.values)
         mate.append(best.indices)
-        for a, b in (cosines >= threshold).nonzero().tolist():
-            _join(joined, start + a, b)
+        _join(cluster, cosines >= threshold, start)
     members: dict[int, list[int]] = {}
-    for place in range(count):
-        members.setdefault(_root(joined, place), []).append(place)
+    for place, of in enumerate(cluster.tolist()):
+        members.setdefault(of, []).append(place)
     clusters = sorted((tuple(found) for found in members.values() if len(found) > 1), key=lambda c: (-len(c), c))
     return Alike(torch.cat(nearest), torch.cat(mate), tuple(clusters))
 
 
-def _root(joined: list[int], place: int) -> int:
-    while joined[place] != place:
-        joined[place] = joined[joined[place]]
-        place = joined[place]
-    return place
-
-
-def _join(joined: list[int], a: int, b: int) -> None:
-    first, second = sorted((_root(joined, a), _root(joined, b)))
-    joined[second] = first
+def _join(cluster: Tensor, near: Tensor, start: int) -> None:
+    """Join each unit of this stretch of the table to those it is near. near: bool (rows, units), row r being unit start + r; cluster: int64 (units,), the
+    first member of each unit's cluster so far. A row at a time, so that units that are all alike, whose pairs are millions, need no list of pairs."""
+    for row in near.any(1).nonzero()[:, 0].tolist():
+        joined = torch.cat((cluster[near[row]], cluster[start + row, None])).unique()
+        if len(joined) > 1:
+            cluster[torch.isin(cluster, joined)] = joined[0]

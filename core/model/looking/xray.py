@@ -17,6 +17,7 @@ from core.model.gradients import gradients_of
 from core.model.loading import LoadedModel
 from core.model.looking.curves import measure_curves
 from core.model.looking.redundancy import Borders
+from core.model.looking.unit_prices import unit_prices
 from core.model.masks import generator
 from core.model.observe import have, matrix, observe_block, of_kind, statistics_of, stream
 from core.recipe import Observe
@@ -55,6 +56,7 @@ def observe_model(loaded: LoadedModel, ask: Observe, inputs: Callable[[], Tensor
         "ablation": _ablation(loaded, calibration, watcher, left_out) if ask.ablation else None,
         "left_out": left_out,
         "curves": measure_curves(loaded, ask.curves, calibration, seed, watcher) if ask.curves else None,
+        "units": unit_prices(loaded, watcher) if ask.curves else None,
     }  # fmt: skip
 
 

@@ -42,9 +42,10 @@ class _Held:
         self.origin = self._bench.observed(source, curves=True)
         parts = known.parts(described, self.origin) if described else Known().parts
         data = self.origin.data if self.origin else None
+        runs, weights = self._bench.runs, known.fingerprint(source, self._bench.workspace.folder)
         self._found = Known(
-            described, parts, known.cost_curves(data, parts), tuple(known.trials(source, self._bench.runs)), known.latency(source, self._bench.runs),
-            known.super_weights(data, parts), ((data or {}).get("curves") or {}).get("method", ""),
+            described, parts, known.cost_curves(data, parts), tuple(known.trials(source, runs, weights=weights)), known.latency(source, runs, weights),
+            known.super_weights(data, parts), ((data or {}).get("curves") or {}).get("method", ""), known.units(self.origin),
         )  # fmt: skip
         self._source = source
         return self._found
@@ -63,6 +64,7 @@ def build(bench: Bench) -> None:
             interactive=True, show_label=False, label="The budget, a row a block", elem_id="budget-table", static_columns=[0, 3, 4, 5, 6],
             datatype=["str", "number", "bool", "number", "number", "number", "number"],
         )  # fmt: skip
+    sizes = table_twin("the frontier, the best budget of every size")
     title = facts.component("budget-curves-finding")
     lines = PlotlyView(height=320, alt="A line for each block: what removing a share of it alone costs", elem_id="budget-curves")
     with gr.Column(visible=False) as proof:
@@ -70,14 +72,24 @@ def build(bench: Bench) -> None:
         pairs = PlotlyView(height=340, alt="Predicted against measured increase: a point a run", elem_id="budget-tested")
         rows = table_twin("predicted and measured")
     drawer("sparsity", "perplexity", "estimate-and-measured")
-    _wire(bench, held, bars, table, [note, measure, title, proof, tested, pairs, rows, lines])
-    go.click(lambda times: (gr.Tabs(selected="prune"), (times or 0) + 1), bench.by_hand, [bench.tabs, bench.by_hand], **_TOLD)
+    _wire(bench, held, bars, table, [note, measure, title, proof, tested, pairs, rows, lines, sizes])
+    structure = gr.State("")
+    bars.committed(_structure_of, None, structure, **_TOLD, trigger_mode="always_last")
+    go.click(_to_prune, [bench.by_hand, structure], [bench.tabs, bench.by_hand], **_TOLD)
 
     @plainly
     def start(source: str | None) -> str:
         return bench.start(recipe_for(bench, source or "", curves=True))
 
     measure.click(start, bench.model, bench.run, **_TOLD)
+
+
+def _structure_of(event: gr.EventData) -> str:
+    return str((event._data or {}).get("structure") or "")
+
+
+def _to_prune(pressed: list[Any] | None, structure: str) -> tuple[gr.Tabs, list[Any]]:
+    return gr.Tabs(selected="prune"), [(pressed or [0])[0] + 1, structure]
 
 
 def _wire(bench: Bench, held: _Held, bars: gr.HTML, table: gr.Dataframe, about: list[Any]) -> None:
@@ -95,7 +107,7 @@ def _wire(bench: Bench, held: _Held, bars: gr.HTML, table: gr.Dataframe, about: 
         """The budget changed: by a hand on the bars, in the table, or in another tab."""
         if not source:
             return gr.skip()
-        return _bars(bench, held, source), *_table(bench, held, source), _lines(bench, held, source)
+        return _bars(bench, held, source), *_table(bench, held, source), _lines(bench, held, source), _sizes(bench, held, source)
 
     def committed(event: gr.EventData) -> int:
         return int((event._data or {}).get("revision") or 0)
@@ -112,7 +124,7 @@ def _wire(bench: Bench, held: _Held, bars: gr.HTML, table: gr.Dataframe, about: 
 
     bench.model.change(draw, bench.model, [bars, *rows, *about], **_QUIET)
     bench.ended.change(draw, bench.model, [bars, *rows, *about], **_QUIET)
-    bench.budget.change(moved, bench.model, [bars, *rows, about[-1]], **_QUIET, trigger_mode="always_last")
+    bench.budget.change(moved, bench.model, [bars, *rows, *about[-2:]], **_QUIET, trigger_mode="always_last")
     bars.committed(committed, None, bench.budget, **_TOLD, trigger_mode="always_last")
     table.input(typed, [table, bench.model, remembered], [bench.budget, *rows], **_TOLD)
 
@@ -141,11 +153,22 @@ def _lines(bench: Bench, held: _Held, source: str) -> Any:
     return budget.cost_lines(has.curves, has.parts, bench.workspace.read().budget.shares) if has.curves else None
 
 
+def _sizes(bench: Bench, held: _Held, source: str) -> pd.DataFrame | None:
+    """The frontier in figures."""
+    has = held(source)
+    if has.curves is None or not has.parts.sizes:
+        return None
+    described, shares = has.described or {}, bench.workspace.read().budget.shares
+    total = int(described.get("parameters") or 0)
+    each = (described.get("size_bytes") or 0) / max(total, 1)
+    return budget.frontier_table(has.curves, has.parts, equaliser.best_by_size(has), shares, each, total)
+
+
 def _about(bench: Bench, held: _Held, source: str) -> tuple[Any, ...]:
     """Where the prediction comes from, the button that measures it here, and how runs have borne it out."""
     has = held(source)
     if not has.parts.sizes:
-        return None, gr.Button("Measure curves", interactive=False), None, gr.Column(visible=False), None, None, None, None
+        return None, gr.Button("Measure curves", interactive=False), None, gr.Column(visible=False), None, None, None, None, None
     if has.curves is None:
         told = facts.said("No prediction yet", "Measure what each block costs when it alone is pruned; the prediction adds these costs up. The bars "
                           "work without it.")  # fmt: skip
@@ -154,10 +177,7 @@ def _about(bench: Bench, held: _Held, source: str) -> tuple[Any, ...]:
             gr.Button("Measure curves", variant="primary", interactive=True),
             None,
             gr.Column(visible=False),
-            None,
-            None,
-            None,
-            None,
+            *[None] * 5,
         )
     pairs = equaliser.compared(has)
     return (
@@ -169,6 +189,7 @@ def _about(bench: Bench, held: _Held, source: str) -> tuple[Any, ...]:
         budget.tested(pairs, has.curves) if pairs else None,
         budget.tested_table(pairs),
         _lines(bench, held, source),
+        _sizes(bench, held, source),
     )
 
 

@@ -10,14 +10,15 @@ from typing import TYPE_CHECKING, Any
 from core import budget, frontier
 from core.errors import PrunariumError, RecipeError
 from core.proposals import proposals
+from studio.rooms.budget import units
 from studio.workspace import Opened, Overtaken, Shares, Workspace
 
 if TYPE_CHECKING:
     from studio.rooms.budget.equaliser import Known
 
 Ask = Callable[[dict[str, Any]], dict[str, Any]]
-FASTER = ("Zeros alone make nothing faster on this machine: its matrix products read them like any number. For speed, remove neurons, heads or blocks "
-          "in Prune & recover, where a budget in latency is measured here.")  # fmt: skip
+FASTER = ("Zeros alone make nothing faster on this machine: its matrix products read them like any number. For speed, let the bars remove neurons or heads "
+          "(What goes), or remove blocks in Prune & recover.")  # fmt: skip
 
 
 def functions(workspace: Workspace, known: Callable[[str], Known]) -> list[Ask]:
@@ -135,6 +136,8 @@ def _aim(workspace: Workspace, known: Callable[[str], Known]) -> Ask:
 def solved(asked: Mapping[str, Any], has: Known) -> tuple[dict[str, float] | None, str]:
     """(shares or None, a sentence). Raises RecipeError on a wish that is no number, or where nothing can be solved yet."""
     kind, wish = asked["kind"], number(asked["value"])
+    if asked.get("structure"):
+        return units.solved(kind, wish, asked["structure"], has, _fixed(asked, has)[1])
     if kind == "faster":
         return None, FASTER
     if has.curves is None:

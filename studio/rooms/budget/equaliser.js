@@ -52,7 +52,7 @@ function help() {
   const line = make('div', 'eq-help');
   const keys = [['↑ ↓', '1 %'], ['Shift ↑ ↓', '10 %'], ['← →', 'next bar'], ['0–9', 'type a share'], ['L', 'lock'], ['S', 'solo'], ['U', 'unfold'], ['Space', 'A / B'], ['Shift + drag', 'draw across the bars']];
   for (const [key, text] of keys) line.append(put(make('span'), make('kbd', '', key), document.createTextNode(text)));
-  if (model.curves) line.append(make('span', '', `Cost: what a bar alone adds to the log of the ${metricOf()}.`));
+  if (model.curves) line.append(make('span', 'of-weights', `Cost: what a bar alone adds to the log of the ${metricOf()}.`));
   return line;
 }
 
@@ -113,7 +113,7 @@ function column(unit, index) {
 // ---- painting: everything that a change of the budget changes
 
 const costOf = names => {
-  if (!model.curves) return 0;
+  if (!model.curves || groupsOf()) return 0;
   let sum = 0;
   for (const name of names) if (name in model.curves.cost) sum += Budget.costAt(model.curves, name, shares[name]);
   return Math.max(0, Budget.combined(model.curves, sum));
@@ -132,7 +132,7 @@ function paint() {
   ui.output.textContent = percent(at); ui.mean.style.bottom = `${100 * now.sparsity}%`;
   ui.undo.disabled = !model.undo; ui.redo.disabled = !model.redo;
   ui.turn.textContent = model.side; ui.turn.setAttribute('aria-pressed', model.side === 'B');
-  figures(now); paintFrontier(now); guards();
+  figures(now); ui.side.hidden = !front || !!groupsOf(); paintFrontier(now); guards();
 }
 
 function paintBar(bar, cost, highest) {
@@ -145,20 +145,25 @@ function paintBar(bar, cost, highest) {
   bar.track.setAttribute('aria-valuenow', Math.round(100 * share));
   bar.track.setAttribute('aria-valuetext', `remove ${text}${mixed ? `, its layers ${percent(low)} to ${percent(high)}` : ''}${closed ? ', locked' : ''}`);
   bar.lock.setAttribute('aria-pressed', closed); bar.lock.setAttribute('aria-label', `Lock ${bar.title}`); bar.path.setAttribute('d', closed ? SHUT : OPEN);
-  bar.cost.style.height = `${100 * cost / highest}%`; bar.cost.parentNode.title = `${bar.title} alone: ${metricOf()} × ${Math.exp(cost).toFixed(3)}`;
-  const was = model.measured && mean(names, model.measured.shares); bar.was.hidden = was == null; bar.was.style.bottom = `${100 * (was || 0)}%`;
+  bar.cost.style.height = `${100 * cost / highest}%`; bar.cost.parentNode.title = groupsOf() ? '' : `${bar.title} alone: ${metricOf()} × ${Math.exp(cost).toFixed(3)}`;
+  const was = model.measured && !groupsOf() && mean(names, model.measured.shares); bar.was.hidden = was == null; bar.was.style.bottom = `${100 * (was || 0)}%`;
   bar.idea.hidden = !ghost; if (ghost) bar.idea.style.bottom = `${100 * mean(names, ghost.shares)}%`;
-  const spared = names.some(name => parts[name].spared && shares[name] > 0);
+  const spared = !groupsOf() && names.some(name => parts[name].spared && shares[name] > 0);
   bar.flag.textContent = high >= COLLAPSE ? '!' : spared ? '◆' : ''; bar.flag.hidden = !bar.flag.textContent;
 }
 
 // Sentences that the present budget calls for; each names the bars that it is about.
 function guards() {
   const told = [], named = names => `${names.slice(0, 3).join(', ')}${names.length > 3 ? ` and ${names.length - 3} more` : ''}`;
+  if (groupsOf()) return tellGuards(unitGuards(named));
   const empty = Object.keys(shares).filter(name => shares[name] >= COLLAPSE);
   if (empty.length) told.push(['!', `Layer collapse: ${named(empty)} would keep a tenth of the weights or less, far beyond what curves know.`]);
   const precious = Object.keys(shares).filter(name => parts[name].spared && shares[name] > 0);
   if (precious.length) told.push(['◆', `${named(precious)}: a super weight lies there. Lock the bar at 0 %, or let the recipe say protect: [super_weights].`]);
   if (Object.values(shares).some(share => share > 0)) told.push(['·', 'Single weights set to zero give no speed-up on this machine, and the file stays as large.']);
+  tellGuards(told);
+}
+
+function tellGuards(told) {
   ui.guards.replaceChildren(...told.map(([mark, text]) => put(make('li', mark === '·' ? 'note' : ''), make('b', '', mark), document.createTextNode(text))));
 }

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -18,12 +18,20 @@ import gradio as gr
 from core import budget, frontier
 from core.folder import finite
 from core.proposals import Parts
-from studio.known import Trial
+from studio.known import Trial, Units
 from studio.rooms.budget import asks as equaliser_asks
 from studio.workspace import Opened, Shares, Workspace
 
 _HERE = Path(__file__).resolve().parent
-SCRIPTS = ("budget.js", "equaliser.js", "equaliser_hand.js", "equaliser_gauge.js", "equaliser_tools.js")
+SCRIPTS = (
+    "budget.js",
+    "equaliser.js",
+    "equaliser_hand.js",
+    "equaliser_units.js",
+    "equaliser_gauge.js",
+    "equaliser_frontier.js",
+    "equaliser_tools.js",
+)
 _ATTENTION = ("query", "key", "value", "output", "qkv")
 KV_TOKENS = 512
 _SURE = 1e-3  # a measured log increase below this says nothing of a prediction's relative error
@@ -32,7 +40,7 @@ _SURE = 1e-3  # a measured log increase below this says nothing of a prediction'
 @dataclass(frozen=True)
 class Known:
     """What is known of the open model: `curves` and `parts` as core.budget wants them, `described` by the worker, `trials` newest first, `latency_ms` of
-    the dense model with the run that measured it, `spared`: {layer: super weights in it}."""
+    the dense model with the run that measured it, `spared`: {layer: super weights in it}, `units`: {structure: what whole units give back}."""
 
     described: Mapping[str, Any] | None = None
     parts: Parts = field(default_factory=lambda: Parts({}, {}, {}, {}))
@@ -41,10 +49,12 @@ class Known:
     latency: tuple[float, str] | None = None
     spared: Mapping[str, int] = field(default_factory=dict)
     method: str = ""
+    units: Mapping[str, Units] = field(default_factory=dict)
 
 
 def equaliser(workspace: Workspace, known: Callable[[str], Known], elem_id: str = "equaliser") -> gr.HTML:
-    """The component, empty. Give it `value(...)`; listen to `.committed` (event data {"revision": n}) for budgets that reached the workspace.
+    """The component, empty. Give it `value(...)`; listen to `.committed` (event data {"revision": n, "structure": what the bars remove, empty: single
+    weights}) for budgets that reached the workspace.
 
     `known(source)`: of the open model; read once for each question of the page.
     """
@@ -77,10 +87,11 @@ def value(opened: Opened, known: Known, snapshots: Mapping[str, Shares]) -> dict
         "kv_tokens": KV_TOKENS,
         "latency": None if known.latency is None else {"ms": known.latency[0], "run": known.latency[1]},
         "curves": _curves(known.curves),
-        "frontier": _frontier(known),
+        "frontier": best_by_size(known),
         "measured": None if hand is None else {"method": hand.method, "value": hand.value, "dense": hand.dense, "sparsity": hand.sparsity,
                                                "run": hand.run, "shares": hand.by_part(parts), "foretold": hand.method == known.method},
         "past": past(known),
+        "units": {structure: asdict(of) for structure, of in known.units.items()},
         **state(opened, snapshots),
     }  # fmt: skip
 
@@ -165,7 +176,7 @@ def _curves(curves: budget.CostCurves | None) -> dict[str, Any] | None:
             "metric": curves.metric, "scale": curves.scale, "power": curves.power, "within": curves.within, "floor": curves.floor}  # fmt: skip
 
 
-def _frontier(known: Known) -> list[tuple[float, float]]:
+def best_by_size(known: Known) -> list[tuple[float, float]]:
     """(weights removed, predicted log increase) of the best budgets."""
     if known.curves is None or not known.parts.sizes:
         return []

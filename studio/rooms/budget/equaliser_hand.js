@@ -5,7 +5,7 @@ const held = () => { const soloed = solo && units.find(unit => unit.name === sol
 
 // A bar of several layers moves them together and keeps their shape.
 function set(unit, share, step = 0.01, from = shares) {
-  if (shut(unit.names)) return say(`${unit.title} is locked.`);
+  if (groupsOf() ? unit.names.some(name => locked.has(name)) : shut(unit.names)) return say(`${unit.title} is locked.`);
   const wanted = Budget.clamp(step ? Math.round(share / step) * step : share, 0, model.highest);
   const alike = unit.names.every(name => from[name] === from[unit.names[0]]);
   const moved = alike && !unit.names.some(name => locked.has(name)) ? Object.fromEntries(unit.names.map(name => [name, wanted]))
@@ -13,7 +13,7 @@ function set(unit, share, step = 0.01, from = shares) {
   adopt({ ...shares, ...moved });
 }
 
-function adopt(next) { shares = next; say(''); paint(); ask(); }
+function adopt(next) { shares = snapped(next); say(''); paint(); ask(); }
 
 function drag(event, unit) {
   if (event.button) return;
@@ -41,7 +41,7 @@ function key(event, unit, index) {
   const names = Object.keys(bars), by = event.shiftKey ? 0.1 : 0.01, go = { ArrowUp: by, ArrowDown: -by, PageUp: 0.1, PageDown: -0.1 }[event.key], word = event.key.toLowerCase();
   if ((event.ctrlKey || event.metaKey) && word === 'z') { if (!event.repeat) step(event.shiftKey ? 'redo' : 'undo'); }
   else if (event.ctrlKey || event.metaKey || event.altKey) return;
-  else if (go) { set(unit, mean(unit.names) + go); settle(); }
+  else if (go) { set(unit, groupsOf() ? nudged(unit, go) : mean(unit.names) + go, groupsOf() ? 0 : 0.01); settle(); }
   else if (event.key === 'Home' || event.key === 'End') { set(unit, event.key === 'End' ? model.highest : 0); settle(); }
   else if (event.key === 'ArrowLeft') index ? bars[names[index - 1]].track.focus() : page(-1, true);
   else if (event.key === 'ArrowRight') index < names.length - 1 ? bars[names[index + 1]].track.focus() : page(1, true);
@@ -79,6 +79,7 @@ function soloing(unit) {
 
 function unfold(unit, focus) {
   const block = unit.block ? unit.block.name : unit.name;
+  if (groupsOf()) return say(`Whole ${structure} go by block.`);
   if (members[block].length < 2) return say(`${unit.title} is one layer.`);
   if (!unfolded.delete(block)) unfolded.add(block);
   solo = null; rebuild();
@@ -87,7 +88,7 @@ function unfold(unit, focus) {
 
 function rebuild() { const at = units[first] && units[first].names[0]; listUnits(); if (at) { first = Math.max(units.findIndex(unit => unit.names.includes(at)), 0); first -= first % WINDOW; } fillBars(); ui.layers.setAttribute('aria-pressed', unfolded.size > 0); host.dataset.units = units.length; paint(); }
 
-function foldAll() { unfolded = unfolded.size ? new Set() : new Set(model.blocks.map(block => block.name)); solo = null; first = 0; rebuild(); }
+function foldAll() { if (groupsOf()) return say(`Whole ${structure} go by block.`); unfolded = unfolded.size ? new Set() : new Set(model.blocks.map(block => block.name)); solo = null; first = 0; rebuild(); }
 
 // Every unlocked layer gets what shape(place of its block, 0 to 1, its present share, its name) says.
 const places = () => { const last = Math.max(model.blocks.length - 1, 1); return Object.fromEntries(model.blocks.map((block, index) => [block.name, index / last])); };
@@ -104,13 +105,14 @@ function mirror() {
   const before = shares; reshape((place, share, name) => before[twin[name]]);
 }
 
-function snap(of) { reshape((place, share) => Math.round(share * of) / of); say(`Shares that N:M patterns have: multiples of 1/${of}.`); }
+function snap(of) { if (groupsOf()) return say('N:M patterns are for single weights.'); reshape((place, share) => Math.round(share * of) / of); say(`Shares that N:M patterns have: multiples of 1/${of}.`); }
 
 const SHAPES = {
   'Uniform': () => 1, 'Spare both ends': place => place < 0.08 || place > 0.92 ? 0.3 : 1, 'Rising with depth': place => 0.4 + 1.2 * place, 'Falling with depth': place => 1.6 - 1.2 * place,
   'MLP only': (place, share, name) => parts[name].attention ? 0 : 1, 'Attention only': (place, share, name) => parts[name].attention ? 1 : 0,
 };
 function shaped(name) {
+  if (groupsOf() && name.endsWith('only')) return say(`${name}: ${structure} are all of one kind.`);
   const total = mean(Object.keys(sizes)) || 0.3, place = places(), still = held(), weights = {};
   for (const part in sizes) weights[part] = SHAPES[name](place[blockOf[part]], shares[part], part);
   if (!Object.keys(sizes).some(part => weights[part] && !still.includes(part))) return say(`${name}: this model has no such layers that are unlocked.`);

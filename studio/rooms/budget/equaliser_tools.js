@@ -13,12 +13,15 @@ function tools() {
   ui.turn = button('A', () => step('turn'), 'A / B: the other budget (Space)'); ui.turn.className = 'eq-turn';
   const which = select('Which layers the handle moves', [['all', 'All layers'], ['attention', 'Attention'], ['mlp', 'MLP and others']], value => { scope = value; base = null; paint(); }, scope);
   const shapes = select('Shapes', [['', 'Shapes…'], ...Object.keys(SHAPES).map(name => [name, name])], value => { if (value) shaped(value); shapes.value = ''; });
+  which.className = 'of-weights';
   ui.layers = button('By layer', foldAll, 'Show a bar a layer, or a bar a block'); ui.layers.setAttribute('aria-pressed', unfolded.size > 0);
   const pen = button('Draw', () => { drawing = !drawing; pen.setAttribute('aria-pressed', drawing); say(drawing ? 'Drag across the bars to draw.' : ''); }, 'Draw a curve across the bars by dragging'); pen.setAttribute('aria-pressed', drawing);
+  const snaps = [4, 8].map(of => button(`Snap ${of}`, () => snap(of), `Snap to shares of N:${of} patterns`));
+  for (const node of [...snaps, ui.layers]) node.className = 'of-weights';
   return put(make('div', 'eq-toolbox'),
-    put(make('div', 'eq-tools'), put(make('label', 'eq-global'), make('span', '', 'All blocks'), slider, ui.output), which, ui.turn, ui.undo, ui.redo),
+    put(make('div', 'eq-tools'), structureChoice(), put(make('label', 'eq-global'), make('span', '', 'All blocks'), slider, ui.output), which, ui.turn, ui.undo, ui.redo),
     put(make('div', 'eq-tools'), button('Uniform 20 %', () => preset(0.2)), button('Uniform 50 %', () => preset(0.5)), button('Reset', () => preset(0), 'Set every unlocked bar to 0 %'), shapes,
-      button('Mirror', mirror, 'Mirror: the last block’s bars become the first’s'), button('Snap 4', () => snap(4), 'Snap to shares of N:4 patterns'), button('Snap 8', () => snap(8), 'Snap to shares of N:8 patterns'), pen, ui.layers));
+      button('Mirror', mirror, 'Mirror: the last block’s bars become the first’s'), ...snaps, pen, ui.layers));
 }
 
 function select(label, choices, act, value = '') {
@@ -30,7 +33,7 @@ function select(label, choices, act, value = '') {
 const field = (label, hint, enter) => { const node = make('input', 'eq-field'); node.type = 'text'; node.setAttribute('aria-label', label); node.placeholder = hint; node.onkeydown = event => { if (event.key === 'Enter') enter(); }; return node; };
 
 function panels() {
-  const wish = field('Target', '4.5', () => aim()), kind = select('Kind of target', [['size', 'MB not zero, at most'], ['quality', `${metricOf()} at most + %`], ['faster', 'times faster here']], () => { wish.placeholder = { size: '4.5', quality: '10', faster: '1.3' }[kind.value]; }, 'size');
+  const wish = field('Target', '4.5', () => aim()), kind = select('Kind of target', [['size', groupsOf() ? 'MB, at most' : 'MB not zero, at most'], ['quality', `${metricOf()} at most + %`], ['faster', 'times faster here']], () => { wish.placeholder = { size: '4.5', quality: '10', faster: '1.3' }[kind.value]; }, 'size');
   const aim = () => solve(kind.value, wish.value);
   const targets = put(make('section', 'eq-panel'), make('h4', '', 'Target'), put(make('div', 'eq-line'), kind, wish, button('Solve', aim, 'Solve for this target')));
   ui.ideas = make('div', 'eq-chips'); ui.ideas.setAttribute('role', 'group'); ui.ideas.setAttribute('aria-label', 'Proposals for this total');
@@ -38,8 +41,8 @@ function panels() {
   ui.blend.oninput = () => { if (!ghost) return; blended(ui.blend.value); base ??= { ...shares }; const still = new Set(held()), next = Budget.blend(base, ghost.shares, ui.blend.value / 100); for (const name of still) next[name] = base[name]; adopt(next); };
   ui.blend.onchange = () => { base = null; commit(); };
   ui.adopt = button('Adopt', () => { adopt({ ...ghost.shares }); blended(100); commit(); }, 'Adopt the proposal'); ui.adopt.disabled = true;
-  const title = make('h4', '', 'Proposals for this total'); if (model.curves) title.append(' ', make('span', 'badge badge-estimate', 'estimate'));
-  const proposals = put(make('section', 'eq-panel wide'), title, ui.ideas, put(make('div', 'eq-line'), make('span', 'eq-soft', 'mine'), ui.blend, make('span', 'eq-soft', 'proposal'), ui.adopt));
+  const title = make('h4', '', 'Proposals for this total'); if (model.curves) title.append(' ', make('span', 'badge badge-estimate of-weights', 'estimate'));
+  const proposals = put(make('section', 'eq-panel wide'), title, ui.ideas, put(make('div', 'eq-line of-weights'), make('span', 'eq-soft', 'mine'), ui.blend, make('span', 'eq-soft', 'proposal'), ui.adopt));
   const name = field('Name of the snapshot', 'name', () => store()), store = () => { const text = name.value; name.value = ''; talk('keep', { name: text }); };
   name.maxLength = 60; ui.stored = make('div', 'eq-chips');
   const snapshots = put(make('section', 'eq-panel'), make('h4', '', 'Snapshots'), put(make('div', 'eq-line'), name, button('Keep', store, 'Keep this budget under a name')), ui.stored);
@@ -56,7 +59,7 @@ function paintKept() {
 
 async function solve(kind, wish) {
   try {
-    const found = await server.aim({ kind, value: wish, shares: Budget.compact(shares, blockOf), locked: [...locked] });
+    const found = await server.aim({ kind, value: wish, structure, shares: Budget.compact(shares, blockOf), locked: [...locked] });
     if (found.shares) { adopt(Budget.byPart(found.shares, blockOf)); commit(); }
     await chain; say(found.told); host.dataset.solved = Number(host.dataset.solved || 0) + 1;
   } catch (error) { say('The studio does not answer; try again.'); }
@@ -67,6 +70,7 @@ async function solve(kind, wish) {
 let proposed = [], proposedAt = null, proposing = false;
 async function propose() {
   const total = mean(Object.keys(sizes)), mine = JSON.stringify([total.toFixed(4), [...locked]]);
+  if (groupsOf()) { proposed = []; proposedAt = ghost = null; listIdeas(); return paint(); }
   if (!total) { proposed = []; proposedAt = ghost = null; listIdeas(); return paint(); }
   if (proposing || proposedAt === mine) return;
   proposing = true;
@@ -87,14 +91,15 @@ function listIdeas() {
     node.setAttribute('aria-pressed', !!ghost && ghost.name === each.name);
     return put(node, make('span', '', each.label), make('b', '', each.quality == null ? '' : `${metricOf()} ${quality(each.quality)}`));
   }));
-  if (!proposed.length) ui.ideas.append(make('span', 'eq-soft', 'Remove something first: proposals spread the same total.'));
+  if (!proposed.length) ui.ideas.append(make('span', 'eq-soft', groupsOf() ? `Proposals spread single weights. For ${structure}, Prune & recover has allocations of its own, such as one global ranking.` : 'Remove something first: proposals spread the same total.'));
   ui.adopt.disabled = ui.blend.disabled = !ghost;
 }
 
 // ---- while a hand moves, the server confirms what this file has worked out: one question in flight, always the last state
 
 async function ask() {
-  if (!model.curves || asking) { again = true; return; }
+  if (!model.curves || groupsOf()) return;
+  if (asking) { again = true; return; }
   asking = true; again = false;
   const mine = { ...shares };
   try {
@@ -139,7 +144,7 @@ function take(said, all) {
   Object.assign(model, { revision, undo, redo, side, snapshots });
   if (all) { shares = Budget.byPart(said.shares, blockOf); locked = new Set(lockedParts(said.locked)); ask(); }
   paint(); paintKept(); if (said.told) say(said.told);
-  host.dataset.rev = said.revision; trigger('committed', { revision: said.revision });
+  host.dataset.rev = said.revision; trigger('committed', { revision: said.revision, structure });
 }
 
 const lockedParts = names => { const on = Budget.byPart(Object.fromEntries(names.map(name => [name, 1])), blockOf); return Object.keys(on).filter(name => on[name]); };
@@ -151,19 +156,20 @@ function receive() {
   const given = props.value; if (!given || given.whole === text) return;
   text = given.whole;
   const value = JSON.parse(text); if (!value) return;
-  const face = of => JSON.stringify([of.name, of.blocks.length, of.parts.length, of.curves && [of.curves.dense, of.curves.scale], !!of.measured, of.past]);
+  const face = of => JSON.stringify([of.name, of.blocks.length, of.parts.length, of.curves && [of.curves.dense, of.curves.scale], !!of.measured, of.past, of.units]);
   const other = !model || face(value) !== face(model);
   const newer = other || value.revision > model.revision, { revision, undo, redo, side, snapshots } = model || {};
   model = { ...(model || {}), ...value, ...(newer ? {} : { revision, undo, redo, side, snapshots }) };
   if (other) {
     sizes = {}; blockOf = {}; members = {}; parts = {}; ghost = null; solo = null; proposed = []; proposedAt = null;
     for (const part of model.parts) { sizes[part.name] = part.size; blockOf[part.name] = part.block; parts[part.name] = part; (members[part.block] ??= []).push(part.name); }
-    unfolded = new Set([...unfolded].filter(name => name in members)); first = 0;
+    unfolded = new Set([...unfolded].filter(name => name in members)); first = 0; recall();
   }
   if (newer) { shares = Budget.byPart(value.shares, blockOf); locked = new Set(lockedParts(value.locked)); base = null; }
   if (other) { listUnits(); build(); if (model.parts.length) drawFrontier(); }
   paint(); if (newer && !other && ui.stored) paintKept();
   host.dataset.rev = model.revision;
   if (newer && model.parts.length) propose();
+  if (other && structure) commit(); // what the bars remove is told to the other rooms again
 }
 watch('value', receive); receive();

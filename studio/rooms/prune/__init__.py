@@ -16,7 +16,7 @@ from studio.parts import cards, facts, views
 from studio.rooms.prune import adopting, onscreen, plandiff
 from studio.rooms.prune.controls import Controls, Params, card_of
 from studio.rooms.prune.controls import controls as controls_of
-from studio.rooms.prune.plans import BY_HAND, WHOLE, Order, sentence, spreads, structures, to_recipe
+from studio.rooms.prune.plans import BY_HAND, STRUCTURE_WORDS, WHOLE, Order, sentence, spreads, structures, to_recipe
 from studio.rooms.prune.results import results
 
 _QUIET: dict[str, Any] = {"show_progress": "hidden", "queue": False, "api_visibility": "private"}
@@ -133,10 +133,13 @@ def _wire_controls(bench: Bench, controls: Controls, params: Params) -> None:
             gr.Radio(choices=ways, value=allocation, visible=structure not in WHOLE),
         )
 
-    def by_hand(name: str, structure: str) -> Any:
-        """The budget is what shall be pruned. It has no meaning for what goes whole, so these give way where the method can do without."""
-        single = structure in WHOLE and "unstructured" in [value for _, value in structures(card_of(name))]
-        return "unstructured" if single else gr.skip(), BY_HAND
+    def by_hand(name: str, structure: str, pressed: list[Any] | None) -> Any:
+        """The budget is what shall be pruned, and removes what its bars say, where the method can. It has no meaning for what goes whole."""
+        can, wanted = [value for _, value in structures(card_of(name))], (pressed or [0, ""])[1] or "unstructured"
+        if wanted not in can and structure not in WHOLE:
+            gr.Warning(f"{card_of(name).label} removes no {STRUCTURE_WORDS[wanted]}: choose another method for this budget.")
+        other = structure in (*WHOLE, "neurons", "heads", "unstructured") and structure != wanted
+        return wanted if other and wanted in can else gr.skip(), BY_HAND
 
     chosen = [controls.method, controls.structure, controls.general, params.method, params.redrawn]
     controls.method.input(method_chosen, [controls.method, controls.structure, params.redrawn], chosen, **_TELL)
@@ -144,5 +147,5 @@ def _wire_controls(bench: Bench, controls: Controls, params: Params) -> None:
     fits = [controls.target, controls.sparsity, controls.limit, controls.allocation]
     gr.on([part.change for part in (*shapes, controls.target)], fitting, [*shapes, controls.target], fits, **_QUIET)
     controls.allocation.change(lambda: {}, None, params.spread, **_TELL)  # another allocator has other parameters
-    bench.by_hand.change(by_hand, [controls.method, controls.structure], shapes, **_QUIET)
+    bench.by_hand.change(by_hand, [controls.method, controls.structure, bench.by_hand], shapes, **_QUIET)
     controls.recovery.input(lambda chosen: gr.Slider(visible=chosen != "none"), controls.recovery, controls.steps, **_QUIET)
