@@ -26,7 +26,7 @@ def test_of_two_tabs_neither_loses_what_the_other_set_and_models_keep_their_own(
     [
         ({}, {}),
         ({"method": "gone"}, {"method": None, "structure": None}),
-        ({"method": "slicegpt"}, {"structure": "slices"}),
+        ({"method": "slicegpt"}, {"method": "slicegpt", "structure": "slices"}),
         ({"structure": "nothing"}, {"structure": "unstructured"}),
         ({"target": "latency"}, {"target": "share"}),  # no cost falls with 2:4 alone
         ({"allocation": "gone"}, {"allocation": "uniform"}),

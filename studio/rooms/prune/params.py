@@ -10,7 +10,11 @@ import gradio as gr
 
 from core.catalogue import MethodCard, ParamCard
 
-_TELL: dict[str, Any] = {"show_progress": "hidden", "show_progress_on": [], "api_visibility": "private"}  # only queued events make a State's change heard
+_TELL: dict[str, Any] = {
+    "show_progress": "hidden",
+    "show_progress_on": [],
+    "api_visibility": "private",
+}  # only queued events make a State's change heard
 
 
 def details(title: str, page: gr.Blocks, chosen: gr.components.Component, params: gr.State, card_of: Callable[[str], MethodCard | None],
