@@ -75,6 +75,10 @@ def wire(bench: Bench, controls: Controls, params: Params) -> Any:
         """The page loads, or another model is open. A model without a plan takes over the one on the screen."""
         now, laid = dict(zip(names, values, strict=True)), was.laid + 1
         there = kept.read(bench.workspace.folder, model) if model else {}
+        quick = {name: one for name, one in now.items() if one != was.values[name]} if model and not was.model else {}
+        if there and quick:  # a hand before the page knew which model is open
+            kept.keep(bench.workspace.folder, model or "", quick)
+            there |= quick
         saw = [now[name] for name in vars(controls)]
         if not there:
             if model and was.model not in ("", model):
