@@ -11,7 +11,6 @@ import os
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch: a busy neighbour otherwise makes a forward four times slower
 
 import hashlib
-import importlib.metadata
 import json
 import platform
 import shutil
@@ -30,12 +29,11 @@ from core.catalogue import resolve
 from core.errors import PrunariumError, Stopped, out_of_memory
 from core.events import Progress, Watcher
 from core.method import cards
+from core.model.circumstances import versions
 from core.model.loading import LoadedModel, load
 from core.model.memory import peak_bytes
 from core.recipe import Recipe, n_of_m, read, to_dict, to_yaml
 from core.report import Report
-
-PACKAGES = ("torch", "transformers", "safetensors", "numpy", "scikit-learn", "umap-learn", "peft", "tokenizers", "datasets")
 
 
 def run(recipe: Recipe, path: Path, watcher: Watcher | None = None) -> Report:
@@ -127,7 +125,7 @@ def environment(recipe: Recipe, loaded: LoadedModel | None) -> dict[str, Any]:
         "platform": platform.platform(),
         "threads": torch.get_num_threads(),
         "device": str(loaded.device) if loaded else "cpu",
-        "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
+        "versions": versions(),
         "recipe_sha256": hashlib.sha256(json.dumps(to_dict(recipe, full=True), sort_keys=True).encode()).hexdigest(),
         "model_sha256": fingerprint(loaded.location) if loaded else None,
     }

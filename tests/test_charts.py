@@ -15,7 +15,7 @@ from studio.charts import budget, xray, xray_states
 from studio.known import DEMOS, Trial
 from studio.rooms.budget import equaliser
 from studio.rooms.budget.table import merged, read_table, sent, take_over
-from studio.workspace import Shares, Workspace
+from studio.workspace import Overtaken, Shares, Workspace
 
 pytestmark = pytest.mark.quick
 
@@ -162,6 +162,11 @@ def test_of_an_edited_table_only_the_edited_rows_are_taken_over(tmp_path):
     table.loc[2, "Remove %"] = 45
     taken = take_over(here, PARTS, table, before, opened.model).budget
     assert taken == Shares({"blocks.0.q": 0.7, "blocks.0.up": 0.123456, "blocks.1": 0.45}, ("blocks.0.up",))
+    now = sent(budget.table(PARTS, here.read().budget.shares, here.read().budget.locked, CURVES, {}), here.read())
+    with pytest.raises(Overtaken):  # the row that this table shows at 40 % stands at 45 % by now, set by another hand
+        table.loc[2, "Remove %"] = 50
+        take_over(here, PARTS, table, before, opened.model, now)
+    assert here.read().budget == taken
     here.change(model="builtin:tiny-cnn")
     for told in (before, None):
         with pytest.raises(RecipeError, match="Another model is open"):

@@ -5,6 +5,7 @@ import math
 import re
 import subprocess
 import sys
+import tracemalloc
 from html.parser import HTMLParser
 
 import numpy as np
@@ -134,6 +135,32 @@ def test_overlap_of_two_masks_by_hand():
     assert compare_masks.overlap(np.ones(3, bool), np.ones(3, bool))["jaccard"] == 1.0
     tiles = compare_masks.difference_map(np.array([[0, 1], [1, 1]], bool), np.array([[1, 1], [1, 0]], bool))
     assert tiles.tolist() == [[-1.0, 0.0], [0.0, 1.0]]
+
+
+def test_masks_of_any_size_are_compared_where_they_lie(tmp_path):
+    """Two of 40 MB differ in the last row alone; 8 MiB and some is all that is held of them."""
+    a = np.ones((5, 2000, 4000), bool)
+    b = a.copy()
+    b[-1, -1] = False
+    save_file({"experts": a}, tmp_path / "a")
+    save_file({"experts": b}, tmp_path / "b")
+    lying = [folder_of(tmp_path, name, file) for name, file in (("one", "a"), ("two", "b"))]
+    del a, b
+    one, two = (compare_masks.masks(path)["experts"] for path in lying)
+    tracemalloc.start()
+    found, tiles = compare_masks.overlap(one, two), compare_masks.difference_map(one, two)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert found["jaccard"] == 0.0 and found["agree"] == pytest.approx(1 - 4000 / 40_000_000)
+    assert tiles.shape == (5, 96) and np.count_nonzero(tiles) == 1
+    assert tiles.sum() == pytest.approx(4000 / (8_000_000 / 96), rel=0.01)
+    assert peak < 12 * 2**20
+
+
+def folder_of(root, name, file):
+    (root / name).mkdir()
+    (root / file).rename(root / name / folder.MASK)
+    return root / name
 
 
 def test_heads_are_read_from_masks_of_weights_and_of_whole_heads(tmp_path):

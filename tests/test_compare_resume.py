@@ -3,11 +3,13 @@
 import json
 
 import pytest
+import torch
 
 from core import folder
 from core.errors import RecipeError, Stopped
 from core.events import Silent
 from core.model import resuming
+from core.model.circumstances import differences
 from core.model.loading import load
 from core.recipe import parse, read
 from core.run import run
@@ -84,6 +86,30 @@ def test_another_recipe_is_not_taken_up(whole, tmp_path):
         run(parse({**RECIPE, "resume": str(tmp_path / "first")}), tmp_path / "third", Silent())
     with pytest.raises(RecipeError, match="no run folder"):
         run(parse({**RECIPE, "resume": str(tmp_path / "nowhere")}), tmp_path / "fourth", Silent())
+
+
+def test_a_run_begun_otherwise_is_not_taken_up(tmp_path):
+    """Other threads, another library, another text under the same name: each would end in other bits, and is said."""
+    text = tmp_path / "mine.txt"
+    text.write_text("The city was founded in the north, where the rivers meet. " * 40)
+    recipe = parse({**RECIPE, "calibration": {"source": str(text), "samples": 2, "tokens": 16}, "steps": RECIPE["steps"][:2]})
+    with pytest.raises(Stopped):
+        run(recipe, tmp_path / "first", StopsAt("recover", 2))
+    again = read(tmp_path / "first" / folder.RECIPE).model_copy(update={"resume": str(tmp_path / "first")})
+    model = load("builtin:tiny-llama")
+    assert resuming.take_up(again, model).steps_done == 1
+    threads = torch.get_num_threads()
+    torch.set_num_threads(threads + 1)
+    try:
+        with pytest.raises(RecipeError, match=rf"begun otherwise.*threads {threads} then and {threads + 1} now") as caught:
+            resuming.take_up(again, model)
+    finally:
+        torch.set_num_threads(threads)
+    assert "leave resume out" in caught.value.remedy
+    text.write_text(text.read_text().replace("north", "south"))
+    with pytest.raises(RecipeError, match=r"begun otherwise.*: the content of .*mine\.txt\."):
+        resuming.take_up(again, model)
+    assert differences({"torch": "2.9.0", "numpy": "2"}, {"torch": "2.9.1", "numpy": "2"}) == ["torch 2.9.0 then and 2.9.1 now"]
 
 
 def test_a_model_whose_shapes_have_changed_is_taken_up_from_before_they_did(tmp_path):

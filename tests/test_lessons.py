@@ -16,7 +16,7 @@ from core.lesson import figures as lesson_figures
 from core.lesson.scene import Done, Scene, Verdict, done, number
 from core.lesson.schema import ROOMS
 from core.recipe import parse
-from studio import app, jobs
+from studio import app, jobs, known
 from studio.rooms.learn import learning
 from studio.rooms.learn import text as lesson_text
 from studio.rooms.learn.progress import FILE, Notebook, Progress
@@ -378,3 +378,21 @@ def test_the_run_of_a_lesson_reads_the_very_file_that_was_admitted(tmp_path):
     made = learning.recipe_of(bench, learning.find("mine", (tmp_path,)), 1)
     assert made.calibration.source == str((tmp_path / "texts" / "mine.txt").resolve())
     assert made.model.source == "builtin:tiny-llama" and made.steps[0].prune.sparsity == 0.5
+
+
+@pytest.mark.quick
+def test_a_lesson_that_writes_its_model_short_is_about_the_model_that_was_opened_whole(tmp_path):
+    (tmp_path / "mine.md").write_text((HEAD + STEP).replace("builtin:tiny-llama", "models/small"))
+    (tmp_path / "models" / "small").mkdir(parents=True)
+    taught = learning.find("mine", (tmp_path,))
+    space = Workspace(tmp_path / "w")
+    bench = SimpleNamespace(workspace=space, runs=tmp_path, admit=lambda source: jobs.admit(source, (tmp_path,)))
+    whole = str((tmp_path / "models" / "small").resolve())
+    described = {"blocks": [{"name": "blocks.0"}], "layers": [{"name": "blocks.0.mlp", "block": 0, "parameters": 8}]}
+    known.remember(whole, described, space.folder)
+    assert learning.needs_model(bench, taught) == "This lesson is about models/small, and builtin:tiny-llama is open."
+    space.change(model=bench.admit("models/small"))
+    space.set_budget({"blocks.0": 0.5})
+    assert learning.needs_model(bench, taught) == "" and learning.is_known(bench, taught)
+    seen = learning.scene(bench, taught, 1, Notebook(tmp_path))
+    assert seen.model == whole and seen.shares == {"blocks.0.mlp": 0.5} and seen.sizes == {"blocks.0.mlp": 8}

@@ -77,6 +77,27 @@ def test_a_sweep_that_cannot_be_is_one_sentence_with_a_remedy(tmp_path, asked, s
 
 
 @QUICK
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("sweep: {seed: [&a [1, *a]]}", "contains itself"),
+        ("sweep: {seed: [&a {more: *a}]}", "contains itself"),
+        ("steps: &all [{prune: *all}]\nsweep: {seed: [1, 2]}", "contains itself"),
+        ("sweep: {seed: [" + "[" * 5000 + "]" * 5000 + "]}", "nested too deep"),
+        # each line has the one before ten times: 10 ** 9 values once written out
+        ("a: &a0 [1]\n" + "".join(f"b{n}: &a{n + 1} [{', '.join([f'*a{n}'] * 10)}]\n" for n in range(9)) + "sweep: {seed: [1]}",
+         "once its aliases are written out"),
+    ],
+)  # fmt: skip
+def test_a_sweep_whose_anchors_hold_themselves_or_too_much_is_one_sentence(text, said):
+    with pytest.raises(RecipeError, match=said) as caught:
+        sweep.from_yaml(f"recipe: 1\nname: round\n{text}\n")
+    assert caught.value.problem.startswith("The sweep") and caught.value.remedy.endswith(".")
+    assert sweep.from_yaml("{recipe: 1, name: twice, model: {source: 'builtin:tiny-llama'}, steps: [{prune: {method: magnitude, sparsity: &half 0.5}}],"
+                           " sweep: {steps.0.prune.sparsity: [*half, 0.6]}}").cells[0].recipe is not None  # fmt: skip
+
+
+@QUICK
 def test_a_list_of_recipe_files_is_a_sweep_that_carries_them_inside(tmp_path):
     for name in ("one", "two"):
         (tmp_path / f"{name}.yaml").write_text(sweep.to_yaml({**BASE, "name": name}))

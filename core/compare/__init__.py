@@ -222,7 +222,8 @@ def _first_with(found: Sequence[Side], what: str) -> Side | None:
 
 
 def _like(first: Side, other: Side, what: str) -> bool:
-    return first.report["protocol"].get(what) == other.report["protocol"].get(what)
+    one, two = ((at.report.get("protocol") or {}).get(what) for at in (first, other))
+    return one == two
 
 
 def quality_key(found: Sequence[Side]) -> str | None:

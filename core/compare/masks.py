@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,8 @@ import numpy as np
 
 from core import folder
 from core.compare import Side
+
+CHUNK = 1 << 23  # places looked at together: what is held in memory of a mask of any size
 
 
 def masks(path: Path) -> dict[str, np.ndarray]:
@@ -37,7 +40,9 @@ def overlap(one: np.ndarray, two: np.ndarray) -> dict[str, float] | None:
     if one.shape != two.shape:
         return None
     size, a, b = one.size, int(one.size - np.count_nonzero(one)), int(two.size - np.count_nonzero(two))
-    either = size - int(np.count_nonzero(one & two))
+    flat = one.reshape(-1), two.reshape(-1)  # views: a mask lies in one piece on the disk
+    chunks = (slice(start, start + CHUNK) for start in range(0, size, CHUNK))
+    either = size - sum(int(np.count_nonzero(flat[0][part] & flat[1][part])) for part in chunks)
     both = a + b - either
     by_chance = a * b / size if size else 0.0
     chance = by_chance / (a + b - by_chance) if a + b - by_chance > 0 else 1.0
@@ -58,11 +63,15 @@ def difference_map(one: np.ndarray, two: np.ndarray, cells: int = 96) -> np.ndar
     """Where two masks of a matrix differ, as at most cells x cells tiles: -1 = only the first prunes there, +1 = only the second, 0 = alike (on balance)."""
     if one.shape != two.shape or one.ndim < 1:
         return None
-    flat = [np.asarray(mask).reshape(len(mask), -1) for mask in (one, two)]
-    apart_by = flat[0].astype(np.float32) - flat[1].astype(np.float32)
-    edges = [np.unique(np.linspace(0, size, min(size, cells) + 1).astype(int)) for size in apart_by.shape]
-    sums = np.add.reduceat(np.add.reduceat(apart_by, edges[0][:-1], 0), edges[1][:-1], 1)
-    return sums / np.outer(np.diff(edges[0]), np.diff(edges[1]))
+    first, second = (np.asarray(mask).reshape(len(mask), -1) for mask in (one, two))
+    rows, columns = (np.unique(np.linspace(0, size, min(size, cells) + 1).astype(int)) for size in first.shape)
+
+    def kept(mask: np.ndarray) -> np.ndarray:
+        """How many of each tile are kept, counted where they lie: the experts of a mixture in one mask are more than should be copied."""
+        tiles = [[mask[a:b, c:d] for c, d in itertools.pairwise(columns)] for a, b in itertools.pairwise(rows)]
+        return np.array([[np.count_nonzero(tile) for tile in line] for line in tiles])
+
+    return (kept(first) - kept(second)) / np.outer(np.diff(rows), np.diff(columns))
 
 
 def heads(at: Side) -> dict[str, list[float]]:

@@ -21,6 +21,7 @@ from torch import Tensor
 from core import folder
 from core.errors import PrunariumError, RecipeError
 from core.method import get
+from core.model.circumstances import circumstances, differences
 from core.model.files.source import fingerprint
 from core.model.loading import LoadedModel
 from core.model.masks import PackedMask, weight_under
@@ -53,6 +54,7 @@ def keep(path: Path, recipe: Recipe, loaded: LoadedModel, taken: Taken) -> bool:
     told = {
         "recipe": _asked(recipe),
         "model": fingerprint(loaded.location),
+        "circumstances": circumstances(recipe, loaded.device),
         "steps_done": taken.steps_done,
         "figures": {name: asdict(one) if one else None for name, one in taken.figures.items()},
         "steps": taken.steps,
@@ -86,7 +88,8 @@ def _is_score(method: str) -> bool:
 
 
 def take_up(recipe: Recipe, loaded: LoadedModel) -> Taken | None:
-    """What the run in `recipe.resume` had finished; None where that is nothing. Raises RecipeError where it was another recipe or another model."""
+    """What the run in `recipe.resume` had finished; None where that is nothing. Raises RecipeError where it was another recipe or another model, or
+    was begun with other threads, libraries, device or texts."""
     place = Path(recipe.resume or "")
     if not place.is_dir():
         raise RecipeError(
@@ -109,6 +112,7 @@ def take_up(recipe: Recipe, loaded: LoadedModel) -> Taken | None:
         raise RecipeError(
             f"The run in {place} was one of another recipe or another model.", "Resume with the recipe that it has, unchanged."
         )
+    _check_circumstances(place, told.get("circumstances"), recipe, loaded)
     part = {
         kind: {name.removeprefix(f"{kind}/"): value for name, value in tensors.items() if name.startswith(f"{kind}/")}
         for kind in ("mask", "score", "weight")
@@ -177,6 +181,17 @@ def _check_same(place: Path, recipe: Recipe) -> None:
         return  # it ended before it wrote its recipe: nothing is taken up
     if _asked(before) != _asked(recipe):
         raise RecipeError(f"The run in {place} was one of another recipe.", "Resume with the recipe that it has, unchanged.")
+
+
+def _check_circumstances(place: Path, before: Any, recipe: Recipe, loaded: LoadedModel) -> None:
+    """Raises RecipeError where the rest of the run would not come to the bits that it would have come to."""
+    otherwise = "Resume it as it was begun, or leave resume out, to start from the beginning."
+    if not isinstance(before, dict):
+        raise RecipeError(f"The run in {place} does not say with what threads and versions it was begun.", otherwise)
+    if told := differences(before, circumstances(recipe, loaded.device)):
+        raise RecipeError(
+            f"The run in {place} was begun otherwise, and its end would not be its own: {'; '.join(told)}.", otherwise
+        )
 
 
 def _asked(recipe: Recipe) -> dict[str, Any]:

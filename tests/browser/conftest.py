@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -9,6 +10,7 @@ from urllib.parse import urlsplit
 import pytest
 from playwright.sync_api import BrowserContext, Page, expect
 
+from studio.rooms.prune.kept import PLANS
 from tests.studio_process import Studio, running
 
 PATIENCE_MS = 60_000  # two busy cores: a limit, never a pause
@@ -22,6 +24,13 @@ def studio(tmp_path_factory: pytest.TempPathFactory, chromium: str) -> Iterator[
     expect.set_options(timeout=PATIENCE_MS)
     with running(tmp_path_factory.mktemp("studio")) as at:
         yield at
+
+
+@pytest.fixture(autouse=True)
+def no_plan_before(request: pytest.FixtureRequest) -> None:
+    """What one test has chosen in the room for pruning is not another's first plan."""
+    if "studio" in request.fixturenames:
+        shutil.rmtree(request.getfixturevalue("studio").workspace / PLANS, ignore_errors=True)
 
 
 @pytest.fixture

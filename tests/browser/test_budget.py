@@ -337,7 +337,7 @@ def test_guards_say_what_a_budget_would_do(room):
 def test_ten_thousand_layers_are_shown_in_windows_and_all_of_them_count(room, house):
     source = "invented/ten-thousand"
     known.remember(source, many_layers(500, 20), house.workspace)
-    page = room(model=source, patience_ms=4 * PATIENCE_MS)  # Gradio copies the description for the Model room's drawing
+    page = room(model=source, patience_ms=4 * PATIENCE_MS)
     expect(page.locator(".eq-bar")).to_have_count(200)
     press(page, "Uniform 50 %")
     page.get_by_role("button", name="Show a bar a layer, or a bar a block").click()

@@ -2,13 +2,15 @@
 
 import json
 import re
+import time
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import expect
 
 from core import folder, sweep
-from tests.browser.conftest import PATIENCE_MS, turn
+from studio.rooms.prune import kept
+from tests.browser.conftest import PATIENCE_MS, reload, turn
 from tests.browser.test_shell import calibrate, choose, strip
 
 pytestmark = pytest.mark.browser
@@ -28,6 +30,13 @@ sweep: {steps.0.prune.sparsity: [0.3, 1.7, 0.6]}
 
 def ended(page, state="done"):
     expect(strip(page)).to_have_attribute("data-state", state, timeout=LONG)
+
+
+def wait_until(holds):
+    deadline = time.monotonic() + PATIENCE_MS / 1000
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 def violations(page):
@@ -71,6 +80,49 @@ def test_a_plan_is_set_against_the_last_run_and_a_stopped_run_goes_on_where_it_w
     expect(page.locator("#plan-diff")).to_contain_text(re.compile(r"Share removed\s*0.5 → 0.6"))
     page.screenshot(path=shots / "prune-done.png", full_page=True)
     assert violations(page) == []
+
+
+def test_the_plan_is_as_it_was_left_after_a_reload_in_a_second_tab_and_under_a_quick_hand(studio, visit, told, shots):
+    def number(page, name, value=None):
+        box = page.locator(f"#{name} input[type=number]").first
+        if value is None:
+            return box
+        box.fill(str(value))
+        return box.press("Tab")
+
+    page = visit(studio.address, "prune")
+    page.locator("#method input").click()
+    page.get_by_role("option", name="Magnitude", exact=True).click()
+    page.get_by_label("Norms and biases").check()
+    number(page, "recovery-steps", 40)
+    number(page, "sparsity", 35)
+    page.get_by_label("OWL").check()
+    page.get_by_role("button", name="About how it is spread").click()
+    page.locator("#spread-details").get_by_label("number input").first.fill("7")
+    page.locator("#spread-details").get_by_label("number input").first.press("Tab")
+    page.get_by_role("button", name="Calibration").click()
+    number(page, "samples", 9)
+    words = re.compile("Remove 35 % of all weights .* by Magnitude.* looking at 9 sequences.* 40 steps")
+    expect(page.locator("#plan .plan")).to_have_text(words)
+    said = page.locator("#plan .plan").inner_text()
+    wait_until(lambda: kept.read(studio.workspace, "builtin:tiny-llama").get("samples") == 9)
+    reload(page, told)
+    for one in (page, visit(studio.address, "prune")):
+        expect(one.locator("#plan .plan")).to_have_text(said)
+        expect(one.locator("#method input")).to_have_value("Magnitude")
+        expect(number(one, "sparsity")).to_have_value("35")
+        expect(number(one, "recovery-steps")).to_have_value("40")
+        expect(one.get_by_label("OWL")).to_be_checked()
+        one.get_by_role("button", name="About how it is spread").click()
+        expect(one.locator("#spread-details").get_by_label("number input").first).to_have_value("7")
+    page.screenshot(path=shots / "prune-kept.png", full_page=True)
+    reload(page, told)
+    number(page, "sparsity", 61)  # before what was kept has come
+    expect(page.locator("#plan .plan")).to_have_text(re.compile(words.pattern.replace("35", "61")))
+    expect(number(page, "sparsity")).to_have_value("61")
+    wait_until(lambda: kept.read(studio.workspace, "builtin:tiny-llama")["sparsity"] == 61)
+    assert kept.read(studio.workspace, "builtin:tiny-llama")["method"] == "magnitude"
+    expect(page.locator("#method input")).to_have_value("Magnitude")
 
 
 def test_a_sweep_runs_its_cells_shows_a_bad_one_and_they_are_compared_and_reported(studio, visit, shots):

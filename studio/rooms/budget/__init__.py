@@ -116,7 +116,8 @@ def _wire(bench: Bench, held: _Held, bars: gr.HTML, table: gr.Dataframe, about: 
         """The table was edited: a row that cannot be read is told, and the table shows again what stands."""
         source = source or bench.workspace.read().model
         try:
-            revision, shown = take_over(bench.workspace, held(source).parts, frame, before, source).revision, gr.skip()
+            now = _table(bench, held, source)[1]
+            revision, shown = take_over(bench.workspace, held(source).parts, frame, before, source, now).revision, gr.skip()
         except PrunariumError as error:
             gr.Warning(html.escape(str(error)), title="Not done")
             revision, shown = bench.workspace.read().revision, _table(bench, held, source)[0]

@@ -11,7 +11,7 @@ import pandas as pd
 from core.budget import HIGHEST_SHARE, by_part, compact
 from core.errors import RecipeError
 from core.proposals import Parts
-from studio.workspace import Opened, Shares, Workspace
+from studio.workspace import Opened, Overtaken, Shares, Workspace
 
 
 def sent(frame: pd.DataFrame, opened: Opened) -> dict[str, Any]:
@@ -19,10 +19,18 @@ def sent(frame: pd.DataFrame, opened: Opened) -> dict[str, Any]:
     return {"model": opened.model, "rows": read_table(frame)}
 
 
-def take_over(workspace: Workspace, parts: Parts, frame: pd.DataFrame, before: Mapping[str, Any] | None, source: str) -> Opened:
-    """The edited rows go into the budget; all others stay as they are, whoever set them. `before`: what `sent` said of the table that was edited.
+def take_over(
+    workspace: Workspace,
+    parts: Parts,
+    frame: pd.DataFrame,
+    before: Mapping[str, Any] | None,
+    source: str,
+    now: Mapping[str, Any] | None = None,
+) -> Opened:
+    """The edited rows go into the budget; all others stay as they are, whoever set them. `before`: what `sent` said of the table that was edited; `now`: what
+    it says of the table as it stands: a row that another tab has changed since is not overwritten unseen.
 
-    Raises RecipeError on a row that cannot be read or where another model is open, `Overtaken` where another tab was quicker by a hair.
+    Raises RecipeError on a row that cannot be read or where another model is open, `Overtaken` where another tab was quicker.
     """
     opened = workspace.read()
     if before is None or not source == before["model"] == opened.model:
@@ -33,6 +41,9 @@ def take_over(workspace: Workspace, parts: Parts, frame: pd.DataFrame, before: M
     )
     if not shares and not locked:
         return opened
+    since = zip((shares, locked), before["rows"], now["rows"], strict=True) if now else ()
+    if any(there.get(name) != old.get(name) for changed, old, there in since for name in changed):
+        raise Overtaken(opened)
     return workspace.set_budget(*merged(opened.budget, shares, locked, parts), seen=opened.revision)
 
 

@@ -65,7 +65,7 @@ def clamp(taught: Lesson, step: int) -> tuple[int, str]:
 
 def scene(bench: Bench, taught: Lesson, step: int, notes: Notebook, answer: str = "") -> Scene:
     """What a check of this step is shown: the workspace, the observations and the runs, as they are on disk now."""
-    opened, model = bench.workspace.read(), taught.head.model
+    opened, model = bench.workspace.read(), model_of(bench, taught)
     described = known.description(model, bench.workspace.folder) or {"layers": (), "blocks": ()}
     names = [block["name"] for block in described["blocks"]]
     inside = [layer for layer in described["layers"] if layer["block"] is not None]
@@ -90,7 +90,7 @@ def _asked(bench: Bench, taught: Lesson, question: str, what: dict[str, Any]) ->
     """A question to the worker about the lesson's model, once a person has opened it: a lesson file opens nothing by itself."""
     if wrong := needs_model(bench, taught):
         raise LessonError(wrong, "Open the lesson's model first.")
-    return bench.worker.about(taught.head.model, question, timeout_s=120.0, **what)
+    return bench.worker.about(model_of(bench, taught), question, timeout_s=120.0, **what)
 
 
 def runs(bench: Bench, model: str) -> tuple[Done, ...]:
@@ -122,21 +122,30 @@ def said(at: Step, verdict: Verdict) -> str:
     return " ".join(part for part in (verdict.why, lesson.with_figures(at.doing.not_yet, verdict.told)) if part)
 
 
+def model_of(bench: Bench, taught: Lesson) -> str:
+    """The lesson's model as the workspace names it: a path that the lesson writes short is written whole. One that may not be read stays as it is, and is
+    then not the model that is open."""
+    try:
+        return bench.admit(taught.head.model)
+    except PrunariumError:
+        return taught.head.model
+
+
 def needs_model(bench: Bench, taught: Lesson) -> str:
     """The sentence where another model is open than the lesson is about; else nothing."""
     now = bench.workspace.read().model
-    return "" if now == taught.head.model else f"This lesson is about {taught.head.model}, and {now} is open."
+    return "" if now == model_of(bench, taught) else f"This lesson is about {taught.head.model}, and {now} is open."
 
 
 def is_known(bench: Bench, taught: Lesson) -> bool:
     """Has the lesson's model been opened before, so that it can be shown at once?"""
-    return known.description(taught.head.model, bench.workspace.folder) is not None
+    return known.description(model_of(bench, taught), bench.workspace.folder) is not None
 
 
 def budget_of(bench: Bench, taught: Lesson, step: int) -> dict[str, float]:
     """The bars that a step sets. Raises LessonError for a block that the model lacks."""
     wanted = taught.steps[step - 1].doing.budget or {}
-    described = known.description(taught.head.model, bench.workspace.folder) or {"blocks": ()}
+    described = known.description(model_of(bench, taught), bench.workspace.folder) or {"blocks": ()}
     names = [block["name"] for block in described["blocks"]]
     for name in wanted:
         if name not in (EVERYTHING, *names):

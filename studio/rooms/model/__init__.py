@@ -93,4 +93,4 @@ def _wire(bench: Bench, source: gr.Dropdown, button: gr.Button, told: gr.HTML, t
 
 def _picture(described: dict[str, Any]) -> tuple[Any, ...]:
     title = facts.said(anatomy.finding(described), anatomy.note(described))
-    return title, described, anatomy.table(described), anatomy.refused(described)
+    return title, anatomy.packed(described), anatomy.table(described), anatomy.refused(described)

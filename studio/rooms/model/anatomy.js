@@ -9,10 +9,24 @@ const svg = (tag, given, text) => { const node = document.createElementNS(NS, ta
 const extent = layer => [layer.shape[0], layer.shape.slice(1).reduce((a, b) => a * b, 1)];
 const short = name => name.replace(/^blocks\.\d+\./, '');
 
+const WINDOW = 100, MOST = 40; // rows drawn at once, and matrices in a row
+let from = 0, read = '', value = null;
+
 function rowsOf(value) {
-  if (!value.blocks.length) return [{ label: 'all', layers: value.layers.slice(0, 40), parameters: value.parameters, title: 'The whole model' }];
-  return value.blocks.map(block => ({ label: String(block.index), layers: value.layers.filter(layer => layer.block === block.index), parameters: block.parameters,
+  if (!value.blocks.length) return [{ label: 'all', layers: value.layers.slice(0, MOST), all: value.layers, parameters: value.parameters, title: 'The whole model' }];
+  const mine = new Map(value.blocks.map(block => [block.index, []]));
+  for (const layer of value.layers) mine.get(layer.block)?.push(layer);
+  return value.blocks.map(block => ({ label: String(block.index), layers: mine.get(block.index).slice(0, MOST), all: mine.get(block.index), parameters: block.parameters,
     attention: block.attention, title: `Block ${block.index}` }));
+}
+
+// Where there are more blocks than are drawn at once: which these are, and the way to the others.
+function pager(count) {
+  const line = document.createElement('div'), words = document.createElement('span'); line.className = 'pager';
+  const step = (label, to) => { const button = document.createElement('button'); button.type = 'button'; button.textContent = label; button.disabled = to < 0 || to >= count;
+    button.onclick = () => { from = to; paint(); host.querySelector(`.pager button:${to < count - WINDOW ? 'last' : 'first'}-child`)?.focus(); }; return button; };
+  words.textContent = `Blocks ${from.toLocaleString('en-US')} to ${(Math.min(from + WINDOW, count) - 1).toLocaleString('en-US')} of ${count.toLocaleString('en-US')}`;
+  line.append(step('Earlier blocks', from - WINDOW), words, step('Later blocks', from + WINDOW)); return line;
 }
 
 function sizeOf(rows, width) {
@@ -36,7 +50,7 @@ function bar(row, x, middle, most, total, width) {
   const group = svg('g', { class: 'bar' }), full = width - 120; let at = x;
   group.append(svg('title', {}, `${row.title}: ${row.parameters.toLocaleString('en-US')} parameters, ${(100 * row.parameters / total).toFixed(1)} % of the model`));
   for (const kind of ['attention', 'mlp', 'conv', 'rest']) {
-    const mine = kind === 'rest' ? row.parameters - row.layers.reduce((sum, l) => sum + l.parameters, 0) : row.layers.filter(l => tone(l.role) === kind).reduce((sum, l) => sum + l.parameters, 0);
+    const mine = kind === 'rest' ? row.parameters - (row.all || row.layers).reduce((sum, l) => sum + l.parameters, 0) : (row.all || row.layers).filter(l => tone(l.role) === kind).reduce((sum, l) => sum + l.parameters, 0);
     const w = Math.max(0, full * mine / most); if (w > 0.3) group.append(svg('rect', { class: row.flat ? 'flat' : kind, x: at, y: middle - 6, width: w, height: 12 })); at += w;
   }
   group.append(svg('text', { x: x + width - 52, y: middle + 4, 'text-anchor': 'end', class: 'number' }, count(row.parameters)));
@@ -55,10 +69,11 @@ function heads(drawing, row, scale, right) {
 }
 
 function paint() {
-  const value = props.value; host.replaceChildren(); if (!value || !value.layers) return;
-  const rows = rowsOf(value), width = Math.max(560, Math.min((host.clientWidth || 936) - 36, 1180)), { height, scale, right } = sizeOf(rows, width), bars = width - right;
+  const whole = props.value?.whole || ''; host.replaceChildren(); if (whole !== read) { read = whole; value = whole && JSON.parse(whole); from = 0; }
+  if (!value || !value.layers) return;
+  const all = rowsOf(value), rows = all.slice(from, from + WINDOW), width = Math.max(560, Math.min((host.clientWidth || 936) - 36, 1180)), { height, scale, right } = sizeOf(rows, width), bars = width - right;
   const others = (value.elsewhere || []).map(part => ({ label: '', layers: [], parameters: part.parameters, title: part.name, flat: true, part }));
-  const most = Math.max(...rows.map(row => row.parameters), ...others.map(row => row.parameters), 1);
+  const most = [...all, ...others].reduce((most, row) => Math.max(most, row.parameters), 1);
   const drawing = svg('svg', { viewBox: `0 0 ${width} ${TOP + rows.length * height + others.length * 26 + 14}`, width, 'aria-hidden': 'true' });
   heads(drawing, rows[0], scale, right);
   let y = TOP - 14;
@@ -75,7 +90,7 @@ function paint() {
     drawing.append(svg('text', { x: LEFT, y: middle + 4, class: 'soft' }, `${short(row.title)}  ${shape}${row.part.tied ? ', tied to the embedding' : ', not pruned'}`));
     if (row.parameters) drawing.append(bar(row, right, middle, most, value.parameters, bars)); y += 26;
   }
-  host.append(drawing); host.dataset.rev = Number(host.dataset.rev || 0) + 1;
+  host.append(drawing); if (all.length > WINDOW) host.append(pager(all.length)); host.dataset.rev = Number(host.dataset.rev || 0) + 1;
 }
 watch('value', paint); paint();
 let seen = 0; new ResizeObserver(() => { if (Math.abs(host.clientWidth - seen) > 8) { seen = host.clientWidth; paint(); } }).observe(host);

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,12 +10,15 @@ from typing import Any
 import gradio as gr
 import pandas as pd
 
+from core.folder import finite
+
 _HERE = Path(__file__).resolve().parent
+ROWS = 1000  # of the table: the last line sums up the rest
 _KINDS = {"decoder": "language model", "encoder": "text encoder", "image_classifier": "image classifier", "module": "network"}
 
 
 def component(elem_id: str = "anatomy") -> gr.HTML:
-    """The drawing, empty. Its value is the worker's description of a model; `table` is its twin."""
+    """The drawing, empty. Give it `packed(description)`; `table` is its twin."""
     return gr.HTML(
         value=None,
         html_template='<div class="anatomy" role="img" aria-label="The model\'s weight matrices, drawn to scale, a row a block"></div>',
@@ -23,6 +27,13 @@ def component(elem_id: str = "anatomy") -> gr.HTML:
         apply_default_css=False,
         elem_id=elem_id,
     )
+
+
+def packed(described: Mapping[str, Any]) -> dict[str, str]:
+    """What is drawn of a description, as one string: Gradio copies and wraps every object inside a value, which costs seconds where there are 10,000
+    layers."""
+    told = {name: described.get(name) for name in ("blocks", "layers", "elsewhere", "parameters")}
+    return {"whole": json.dumps(finite(told), allow_nan=False, separators=(",", ":"))}
 
 
 def finding(described: Mapping[str, Any]) -> str:
@@ -57,6 +68,9 @@ def table(described: Mapping[str, Any]) -> pd.DataFrame:
             for layer in described["layers"]]  # fmt: skip
     rows += [[part["name"], "tied" if part["tied"] else "not pruned", " × ".join(map(str, part["shape"])), part["parameters"],
               round(100 * part["parameters"] / total, 2)] for part in described.get("elsewhere", ())]  # fmt: skip
+    if len(rows) > ROWS:
+        left = f"{len(rows) - ROWS:,} more layers"
+        rows = [*rows[:ROWS], [left, "", "", sum(row[3] for row in rows[ROWS:]), round(sum(row[4] for row in rows[ROWS:]), 2)]]
     return pd.DataFrame(rows, columns=["Layer", "Role", "Shape (out × in)", "Parameters", "% of the model"])
 
 

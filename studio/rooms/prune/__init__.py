@@ -9,14 +9,14 @@ import gradio as gr
 
 from core import catalogue
 from core.errors import ModelError, PrunariumError
-from core.recipe import Recipe, n_of_m, parse
+from core.recipe import Recipe, parse
 from studio import known, target
-from studio.bench import Bench
+from studio.bench import Bench, plainly
 from studio.parts import cards, facts, views
-from studio.rooms.prune import adopting, onscreen, plandiff
+from studio.rooms.prune import adopting, keeping, kept, onscreen, plandiff
 from studio.rooms.prune.controls import Controls, Params, card_of
 from studio.rooms.prune.controls import controls as controls_of
-from studio.rooms.prune.plans import BY_HAND, STRUCTURE_WORDS, WHOLE, Order, sentence, spreads, structures, to_recipe
+from studio.rooms.prune.plans import BY_HAND, STRUCTURE_WORDS, WHOLE, Order, sentence, structures, to_recipe
 from studio.rooms.prune.results import results
 
 _QUIET: dict[str, Any] = {"show_progress": "hidden", "queue": False, "api_visibility": "private"}
@@ -39,7 +39,8 @@ def build(bench: Bench) -> None:
                 compare = gr.Button("Compare runs", scale=1)
             codes = views.command_views(elem_id="show-command")
             results(bench)
-    _wire(bench, controls, params, [plan, diff, go, *codes])
+    laid = keeping.wire(bench, controls, params)
+    _wire(bench, controls, params, [plan, diff, go, *codes], laid)
     _wire_controls(bench, controls, params)
     adopting.wire(bench, controls, params)
     compare.click(lambda: gr.Tabs(selected="compare"), None, bench.tabs, **_QUIET)
@@ -52,9 +53,9 @@ def _order(bench: Bench, values: tuple[Any, ...]) -> Order:
     described = known.description(opened.model, bench.workspace.folder) or {}
     return Order(
         model=opened.model, kind=str(described.get("kind") or "decoder"), name=name.strip(), seed=int(seed or 0), method=method,
-        params=_admitted(bench, method, params),
+        params=_admitted(bench, method, params.get(method, {})),
         structure=structure, cost=goal, sparsity=round(sparsity / 100, 4), limit=target.limit(limit),
-        allocation=allocation, spread=spread, shares=dict(opened.budget.shares),
+        allocation=allocation, spread=spread.get(allocation, {}), shares=dict(opened.budget.shares),
         source=source if source == "auto" else bench.admit(source or ""), samples=int(samples or 0), tokens=int(tokens or 0),
         general=general if general == "auto" or not catalogue.asks_general(card_of(method)) else bench.admit(general or ""),
         recovery=recovery, steps=int(steps), measures=tuple(measures), prompt=prompt, save=save,
@@ -77,7 +78,8 @@ def _recipe(bench: Bench, values: tuple[Any, ...]) -> Recipe:
     return recipe
 
 
-def _wire(bench: Bench, controls: Controls, params: Params, shown: list[Any]) -> None:
+def _wire(bench: Bench, controls: Controls, params: Params, shown: list[Any], laid: Any) -> None:
+    """`laid`: the event after which the controls stand as the plan was left."""
     read = gr.State(None)  # what the plan on screen was read from
 
     def planned(*values: Any) -> Any:
@@ -104,7 +106,8 @@ def _wire(bench: Bench, controls: Controls, params: Params, shown: list[Any]) ->
 
     inputs = [*params.all(), *controls.all()]
     changes = [control.change for control in controls.all()]
-    signals = [bench.model.change, bench.budget.change, bench.ended.change, *(state.change for state in params.all())]
+    laid.then(planned, inputs, [read, *shown], **_QUIET)
+    signals = [bench.budget.change, bench.ended.change, *(state.change for state in params.all())]
     gr.on([*changes, *signals], planned, inputs, [read, *shown], trigger_mode="always_last", **_QUIET)
     pressed = shown[2].click(start, [read, *inputs], [bench.run, bench.model, bench.budget], **_TELL)
     pressed.then(planned, inputs, [read, *shown], **_QUIET)
@@ -113,39 +116,27 @@ def _wire(bench: Bench, controls: Controls, params: Params, shown: list[Any]) ->
 def _wire_controls(bench: Bench, controls: Controls, params: Params) -> None:
     """Controls that depend on each other: each shows only what means something with the others."""
 
-    def method_chosen(name: str, structure: str, redrawn: int) -> Any:
+    def method_chosen(name: str, structure: str) -> Any:
         choices = structures(card_of(name))
-        kept = structure if structure in [value for _, value in choices] else choices[0][1]
+        wrong = {} if structure in [value for _, value in choices] else {"value": choices[0][1]}
         general = gr.Dropdown(visible=catalogue.asks_general(card_of(name)))
-        return gr.Dropdown(info=card_of(name).summary), gr.Dropdown(choices=choices, value=kept), general, {}, redrawn + 1
+        return gr.Dropdown(info=card_of(name).summary), gr.Dropdown(choices=choices, **wrong), general
 
-    def fitting(structure: str, allocation: str, goal: str) -> Any:
-        """Only controls that mean something for this structure are shown, and only costs that fall with it are offered."""
-        by_hand, choices = allocation == BY_HAND and structure not in WHOLE, target.choices(structure)
-        goal = goal if goal in [value for _, value in choices] else target.SHARE
-        ways = spreads(structure)
-        allocation = allocation if allocation in [value for _, value in ways] else "uniform"
-        free, costs = n_of_m(structure) is None and not by_hand, len(choices) > 1
-        return (
-            gr.Dropdown(choices=choices, value=goal, visible=free and costs),
-            gr.Slider(visible=free, label=target.slider_label(goal)),
-            gr.Textbox(visible=free and goal != target.SHARE, label=target.limit_label(goal)),
-            gr.Radio(choices=ways, value=allocation, visible=structure not in WHOLE),
-        )
-
-    def by_hand(name: str, structure: str, pressed: list[Any] | None) -> Any:
+    @plainly
+    def by_hand(model: str | None, name: str, structure: str, pressed: list[Any] | None) -> Any:
         """The budget is what shall be pruned, and removes what its bars say, where the method can. It has no meaning for what goes whole."""
         can, wanted = [value for _, value in structures(card_of(name))], (pressed or [0, ""])[1] or "unstructured"
         if wanted not in can and structure not in WHOLE:
             gr.Warning(f"{card_of(name).label} removes no {STRUCTURE_WORDS[wanted]}: choose another method for this budget.")
-        other = structure in (*WHOLE, "neurons", "heads", "unstructured") and structure != wanted
-        return wanted if other and wanted in can else gr.skip(), BY_HAND
+        other = structure in (*WHOLE, "neurons", "heads", "unstructured") and structure != wanted and wanted in can
+        kept.keep(bench.workspace.folder, model or "", {"allocation": BY_HAND, **({"structure": wanted} if other else {})})
+        return wanted if other else gr.skip(), BY_HAND
 
-    chosen = [controls.method, controls.structure, controls.general, params.method, params.redrawn]
-    controls.method.input(method_chosen, [controls.method, controls.structure, params.redrawn], chosen, **_TELL)
-    shapes = [controls.structure, controls.allocation]
+    chosen = [controls.method, controls.structure, controls.general]
+    controls.method.input(method_chosen, [controls.method, controls.structure], chosen, **_TELL, trigger_mode="always_last")
+    fitted = [controls.structure, controls.allocation, controls.target]
     fits = [controls.target, controls.sparsity, controls.limit, controls.allocation]
-    gr.on([part.change for part in (*shapes, controls.target)], fitting, [*shapes, controls.target], fits, **_QUIET)
-    controls.allocation.change(lambda: {}, None, params.spread, **_TELL)  # another allocator has other parameters
-    bench.by_hand.change(by_hand, [controls.method, controls.structure, bench.by_hand], shapes, **_QUIET)
+    gr.on([part.change for part in fitted], keeping.shapes, fitted, fits, **_QUIET)
+    chosen = [bench.model, controls.method, controls.structure, bench.by_hand]
+    bench.by_hand.change(by_hand, chosen, [controls.structure, controls.allocation], **_QUIET)
     controls.recovery.input(lambda chosen: gr.Slider(visible=chosen != "none"), controls.recovery, controls.steps, **_QUIET)

@@ -16,8 +16,8 @@ from studio.rooms.prune.plans import BY_HAND, PROMPT, spreads, structures
 
 @dataclass(frozen=True)
 class Params:
-    """{name: value} of the parameters that a person has set: of the method, and of the allocator. redrawn: counts up when the method's controls are to
-    show others."""
+    """{method: {name: value}} of the parameters that a person has set: of the methods, and of the allocators. redrawn: counts up when their controls are
+    to show others."""
 
     method: gr.State
     spread: gr.State
@@ -130,7 +130,7 @@ def _amount(bench: Bench, params: Params) -> tuple[gr.Dropdown, gr.Slider, gr.Nu
         label="How the share is spread over the layers",
         elem_id="allocation",
     )
-    details("About how it is spread", bench.page, allocation, params.spread, spread_card, "spread-details")
+    details("About how it is spread", bench.page, allocation, params.spread, spread_card, "spread-details", params.redrawn)
     return goal, sparsity, limit, allocation
 
 

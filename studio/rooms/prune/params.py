@@ -10,34 +10,40 @@ import gradio as gr
 
 from core.catalogue import MethodCard, ParamCard
 
-_TELL: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}  # only queued events make a State's change heard
+_TELL: dict[str, Any] = {
+    "show_progress": "hidden",
+    "show_progress_on": [],
+    "api_visibility": "private",
+}  # only queued events make a State's change heard
 
 _WIDEST_SLIDER = 1e6  # beyond it a value is typed
 
 
 def details(title: str, page: gr.Blocks, chosen: gr.components.Component, params: gr.State, card_of: Callable[[str], MethodCard | None],
-            elem_id: str, redrawn: gr.State | None = None) -> None:  # fmt: skip
-    """A folded part with the words and controls of the method that `chosen` names. params: {name: value} of those that were moved.
+            elem_id: str, redrawn: gr.State) -> None:  # fmt: skip
+    """A folded part with the words and controls of the method that `chosen` names. params: {method: {name: value}} of those that were moved.
 
-    redrawn: where `params` may be set from elsewhere, what changes after it and `chosen` did; the controls then show them.
+    redrawn: changes where `params` was set from elsewhere; the controls then show it.
     """
     with gr.Accordion(title, open=False, elem_id=elem_id):
-        changed = chosen.change if redrawn is None else redrawn.change
 
-        @gr.render(inputs=[chosen, params], triggers=[changed, page.load], queue=False, show_progress="hidden")
+        @gr.render(
+            inputs=[chosen, params], triggers=[chosen.change, redrawn.change, page.load], queue=False, show_progress="hidden"
+        )
         def shown(name: str, given: dict[str, Any]) -> None:
             card = card_of(name)
             if card is None:
                 return
             for param in card.params:
-                control(param if redrawn is None else replace(param, default=given.get(param.name, param.default)), params)
+                set_to = given.get(name, {}).get(param.name, param.default)
+                control(replace(param, default=set_to), name, params)
             gr.Markdown(card.doc)
             if card.paper:
                 gr.Markdown(f"*{card.paper.authors} ({card.paper.year}), {card.paper.title}, arXiv {card.paper.arxiv}*")
 
 
-def control(param: ParamCard, params: gr.State) -> None:
-    """One control; what a person sets goes into `params` under the parameter's name."""
+def control(param: ParamCard, method: str, params: gr.State) -> None:
+    """One control; what a person sets goes into `params` under the method's and the parameter's name."""
     if param.type == "bool":
         made: Any = gr.Checkbox(param.default, label=param.label, interactive=True)
     elif param.type == "str" and not param.choices:
@@ -51,7 +57,7 @@ def control(param: ParamCard, params: gr.State) -> None:
         made = gr.Number(param.default, label=param.label, precision=0 if param.type == "int" else None, interactive=True)
 
     def keep(now: dict[str, Any], value: Any) -> dict[str, Any]:
-        return {**now, param.name: value}
+        return {**now, method: {**now.get(method, {}), param.name: value}}
 
-    event = made.release if isinstance(made, gr.Slider) else made.change
-    event(keep, [params, made], params, **_TELL)
+    event = made.release if isinstance(made, gr.Slider) else made.input
+    event(keep, [params, made], params, **_TELL, trigger_mode="always_last")
