@@ -45,7 +45,7 @@ def test_every_way_to_choose_makes_a_recipe_that_the_catalogue_knows():
 def test_the_controls_of_a_score_are_in_the_recipe_and_a_model_only_where_it_reads_with_one():
     moved = to_dict(dataplan.to_recipe(Choice(way="el2n prefer=easy", model="builtin:tiny-llama", params=(("seeds", 2),))))
     assert moved["select"]["params"] == {"seeds": 2, "prefer": "easy"} and "model" not in moved
-    assert "model" in to_dict(dataplan.to_recipe(Choice(way="perplexity band=low", model="builtin:tiny-llama")))
+    assert "model" in to_dict(dataplan.to_recipe(Choice(way="perplexity prefer=low", model="builtin:tiny-llama")))
     assert [param.name for param in dataplan.score_card("el2n prefer=easy").params] == ["learner", "seeds", "epochs"]
 
 

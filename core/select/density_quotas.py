@@ -32,7 +32,7 @@ def density_quotas(
     count: int,
     *,
     temperature: Annotated[float, Param("Temperature", 0.001, 100.0)] = 0.1,
-    prefer: Annotated[str, Param("Keep first in a cluster", choices=("hard", "easy"))] = "hard",
+    inside: Annotated[str, Param("Keep first in a cluster", choices=("hard", "easy"))] = "hard",
 ) -> np.ndarray:
     """Keep more of clusters that are wide and far from others, fewer of dense ones: simple concepts need few examples.
 
@@ -55,7 +55,7 @@ def density_quotas(
     low = np.minimum(sizes, 1) if count >= (sizes > 0).sum() else np.zeros_like(sizes)
     quotas = nearest_quotas(weight / weight.sum() * count, low, sizes, count)
     kept = np.zeros(len(vectors), dtype=bool)
-    order = np.lexsort((np.arange(len(clusters)), -distance if prefer == "hard" else distance, clusters))
+    order = np.lexsort((np.arange(len(clusters)), -distance if inside == "hard" else distance, clusters))
     starts = np.cumsum(sizes) - sizes
     for start, quota in zip(starts, quotas, strict=True):
         kept[order[start : start + quota]] = True

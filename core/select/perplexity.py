@@ -28,7 +28,7 @@ def perplexity(
     loaded: Any,
     watcher: Watcher,
     *,
-    band: Annotated[str, Param("Keep first", choices=("low", "middle", "high"))] = "middle",
+    prefer: Annotated[str, Param("Keep first", choices=("low", "middle", "high"))] = "middle",
     tokens: Annotated[int, Param("Tokens read", 8, 2048)] = 256,
 ) -> np.ndarray:
     """Keep texts of a low, middle or high perplexity under the opened language model: too easy is repetition, too hard is often noise.
@@ -46,9 +46,9 @@ def perplexity(
     from core.data.documents import document_losses
 
     losses = document_losses(texts, row, loaded, tokens, watcher)
-    if band == "high":
+    if prefer == "high":
         return losses
-    if band == "low":
+    if prefer == "low":
         return -losses
     rank = np.empty(len(losses))
     rank[np.argsort(losses, kind="stable")] = np.arange(len(losses))

@@ -33,14 +33,14 @@ def tarot(
     watcher: Watcher,
     *,
     target: Annotated[str, Param("Target data", longest=500, grammar="data")] = "",
-    rounds: Annotated[int, Param("Most rounds", 1, 100)] = 20,
+    most_rounds: Annotated[int, Param("Most rounds", 1, 100)] = 20,
 ) -> np.ndarray:
     """Keep the rows that each row of a target set would take as its nearest, round by round, while the whole comes closer to the target.
 
     Rows and target as vectors of one space, whitened by the rows' own covariance (Cholesky, + 1e-5 on its diagonal) and scaled to length
     1; distance is Euclid's. In round r every target row takes its r-th nearest row. The choice grows while the Sinkhorn distance between
     what is taken and the target falls; R is the round where it was least. Returns float32 (rows,): R + 1/2 - r - d/8 for a row first
-    taken in round r, d its distance to the nearest target row; r = rounds + 1 for rows never taken. Where the recipe says no share to
+    taken in round r, d its distance to the nearest target row; r = most_rounds + 1 for rows never taken. Where the recipe says no share to
     keep, the rows of the first R rounds stay.
 
     Intuition: whitening keeps one loud direction from deciding; taking turns keeps one crowded corner of the target from taking all.
@@ -54,11 +54,11 @@ def tarot(
     if len(aimed) > _MOST_TARGETS:
         aimed = aimed[np.sort(generator.permutation(len(aimed))[:_MOST_TARGETS])]
     rows, aimed = whitened(rows, aimed)
-    depth = min(rounds, len(rows))
+    depth = min(most_rounds, len(rows))
     taken, cosine = _nearest(rows, aimed, depth)
     if cosine.max() <= 0:
         raise DataError(f"No row points the way of any row of the target {target_rows.dataset.name}.", "Name another target.")
-    first = np.full(len(rows), rounds + 1)
+    first = np.full(len(rows), most_rounds + 1)
     for turn in range(depth - 1, -1, -1):
         first[taken[:, turn]] = turn + 1
     best = _best_round(rows, aimed, first, depth, watcher)

@@ -333,6 +333,16 @@ def test_a_data_score_is_one_finite_number_a_row_and_repeats(method, language_mo
         assert 1 <= (first >= 0).sum() <= 20
 
 
+def test_a_score_and_a_selector_that_name_the_same_parameter_mean_the_same():
+    """A selection has one set of parameters for both."""
+    shapes = {
+        kind: {(p.name, p.type, p.choices, p.low, p.high) for m in BY_KIND[kind] for p in m.card.params if p.grammar != "data"}
+        for kind in ("data_score", "selector")
+    }
+    shared = {shape[0] for shape in shapes["data_score"]} & {shape[0] for shape in shapes["selector"]}
+    assert {name for name in shared if len({shape for both in shapes.values() for shape in both if shape[0] == name}) > 1} == set()
+
+
 def test_the_catalogue_file_is_fresh():
     assert catalogue.FILE.read_text(encoding="utf-8") == catalogue.to_json(cards()), "run: python -m core.catalogue write"
 

@@ -161,7 +161,7 @@ def test_wide_and_far_clusters_get_more_by_density_quotas():
     kept = density_quotas(vectors, clusters, centroids, 20)
     assert abs(kept[30:].sum() - 20 * p) <= 1 and kept.sum() == 20
     assert kept[30] and kept[59] and not kept[44]  # the farthest from the centroid first
-    assert density_quotas(vectors, clusters, centroids, 20, prefer="easy")[44]
+    assert density_quotas(vectors, clusters, centroids, 20, inside="easy")[44]
     assert (
         density_quotas(vectors, clusters, centroids, 50).sum() == 50
         and density_quotas(vectors, clusters, centroids, 1).sum() == 1

@@ -108,7 +108,7 @@ def test_perplexity_is_the_models_own_loss_of_each_text_alone_and_bands_order_by
     dataset, vectors = rows_of(texts), np.eye(4, dtype=np.float32)
     asked = Select(score="perplexity", params={"tokens": 256})
     assert seconds_to_score(dataset, vectors, asked, 0, loaded) > 0
-    high = scored("perplexity", dataset, vectors, {"band": "high"}, Beside(loaded=loaded))
+    high = scored("perplexity", dataset, vectors, {"prefer": "high"}, Beside(loaded=loaded))
     assert seconds_to_score(dataset, vectors, asked, 0, loaded) == 0
     lead = loaded.tokenizer.bos_token_id
     lead = loaded.tokenizer.eos_token_id if lead is None else lead
@@ -118,7 +118,7 @@ def test_perplexity_is_the_models_own_loss_of_each_text_alone_and_bands_order_by
             logits = loaded.model(input_ids=ids).logits.float().log_softmax(-1)[0, :-1]
         assert high[at] == pytest.approx(-logits.gather(1, ids[0, 1:, None]).mean().item(), abs=2e-2)
     assert high[1] > max(high[0], high[3])
-    assert np.array_equal(scored("perplexity", dataset, vectors, {"band": "low"}, Beside(loaded=loaded)), -high)
+    assert np.array_equal(scored("perplexity", dataset, vectors, {"prefer": "low"}, Beside(loaded=loaded)), -high)
     middle = scored("perplexity", dataset, vectors, {}, Beside(loaded=loaded))
     assert middle[np.argsort(high)].tolist() == [-0.375, -0.125, -0.125, -0.375]
 
