@@ -96,7 +96,7 @@ def test_a_missing_column_is_answered_with_the_nearest_name(tmp_path):
         ("a.csv", b"  \n \n", "is empty"),
         ("a.csv", b"text,label\n", "has a header and no rows"),
         ("a.csv", b"\x00\x01\x02PNG\x00" * 50, "is not a text file"),
-        ("a.csv", "text,label\nnaïve,a\n".encode("latin-1"), "is not in UTF-8 (line 2 is not)"),
+        ("a.csv", "text,label\nnaïve,a\n".encode("latin-1"), "row 0 line 2 is not in UTF-8"),
         ("a.csv", b"text,text\none,a\n", "has two columns called 'text'"),
         ("a.csv", b"text,\none,a\n", "has a column without a name"),
         ("a.jsonl", b"\n\n", "is empty"),
