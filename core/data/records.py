@@ -22,7 +22,7 @@ from core.errors import DataError
 
 DELIMITERS = (",", "\t", ";")
 _LONGEST_FIELD = 1 << 26
-_CHUNK_RECORDS, _CHUNK_CHARACTERS = 32_768, 1 << 24
+_CHUNK_RECORDS, _CHUNK_CHARACTERS = 32_768, 1 << 22
 _NOT_UTF8 = re.compile("[\udc80-\udcff]")  # how a byte that is not UTF-8 is handed on
 
 

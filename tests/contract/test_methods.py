@@ -343,7 +343,7 @@ def test_every_method_function_takes_only_what_its_kind_can_give():
         "learned": set(_course({"a": (4,)}, 1)),
         "transform": {"loaded", "share", "units", "inputs", "generator", "watcher"},
         "recovery": {"model", "batches", "masks", "steps", "learning_rate", "watcher"},
-        "embedding": {"images", "texts", "frame", "argument", "loaded", "watcher", "seed"},
+        "embedding": {"images", "texts", "dataset", "frame", "argument", "loaded", "watcher", "seed", "start"},
         "data_score": {"vectors", "clusters", "centroids", "labels", "rows", "generator"},
         "selector": {"count", "rows", "scores", "vectors", "clusters", "labels", "generator"},
     }
