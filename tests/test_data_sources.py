@@ -45,7 +45,7 @@ def kb(name):
 before = kb("VmRSS")
 data = load(Data(source=sys.argv[1]))
 part = data.part(data.row[::2])
-print(len(data), data.texts[len(data) - 1][:9], data.labels.sum(), part.texts[1][:9], (kb("VmHWM") - before) // 1024, (kb("RssAnon") - 0) // 1024)
+print(len(data), data.texts[len(data) - 1][:10], data.labels.sum(), part.texts[1][:10], (kb("VmHWM") - before) // 1024, (kb("RssAnon") - 0) // 1024)
 """
 
 
