@@ -122,10 +122,10 @@ def _text_lines(path: Path) -> Iterator[str]:
     with path.open("rb") as plain, gzip.open(plain) if zipped else plain as content:
         number = 0
         try:
-            start = content.read(1 << 20)
+            start = content.read1(1 << 20)  # what a cut off gzip still gives
             _check_start(path, start)
             content.seek(0)
-            for line in io.TextIOWrapper(io.BufferedReader(content), "utf-8-sig", "surrogateescape", newline=None):  # type: ignore[arg-type]
+            for line in io.TextIOWrapper(content, "utf-8-sig", "surrogateescape", newline=None):
                 number += 1
                 yield line if line.endswith("\n") else line + "\n"
         except EOFError:
