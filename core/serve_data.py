@@ -36,7 +36,7 @@ from core.serve_points import position
 ROWS_A_SECOND = {"minilm": 80, "model": 40}
 LONGEST_WAIT_S = 10
 # Of more rows than MOST_CLUSTERED, k-means sees CLUSTERED_FROM drawn by chance, and the others join the nearest centre.
-MOST_CLUSTERED, CLUSTERED_FROM = 100_000, 20_000
+MOST_CLUSTERED, CLUSTERED_FROM = 100_000, 10_000
 _TEXT_SHOWN = 300
 
 
