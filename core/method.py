@@ -244,10 +244,11 @@ def recovery(name: str, *, label: str, paper: Paper | None = None, learning_rate
 def embedding(
     name: str, *, label: str, of: tuple[str, ...], paper: Paper | None = None, fits: bool = False, **card: Any
 ) -> Decorator:
-    """Rows of a data set -> float32 (rows, features).
+    """Rows of a data set -> float32 (rows, features): one array, or pieces of it in order, which are written as they come.
 
-    May name images, texts, frame, argument (what follows `@` or `:` in the source), loaded (a LoadedModel), watcher, seed. `of`: what it can embed:
-    "images", "text", "any". `fits`: a row's vector depends on the other rows too.
+    May name images, texts, dataset (core.data.dataset.Dataset), frame (all columns, in memory), argument (what follows `@` or `:` in the source), loaded
+    (a LoadedModel), watcher, seed, start (the first row that is asked for: a stopped embedding goes on there). `of`: what it can embed: "images",
+    "text", "columns" (of numbers and few words), "any". `fits`: a row's vector depends on the other rows too.
     """
     return _register("embedding", name, label, paper, extra={"fits": fits}, structures=of, **card)
 

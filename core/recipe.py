@@ -148,11 +148,16 @@ class Evolve(Section):
 
 
 class Save(Section):
+    """`model`: into model/. `data`: the kept rows into data/, in these forms (ids: their numbers alone; datasets: a folder that `datasets` loads), with a
+    manifest."""
+
     model: bool = False
+    data: tuple[Literal["parquet", "csv", "jsonl", "ids", "datasets"], ...] = ()
 
 
 class Data(Section):
-    """builtin:NAME, a .csv, .jsonl or .parquet file, or a hub id. `text` and `label` default to columns of those names."""
+    """builtin:NAME, a .csv, .tsv, .jsonl (or one of them .gz), .parquet or .arrow file, a folder of pictures or one saved by `datasets`, or a
+    hub id. `text` and `label` default to columns of those names."""
 
     source: str
     text: str | None = None
@@ -161,7 +166,7 @@ class Data(Section):
 
 
 class Embedding(Section):
-    """pixels | tfidf | builtin:minilm | column:NAME | model@BLOCK (needs `model`)."""
+    """pixels | tfidf | tabular | builtin:minilm | column:NAME | model@BLOCK (needs `model`)."""
 
     source: str = "pixels"
     params: dict[str, Any] = Field({})  # a plain {} would be flagged: ruff does not see that Section is pydantic's
@@ -188,11 +193,14 @@ class Clusters(Section):
 
 
 class Projection(Section):
-    """A map of the embedding in the plane. neighbours and min_dist are for umap."""
+    """A map of the embedding in the plane. neighbours and min_dist are for umap, perplexity is for tsne. Beyond `most_rows` (left out: 30,000 for umap,
+    10,000 for tsne) rows are drawn by strata, and the others lie where their nearest drawn ones lie."""
 
-    method: Literal["pca", "umap"] = "pca"
+    method: Literal["pca", "umap", "tsne"] = "pca"
     neighbours: Annotated[int, Field(ge=2, le=200)] = 15
     min_dist: Share = 0.1
+    perplexity: Annotated[float, Field(ge=2.0, le=100.0)] = 30.0
+    most_rows: Annotated[int, Field(ge=10)] | None = None
 
 
 class Select(Section):
@@ -251,6 +259,10 @@ class Recipe(Section):
             )
         if (asks_data or self.prove) and self.data is None:
             raise ValueError("select, projection and prove need data: say which rows, such as data: {source: builtin:digits}")
+        if self.save.data and self.select is None:
+            raise ValueError(
+                "save.data saves the rows that select keeps: say select, such as select: {method: random, keep: 0.3}"
+            )
         if self.embedding.source.startswith("model@") and self.model is None:
             raise ValueError(f"embedding {self.embedding.source} needs model")
         if self.evolve and self.measure.perplexity and self.evolve.source == self.measure.perplexity.source:

@@ -23,17 +23,21 @@ from core.data.dataset import Dataset
 from core.data.embedding import cache_file, embed
 from core.data.evidence import Beside
 from core.data.loading import load
+from core.data.mapped import is_vector
 from core.data.methods import cards
 from core.data.projection import pca, trust
 from core.data.selection import generator, score_rows, seconds_to_score, write_frame
 from core.errors import DataError
 from core.events import Silent
 from core.recipe import Data, Recipe, parse
+from core.serve_points import ASKS as POINT_ASKS
+from core.serve_points import position
 
 # Rows that an embedding makes in a second here, in float32 on one slow core: beyond ten seconds it is a run, with progress and Stop.
 ROWS_A_SECOND = {"minilm": 80, "model": 40}
 LONGEST_WAIT_S = 10
-MOST_TRUSTED_ROWS = 10_000
+# Of more rows than MOST_CLUSTERED, k-means sees CLUSTERED_FROM drawn by chance, and the others join the nearest centre.
+MOST_CLUSTERED, CLUSTERED_FROM = 100_000, 10_000
 _TEXT_SHOWN = 300
 
 
@@ -45,6 +49,9 @@ class OpenData:
     asked: tuple[Any, ...] = ()
     made: dict[str, tuple[np.ndarray, Clusters]] = field(default_factory=dict)
     last: str = ""
+    places: np.ndarray | None = None
+    planes: dict[str, Any] = field(default_factory=dict)
+    lengths: dict[str, np.ndarray] = field(default_factory=dict)
 
 
 def open_data(
@@ -77,7 +84,8 @@ def open_data(
         "class_counts": [int(count) for count in counts],
         "bad_rows": [[row, reason] for row, reason in dataset.bad_rows],
         "embeddings": _suiting(dataset),
-        "vector_columns": [name for name in dataset.columns if _is_vector(dataset.frame[name])],
+        "vector_columns": [name for name in dataset.columns if _is_vector(dataset.mapped.table.column(name))],
+        "notes": list(dataset.notes),
         "image_shape": list(dataset.images.shape[1:]) if dataset.images is not None else None,
     }
 
@@ -86,7 +94,7 @@ def map_data(session: Any, recipe: dict[str, Any]) -> dict[str, Any]:
     """Embed, cluster, lay out (PCA) and order the open rows as a recipe says (embedding, clusters, select, seed).
 
     Answers {"ready": True, "points": path of a parquet file with row, x, y, trust, cluster, label, score, rank; "sizes", "features",
-    "trust": mean, "clusters", "unclustered": the number of the cluster that holds the noise, or None}, or
+    "trust": mean, "unclustered": the number of the cluster that holds the noise, or None, "clustered_from": rows that clusters were made of}, or
     {"ready": False, "seconds": estimate} where the embedding or the score is too long for a question and has to be a run.
     `rank` 0 is kept first.
     """
@@ -101,7 +109,8 @@ def map_data(session: Any, recipe: dict[str, Any]) -> dict[str, Any]:
     beside = Beside(whole.data, whole.embedding, session.loaded)
     score, rank = _order(opened.dataset, vectors, clusters, whole, beside)
     places = pca(vectors)
-    near = trust(vectors, places) if len(vectors) <= MOST_TRUSTED_ROWS else np.full(len(vectors), np.nan, np.float32)
+    opened.places, opened.planes = places, {}
+    near = trust(vectors, places, whole.seed)
     frame = pd.DataFrame(
         {"row": opened.dataset.row, "x": places[:, 0], "y": places[:, 1], "trust": near, "cluster": clusters.assignment}
     )
@@ -114,35 +123,21 @@ def map_data(session: Any, recipe: dict[str, Any]) -> dict[str, Any]:
         "unclustered": clusters.unclustered,
         "features": int(vectors.shape[1]),
         "trust": float(near.mean()),
+        "clustered_from": min(len(vectors), CLUSTERED_FROM) if len(vectors) > MOST_CLUSTERED else len(vectors),
     }
 
 
 def rows(session: Any, rows: list[int], pixels: int = 56) -> list[dict[str, Any]]:
     """These rows (by their numbers) as a table shows them: label, text (its first 300 signs) or `picture` (a data: URI), and other columns."""
     dataset = _opened(session).dataset
-    place = {int(row): at for at, row in enumerate(dataset.row)}
-    unknown = next((row for row in rows if row not in place), None)
-    if unknown is not None:
+    found = [position(dataset, row) for row in rows]
+    if None in found:
+        unknown = rows[found.index(None)]
         raise DataError(f"{dataset.name} has no row {unknown}.", f"Its rows are numbered {dataset.row[0]} to {dataset.row[-1]}.")
-    return [_shown(dataset, place[row], pixels) for row in rows]
+    return [_shown(dataset, at, pixels) for at in found if at is not None]
 
 
-def neighbours(session: Any, row: int, count: int = 8) -> list[dict[str, Any]]:
-    """The rows nearest to one row by cosine, in the embedding that was mapped last: {row, cosine}, nearest first, itself left out."""
-    opened = _opened(session)
-    if not opened.last:
-        raise DataError("There is no embedding yet.", "Draw the map first.")
-    vectors, _ = opened.made[opened.last]
-    at = np.flatnonzero(opened.dataset.row == row)
-    if len(at) == 0:
-        raise DataError(f"{opened.dataset.name} has no row {row}.", "Choose a point on the map.")
-    cosine = unit(vectors) @ unit(vectors[at])[0]
-    cosine[at] = -2
-    nearest = np.argsort(-cosine, kind="stable")[: min(count, len(cosine) - 1)]
-    return [{"row": int(opened.dataset.row[one]), "cosine": float(cosine[one])} for one in nearest]
-
-
-ASKS: dict[str, Callable[..., Any]] = {"open_data": open_data, "map_data": map_data, "rows": rows, "neighbours": neighbours}
+ASKS: dict[str, Callable[..., Any]] = {"open_data": open_data, "map_data": map_data, "rows": rows, **POINT_ASKS}
 
 
 def _opened(session: Any) -> OpenData:
@@ -151,10 +146,9 @@ def _opened(session: Any) -> OpenData:
     return session.parts["data"]
 
 
-def _is_vector(column: pd.Series) -> bool:
-    """Does the column hold lists of numbers, judged by its first row?"""
-    first = column.iloc[0]
-    return isinstance(first, (list, np.ndarray)) and len(first) > 1 and np.asarray(first).dtype.kind in "if"
+def _is_vector(column: Any) -> bool:
+    """Does the column hold lists of more than one number, judged by its first row?"""
+    return is_vector(column.type) and len(column[0].as_py() or ()) > 1
 
 
 def _stamp(source: str) -> tuple[int, int] | None:
@@ -169,7 +163,7 @@ def _stamp(source: str) -> tuple[int, int] | None:
 def _suiting(dataset: Dataset) -> list[dict[str, str]]:
     """The embeddings that can read this kind of data."""
     found = [card for card in cards() if card.kind == "embedding"]
-    kinds = {"any", "images" if dataset.images is not None else "", "text" if dataset.texts is not None else ""}
+    kinds = {"any", dataset.kind, "text" if dataset.texts is not None else ""}
     return [{"name": card.name, "label": card.label, "summary": card.summary} for card in found if kinds & set(card.structures)]
 
 
@@ -187,9 +181,20 @@ def _vectors(opened: OpenData, recipe: Recipe, loaded: Any) -> tuple[np.ndarray,
     key = f"{file.stem} {recipe.clusters!r} {recipe.seed}"
     if key not in opened.made:
         vectors = embed(opened.dataset, recipe.embedding, loaded, Silent(), recipe.seed)
-        opened.made[key] = vectors, cluster(vectors, recipe.clusters, recipe.seed)
+        opened.made[key] = vectors, _clustered(vectors, recipe)
     opened.last = key
     return opened.made[key]
+
+
+def _clustered(vectors: np.ndarray, recipe: Recipe) -> Clusters:
+    """Clusters of all rows; of very many, of some of them drawn by chance, as a question has to be answered in seconds: the rest join the nearest."""
+    if len(vectors) <= MOST_CLUSTERED:
+        return cluster(vectors, recipe.clusters, recipe.seed)
+    some = np.sort(generator(recipe.seed, "clusters").permutation(len(vectors))[:CLUSTERED_FROM])
+    few = cluster(vectors[some], recipe.clusters, recipe.seed)
+    nearest = [(unit(vectors[at : at + 16_384]) @ few.centroids.T).argmax(axis=1) for at in range(0, len(vectors), 16_384)]
+    assignment = np.concatenate(nearest).astype(np.int32)
+    return Clusters(assignment, few.centroids, np.bincount(assignment, minlength=len(few)))
 
 
 def _order(
@@ -228,7 +233,8 @@ def _shown(dataset: Dataset, at: int, pixels: int) -> dict[str, Any]:
     if dataset.images is not None:
         line["picture"] = _picture(dataset.images[at], pixels)
     elif dataset.texts is None:
-        line["text"] = ", ".join(f"{name}: {str(dataset.frame[name].iloc[at])[:40]}" for name in dataset.columns)[:_TEXT_SHOWN]
+        values = dataset.mapped.take(np.array([at]))
+        line["text"] = ", ".join(f"{name}: {str(values.column(name)[0])[:40]}" for name in dataset.columns)[:_TEXT_SHOWN]
     return line
 
 

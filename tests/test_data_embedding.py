@@ -23,6 +23,10 @@ def own_cache(tmp_path, monkeypatch):
     return tmp_path / "cache"
 
 
+def whole(pieces):
+    return np.concatenate(list(pieces))
+
+
 def texts(*rows):
     return Dataset("t", pd.DataFrame({"row": range(len(rows)), "text": rows}), list(rows))
 
@@ -66,27 +70,28 @@ def test_an_embedding_that_cannot_read_the_rows_is_refused_with_one_that_can(own
 @pytest.mark.quick
 def test_texts_that_share_rare_words_are_near_and_vectors_have_length_one():
     rows = ["the cat sat on the mat", "a cat and a mat", "stocks fell on monday", "monday saw stocks fall", "zebra zebra"]
-    vectors = tfidf(rows, 0, dimensions=4)
+    vectors = whole(tfidf(rows, 0, Silent(), dimensions=4))
     near = vectors @ vectors.T
     assert near[0, 1] > near[0, 2] and near[2, 3] > near[2, 1] and np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
-    assert np.array_equal(vectors, tfidf(rows, 0, dimensions=4)) and vectors.dtype == np.float32
+    assert np.array_equal(vectors, whole(tfidf(rows, 0, Silent(), dimensions=4))) and vectors.dtype == np.float32
 
 
 @pytest.mark.quick
 def test_texts_without_words_are_refused_and_few_words_still_work():
     with pytest.raises(DataError, match="No text has a word"):
-        tfidf(["?", "!"], 0)
-    assert tfidf(["one", "one"], 0).shape == (2, 1)
+        whole(tfidf(["?", "!"], 0, Silent()))
+    assert whole(tfidf(["one", "one"], 0, Silent())).shape == (2, 1)
 
 
 @pytest.mark.quick
 def test_a_column_of_vectors_is_taken_as_it_is():
-    frame = pd.DataFrame({"row": [0, 1], "v": [[1, 2], [3, 4]], "n": [5, 6]})
-    assert column(frame, "v").tolist() == [[1, 2], [3, 4]] and column(frame, "n").tolist() == [[5], [6]]
+    frame = pd.DataFrame({"row": [0, 1, 7], "v": [[1, 2], [3, 4], [5, 6]], "n": [5, 6, 7]})
+    data = Dataset("t", frame)
+    assert whole(column(data, "v", 0)).tolist() == [[1, 2], [3, 4], [5, 6]] and whole(column(data, "n", 1)).tolist() == [[6], [7]]
     with pytest.raises(DataError, match="no column 'w' of vectors"):
-        column(frame, "w")
-    with pytest.raises(DataError, match="does not hold vectors of one length"):
-        column(frame.assign(v=[[1], [1, 2]]), "v")
+        whole(column(data, "w", 0))
+    with pytest.raises(DataError, match=r"does not hold vectors of one length \(1 rows differ: row 7\)"):
+        whole(column(Dataset("t", frame.assign(v=[[1, 2], [1, 2], [1]])), "v", 0))
 
 
 @pytest.mark.quick
@@ -95,6 +100,52 @@ def test_a_vector_that_is_not_finite_is_named_by_row(own_cache):
     with pytest.raises(DataError, match=r"no finite vector for 1 rows \(the first: 8\)"):
         embed(Dataset("t", frame), Embedding(source="column:v"), None, Silent())
     assert not list(own_cache.rglob("*.npy"))
+
+
+class StopsAfter(Silent):
+    """Asks for a stop once so many rows are embedded."""
+
+    def __init__(self, rows):
+        super().__init__()
+        self.rows = rows
+
+    def say(self, progress):
+        super().say(progress)
+        self.stop = self.stop or progress.done >= self.rows
+
+
+@pytest.mark.quick
+def test_a_stopped_embedding_goes_on_where_it_was(own_cache, monkeypatch):
+    from core.embed import pixels
+
+    monkeypatch.setattr(pixels, "_CHUNK_ROWS", 500)
+    data, asked = load(Data(source="builtin:digits")), Embedding(source="pixels")
+    with pytest.raises(Stopped):
+        embed(data, asked, None, StopsAfter(1000))
+    assert not list(own_cache.rglob("*.npy")) and len(list(own_cache.rglob("*.part"))) == 1
+    part = next(own_cache.rglob("*.part"))
+    marked = np.load(part, mmap_mode="r+")
+    marked[999] = 7  # a row that was finished before the stop is not made again
+    watcher = Silent()
+    vectors = embed(data, asked, None, watcher)
+    assert (vectors[999] == 7).all() and np.array_equal(
+        np.delete(vectors, 999, 0), np.delete(data.images.reshape(1797, 64), 999, 0)
+    )
+    assert [heard.done for heard in watcher.heard if heard.kind == "progress"] == [0, 1500, 1797, 1797]
+    assert any("1,000 of 1,797 rows were embedded before" in heard.text for heard in watcher.heard)
+    assert not list(own_cache.rglob("*.part"))
+
+
+@pytest.mark.quick
+def test_a_table_becomes_standardised_numbers_and_a_feature_a_word(own_cache, tmp_path):
+    # n: mean 2, standard deviation sqrt(2/3), so -1.2247, 1.2247 and 0; the missing one is 0 too. Words a and b: 1 / sqrt(2) = 0.7071 where they hold.
+    (tmp_path / "a.csv").write_text("n,w,same,id,label\n1,a,5,x1,p\n3,b,5,x2,q\n,a,5,x3,p\n2,,5,x4,q\n")
+    data = load(Data(source=str(tmp_path / "a.csv")))
+    vectors = embed(data, Embedding(source="tabular", params={"most_values": 2}), None, Silent())
+    assert np.allclose(vectors, [[-1.2247, 0.7071, 0], [1.2247, 0, 0.7071], [0, 0.7071, 0], [0, 0, 0]], atol=1e-4)
+    (tmp_path / "b.csv").write_text("same,id\n5,x\n5,y\n5,z\n")
+    with pytest.raises(DataError, match=r"No column of b.csv \(same, id\) tells its rows apart"):
+        embed(load(Data(source=str(tmp_path / "b.csv"))), Embedding(source="tabular", params={"most_values": 2}), None, Silent())
 
 
 class Words:
@@ -118,21 +169,23 @@ def small_model():
 @pytest.mark.quick
 def test_pooling_in_batches_equals_one_text_at_a_time():
     model, rows = small_model(), ["a", "bb ccc d", "", "eeee ff ggg hhhhh i jj", "k l"]
-    together = pooled(rows, Words(), model, model.encoder.layer[0], 5, Silent())
+    together = whole(pooled(rows, Words(), model, model.encoder.layer[0], 5, Silent()))
+    last = whole(pooled(rows, Words(), model, model.encoder.layer[0], 5, Silent(), pool="last"))
     for at, row in enumerate(rows):
         ids = torch.tensor([Words()([row], True, 5, False, False)["input_ids"][0] or [1]])
         with torch.inference_mode():
             hidden = model(ids, output_hidden_states=True).hidden_states[1]
         assert np.allclose(together[at], hidden[0].mean(0).numpy(), atol=1e-5)
+        assert np.allclose(last[at], hidden[0, -1].numpy(), atol=1e-5)
 
 
 @pytest.mark.quick
 def test_pooling_says_how_far_it_is_obeys_a_stop_and_leaves_no_hook_behind():
     model, watcher = small_model(), Silent()
-    pooled(["a b"] * 130, Words(), model, model.encoder, 8, watcher)
+    whole(pooled(["a b"] * 130, Words(), model, model.encoder, 8, watcher))
     assert [heard.done for heard in watcher.heard] == [64, 128, 130]
     with pytest.raises(Stopped):
-        pooled(["a b"] * 130, Words(), model, model.encoder, 8, Silent(stop=True))
+        whole(pooled(["a b"] * 130, Words(), model, model.encoder, 8, Silent(stop=True)))
     assert all(not module._forward_hooks for module in model.modules())
 
 
@@ -141,7 +194,7 @@ def test_minilm_puts_questions_of_the_same_meaning_near_each_other():
     from core.embed.minilm import minilm
 
     rows = ["How tall is Mount Everest?", "What is the height of the highest mountain?", "Who wrote Hamlet?"]
-    vectors = minilm(rows, Silent())
+    vectors = whole(minilm(rows, Silent(), 0))
     assert vectors.shape == (3, 384) and np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
     assert vectors[0] @ vectors[1] > 0.6 > 0.3 > vectors[0] @ vectors[2]
 

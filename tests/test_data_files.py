@@ -96,7 +96,7 @@ def test_a_missing_column_is_answered_with_the_nearest_name(tmp_path):
         ("a.csv", b"  \n \n", "is empty"),
         ("a.csv", b"text,label\n", "has a header and no rows"),
         ("a.csv", b"\x00\x01\x02PNG\x00" * 50, "is not a text file"),
-        ("a.csv", "text,label\nnaïve,a\n".encode("latin-1"), "is not in UTF-8 (line 2 is not)"),
+        ("a.csv", "text,label\nnaïve,a\n".encode("latin-1"), "row 0 line 2 is not in UTF-8"),
         ("a.csv", b"text,text\none,a\n", "has two columns called 'text'"),
         ("a.csv", b"text,\none,a\n", "has a column without a name"),
         ("a.jsonl", b"\n\n", "is empty"),
@@ -182,15 +182,17 @@ def test_files_are_read_without_a_network(tmp_path, monkeypatch):
     assert opened(tmp_path / "a.parquet").texts == opened(tmp_path / "a.csv").texts == ["one"]
 
 
-def test_the_hub_out_of_reach_is_one_sentence(monkeypatch):
-    datasets = pytest.importorskip("datasets")
-
-    def offline(*_, **__):
-        raise ConnectionError("Couldn't reach the Hub")
-
-    monkeypatch.setattr(datasets, "get_dataset_split_names", offline)
+def test_the_hub_out_of_reach_is_one_sentence():
     with pytest.raises(ResourceError, match="cannot be had from the hub"):
-        load(Data(source="owner/name@main"))
+        load(Data(source="owner/name@main"))  # conftest sets HF_HUB_OFFLINE
+
+
+def test_what_the_hub_keeps_pickled_is_not_read(monkeypatch):
+    datasets = pytest.importorskip("datasets")
+    pickled = type("Pandas", (), {"__module__": "datasets.packaged_modules.pandas.pandas"})
+    monkeypatch.setattr(datasets, "load_dataset_builder", lambda *_, **__: pickled())
+    with pytest.raises(DataError, match="is kept as pandas, which is not read here"):
+        load(Data(source="owner/name"))
 
 
 def test_equal_contents_have_equal_fingerprints_and_any_change_changes_them(tmp_path):

@@ -1,18 +1,22 @@
-"""Open a data set: a built-in one, a .csv, .jsonl or .parquet file, or one from the hub. Nothing is asked of a network for the first two."""
+"""Open a data set: a built-in one, a file, a folder, or one from the hub. Nothing is asked of a network for the first three."""
 
 from __future__ import annotations
 
-import numpy as np
-import pandas as pd
+from pathlib import Path
+
+import pyarrow as pa
 
 from core import builtins
+from core.data import glove
+from core.data.arrow_cache import numbered
 from core.data.dataset import Dataset
-from core.data.files import open_file, open_hub
+from core.data.files import FILES, open_file, open_folder, open_hub
+from core.data.mapped import in_normal_form
 from core.data.table import dataset_of
 from core.errors import DataError
 from core.recipe import Data
 
-FILES = (".csv", ".tsv", ".jsonl", ".parquet")
+__all__ = ["FILES", "load"]
 
 
 def load(data: Data, vectors: str | None = None) -> Dataset:
@@ -26,27 +30,22 @@ def load(data: Data, vectors: str | None = None) -> Dataset:
         return _builtin(data)
     if data.source.lower().endswith(FILES):
         return open_file(data, vectors)
+    if Path(data.source).expanduser().is_dir():
+        return open_folder(data, vectors)
     if "/" in data.source and not data.source.startswith((".", "/", "~")):
         return open_hub(data, vectors)
     raise DataError(
         f"{data.source} is not a data set that can be opened.",
-        "Use builtin:NAME, a .csv, .jsonl or .parquet file, or a hub id such as owner/name.",
+        f"Use builtin:NAME, a file that ends in {', '.join(FILES)}, a folder of pictures, or a hub id such as owner/name.",
     )
 
 
 def _builtin(data: Data) -> Dataset:
+    """Rows that are built in; a blank text among them is a bad row that is skipped without asking."""
+    data = data.model_copy(update={"skip_bad_rows": True})
+    if builtins.find(data.source)[0].name == glove.NAME:
+        return dataset_of(data.source, glove.table(), data)
     table = builtins.read_table(data.source)
-    frame = table.frame.reset_index(drop=True)
-    if data.label not in (None, "label") or data.text not in (None, "text"):
-        return dataset_of(data.source, frame, data, images=table.images)
-    frame = frame.assign(row=np.arange(len(frame), dtype=np.int64))
-    number = {name: at for at, name in enumerate(table.label_names)}
-    labels = frame["label"].map(number).to_numpy(dtype=np.int64)
-    texts = [str(text) for text in frame["text"]] if "text" in frame else None
-    bad = [at for at, text in enumerate(texts or []) if not text.strip()]
-    whole = Dataset(data.source, _row_first(frame), texts, table.images, labels, table.label_names)
-    return whole.part(np.setdiff1d(np.arange(len(frame)), bad)) if bad else whole
-
-
-def _row_first(frame: pd.DataFrame) -> pd.DataFrame:
-    return frame[["row", *[name for name in frame.columns if name != "row"]]]
+    rows = pa.Table.from_pandas(table.frame, preserve_index=False).replace_schema_metadata(None)
+    rows = in_normal_form(pa.concat_tables(numbered([rows])))
+    return dataset_of(data.source, rows, data, images=table.images, names={"label": table.label_names})

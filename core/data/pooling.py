@@ -1,8 +1,8 @@
-"""Run texts through a transformer and average what one of its modules puts out over each text's tokens."""
+"""Run texts through a transformer and pool what one of its modules puts out over each text's tokens."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -15,6 +15,7 @@ from core.events import Progress, Watcher
 
 STAGE = "embed"
 _BATCH_TOKENS = 8192
+CHUNK_ROWS = 512  # what a stop loses at the most; texts of like length are looked for among so many
 
 
 class _Reached(Exception):
@@ -27,26 +28,46 @@ def fast_dtype() -> torch.dtype:
     return torch.bfloat16 if native else torch.float32
 
 
-def pooled(texts: list[str], tokenizer: Any, model: nn.Module, module: nn.Module, tokens: int, watcher: Watcher) -> np.ndarray:
-    """Mean over each text's first `tokens` tokens of the output of `module`, float32 (rows, hidden).
+def pooled(
+    texts: Sequence[str],
+    tokenizer: Any,
+    model: nn.Module,
+    module: nn.Module,
+    tokens: int,
+    watcher: Watcher,
+    *,
+    pool: str = "mean",
+    start: int = 0,
+) -> Iterator[np.ndarray]:
+    """What `module` puts out for each text's first `tokens` tokens: their mean, or that of the last token; float32 (CHUNK_ROWS, hidden) at a time, from
+    row `start` on.
 
-    Texts of like length share a batch, so that little is padded. Progress a batch; obeys a stop between two.
+    Texts of like length in a chunk share a batch, so that little is padded. Progress a batch; obeys a stop between two.
     """
-    ids = _tokenized(texts, tokenizer, tokens)
-    order = sorted(range(len(ids)), key=lambda at: (len(ids[at]), at))
-    out: np.ndarray | None = None
-    done = 0
-    with torch.inference_mode():
+    for first in range(start, len(texts), CHUNK_ROWS):
+        ids = _tokenized(list(texts[first : first + CHUNK_ROWS]), tokenizer, tokens)
+        order = sorted(range(len(ids)), key=lambda at: (len(ids[at]), at))
+        out: np.ndarray | None = None
+        done = 0
         for batch in _batches(order, ids):
             watcher.check()
-            padded, mask = _padded([ids[at] for at in batch], model)
-            hidden = output_of(module, lambda padded=padded, mask=mask: model(input_ids=padded, attention_mask=mask)).float()
-            means = (hidden * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
-            out = np.empty((len(texts), means.shape[1]), np.float32) if out is None else out
-            out[batch] = means.cpu().numpy()
+            found = _of_batch([ids[at] for at in batch], model, module, pool)
+            out = np.empty((len(ids), found.shape[1]), np.float32) if out is None else out
+            out[batch] = found
             done += len(batch)
-            watcher.say(Progress(STAGE, done, len(texts)))
-    return out if out is not None else np.empty((0, 1), np.float32)
+            watcher.say(Progress(STAGE, first + done, len(texts)))
+        if out is not None:
+            yield out
+
+
+def _of_batch(rows: list[list[int]], model: nn.Module, module: nn.Module, pool: str) -> np.ndarray:
+    with torch.inference_mode():
+        padded, mask = _padded(rows, model)
+        hidden = output_of(module, lambda: model(input_ids=padded, attention_mask=mask)).float()
+        if pool == "last":
+            last = mask.sum(1) - 1
+            return hidden[torch.arange(len(rows), device=hidden.device), last].cpu().numpy()
+        return ((hidden * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)).cpu().numpy()
 
 
 def output_of(module: nn.Module, forward: Callable[[], Any]) -> Tensor:

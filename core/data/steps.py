@@ -14,8 +14,9 @@ from core.data.clusters import Clusters, cluster
 from core.data.dataset import Dataset, need_labels
 from core.data.embedding import argument, embed
 from core.data.evidence import Beside
+from core.data.exporting import save_rows
 from core.data.loading import load
-from core.data.projection import project
+from core.data.projection import drawn, project
 from core.data.prove import PROTOCOL, prove
 from core.data.selection import Selection, decide, write_frame, write_selection
 from core.events import Progress, Watcher
@@ -34,7 +35,7 @@ def run_data(recipe: Recipe, path: Path, watcher: Watcher, loaded: Any = None) -
         need_labels(dataset, "the proof")  # said now, not after minutes of embedding
     vectors = embed(dataset, recipe.embedding, loaded, watcher, recipe.seed)
     clusters = cluster(vectors, recipe.clusters, recipe.seed, watcher)
-    places, trust = project(vectors, recipe.projection or Projection(), recipe.seed, watcher)
+    places, trust = project(vectors, recipe.projection or Projection(), recipe.seed, watcher, clusters.assignment)
     _write_points(path, dataset, clusters, places, trust)
     selection = None
     if recipe.select:
@@ -43,6 +44,8 @@ def run_data(recipe: Recipe, path: Path, watcher: Watcher, loaded: Any = None) -
         beside = Beside(recipe.data, recipe.embedding, loaded, watcher)
         selection = decide(dataset, vectors, clusters, recipe.select, recipe.seed, beside=beside)
         write_selection(selection, path)
+        if recipe.save.data:
+            save_rows(dataset, selection, recipe, path / folder.DATA, watcher)
         watcher.say(Progress("select", 1, 1))
     lines = prove(dataset, vectors, recipe, watcher) if recipe.prove and recipe.select else []
     return {"data": _facts(recipe, dataset, vectors, clusters, selection), "prove": lines}
@@ -57,6 +60,8 @@ def open_rows(recipe: Recipe, watcher: Watcher) -> Dataset:
     dataset = load(recipe.data, column)
     if dataset.bad_rows:
         watcher.say(Progress("load", kind="note", text=f"{len(dataset.bad_rows)} bad rows were skipped, as asked."))
+    for note in dataset.notes:
+        watcher.say(Progress("load", kind="note", text=note))
     watcher.say(Progress("load", 1, 1))
     return dataset
 
@@ -85,5 +90,14 @@ def _facts(
         "cluster_sizes": clusters.sizes.tolist(),
         "unclustered": clusters.unclustered,
         "projection": (recipe.projection or Projection()).method,
+        "projected_rows": _projected(recipe, clusters),
+        "notes": list(dataset.notes),
         "protocol": PROTOCOL if recipe.prove else None,
     }
+
+
+def _projected(recipe: Recipe, clusters: Clusters) -> int:
+    """How many rows the projection itself laid out: fewer than all where they are too many for it."""
+    rows = len(clusters.assignment)
+    some = drawn(rows, recipe.projection or Projection(), recipe.seed, clusters.assignment)
+    return rows if some is None else len(some)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from typing import Annotated
 
 import numpy as np
@@ -18,10 +19,12 @@ from core.method import Paper, Param, embedding
     paper=Paper("Reimers, Gurevych", 2019, "Sentence-BERT: Sentence Embeddings using Siamese BERT-Networks", "1908.10084"),
     place="encoder",
 )
-def minilm(texts: list[str], watcher: Watcher, *, tokens: Annotated[int, Param("Tokens read", 8, 512)] = 256) -> np.ndarray:
+def minilm(
+    texts: Sequence[str], watcher: Watcher, start: int, *, tokens: Annotated[int, Param("Tokens read", 8, 512)] = 256
+) -> Iterator[np.ndarray]:
     """Describe each text by its meaning, as all-MiniLM-L6-v2 learned it from a billion pairs of sentences that belong together.
 
-    texts (rows); of each the first `tokens` tokens are read. Mean of the last layer over a text's tokens, scaled to length 1. Returns
+    texts (rows); of each the first `tokens` tokens are read. Mean of the last layer over a text's tokens, scaled to length 1. Gives
     float32 (rows, 384). Computes in bfloat16 where the processor has it (cosine to float32 at least 0.999).
 
     When it lies: trained on English web text; negation, numbers and jargon count for little. What lies beyond the tokens read is not seen.
@@ -33,5 +36,5 @@ def minilm(texts: list[str], watcher: Watcher, *, tokens: Annotated[int, Param("
     folder = fetch("minilm")
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model = AutoModel.from_pretrained(folder, dtype=fast_dtype()).eval()
-    means = pooled(texts, tokenizer, model, model.encoder, tokens, watcher)
-    return means / np.maximum(np.linalg.norm(means, axis=1, keepdims=True), 1e-12)
+    for means in pooled(texts, tokenizer, model, model.encoder, tokens, watcher, start=start):
+        yield means / np.maximum(np.linalg.norm(means, axis=1, keepdims=True), 1e-12)

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 
 from core.method import embedding
 
+_CHUNK_ROWS = 8192
+
 
 @embedding("pixels", label="Pixels", of=("images",), place="raw")
-def pixels(images: np.ndarray) -> np.ndarray:
+def pixels(images: np.ndarray, start: int) -> Iterator[np.ndarray]:
     """Take each image as the list of its grey values: nothing learned, nothing hidden.
 
-    images (rows, height, width) in 0..1. Returns float32 (rows, height x width).
+    images (rows, height, width) in 0..1. Gives float32 (rows, height x width).
 
     When it lies: a shift by one pixel looks like a different image. Good for small centred digits, poor for photographs.
     """
-    return np.ascontiguousarray(images.reshape(len(images), -1), dtype=np.float32)
+    for at in range(start, len(images), _CHUNK_ROWS):
+        yield images[at : at + _CHUNK_ROWS].reshape(-1, images[0].size)

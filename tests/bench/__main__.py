@@ -25,6 +25,7 @@ NAMES = (
     "peers",
     "prediction",
     "selectors",
+    "large_data",
 )
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "benchmarks.md"
 

@@ -340,7 +340,9 @@ def test_a_score_and_a_selector_that_name_the_same_parameter_mean_the_same():
         for kind in ("data_score", "selector")
     }
     shared = {shape[0] for shape in shapes["data_score"]} & {shape[0] for shape in shapes["selector"]}
-    assert {name for name in shared if len({shape for both in shapes.values() for shape in both if shape[0] == name}) > 1} == set()
+    assert {
+        name for name in shared if len({shape for both in shapes.values() for shape in both if shape[0] == name}) > 1
+    } == set()
 
 
 def test_the_catalogue_file_is_fresh():
@@ -395,7 +397,7 @@ def test_every_method_function_takes_only_what_its_kind_can_give():
         "learned": set(_course({"a": (4,)}, 1)),
         "transform": {"loaded", "share", "units", "inputs", "generator", "watcher"},
         "recovery": {"model", "batches", "masks", "steps", "learning_rate", "watcher"},
-        "embedding": {"images", "texts", "frame", "argument", "loaded", "watcher", "seed"},
+        "embedding": {"images", "texts", "dataset", "frame", "argument", "loaded", "watcher", "seed", "start"},
         "data_score": EVIDENCE,
         "selector": EVIDENCE | {"scores", "count"},
     }

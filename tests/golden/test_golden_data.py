@@ -27,7 +27,11 @@ from core.recipe import Data, Embedding, Select
 FACTS = Path(__file__).resolve().parent / "golden_data.json"
 DIGITS = {"aum": {}, "density": {}, "el2n": {}, "entropy": {}, "forgetting": {}, "grand_last_layer": {}, "label_noise": {}, "loss_weight": {},
           "margin": {}, "near_duplicates": {}, "prototypes": {}, "quality": {"column": "worth"}, "typicality": {}}  # fmt: skip
-TREC = {"dsir": {"target": "builtin:trec/test"}, "min_hash": {"words": 3}, "tarot": {"target": "builtin:trec/test", "most_rounds": 3}}
+TREC = {
+    "dsir": {"target": "builtin:trec/test"},
+    "min_hash": {"words": 3},
+    "tarot": {"target": "builtin:trec/test", "most_rounds": 3},
+}
 ROWS = 300
 
 

@@ -65,9 +65,9 @@ def _open(bench: Bench, choice: Choice) -> dict[str, Any]:
 
 def usual_embedding(about: dict[str, Any]) -> str:
     """What a data set is embedded with before somebody chooses."""
-    if about["kind"] == "columns":
-        return f"column:{about['vector_columns'][0]}" if about["vector_columns"] else "tfidf"
-    return {"images": "pixels", "text": "tfidf"}[about["kind"]]
+    if about["vector_columns"]:
+        return f"column:{about['vector_columns'][0]}"
+    return {"images": "pixels", "text": "tfidf", "columns": "tabular"}[about["kind"]]
 
 
 def embeddings(about: dict[str, Any], model: dict[str, Any] | None) -> list[tuple[str, str]]:

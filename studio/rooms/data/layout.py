@@ -95,7 +95,7 @@ def _opening() -> dict[str, Any]:
     held = [
         (f"{one.label} ({one.size_mb:g} MB)", f"builtin:{one.name}") for one in builtins.BUILTINS.values() if one.kind == "data"
     ]
-    info = "A built-in, a .csv, .jsonl or .parquet file in an opened folder, or a hub id"
+    info = "A built-in, a .csv, .jsonl, .parquet or .arrow file or a folder of pictures in an opened folder, or a hub id"
     source = gr.Dropdown(held, value=DIGITS, label="Rows", info=info, allow_custom_value=True, elem_id="data-source")
     with gr.Accordion("Columns and bad rows", open=False, elem_id="data-more") as more:
         with gr.Row():
