@@ -50,9 +50,15 @@ def score_rows(dataset: Dataset, vectors: np.ndarray, clusters: Clusters, select
 
 
 def decide(
-    dataset: Dataset, vectors: np.ndarray, clusters: Clusters, select: Select, seed: int, share: float | None = None
+    dataset: Dataset,
+    vectors: np.ndarray,
+    clusters: Clusters,
+    select: Select,
+    seed: int,
+    share: float | None = None,
+    scores: np.ndarray | None = None,
 ) -> Selection:
-    """Keep `share` of the rows (by default the recipe's `keep`): the nearest whole number of rows, exactly.
+    """Keep `share` of the rows (by default the recipe's `keep`): the nearest whole number of rows, exactly. `scores`: where they are known already.
 
     `select` is resolved (core.catalogue.resolve). The same rows, vectors, recipe and seed give the same selection.
     """
@@ -60,7 +66,7 @@ def decide(
     if share is None:
         raise DataError("The selection does not say what share to keep.", "Add keep, such as keep: 0.3.")
     count = kept_count(len(dataset), share)
-    scores = score_rows(dataset, vectors, clusters, select, seed)
+    scores = score_rows(dataset, vectors, clusters, select, seed) if scores is None else scores
     chosen = get("selector", select.selector or "top")
     have = {**_have(dataset, vectors, clusters, "select", seed), "scores": scores, "count": count}
     kept = np.asarray(chosen(have, _params(select, "selector")), dtype=bool)

@@ -11,11 +11,11 @@ import pandas as pd
 from core import folder
 from core.catalogue import embedding_method
 from core.data.clusters import Clusters, spherical_kmeans
-from core.data.dataset import Dataset, need_labels
+from core.data.dataset import Dataset
 from core.data.embedding import argument, embed
 from core.data.loading import load
 from core.data.projection import project
-from core.data.prove import PROTOCOL, prove
+from core.data import prove as proving
 from core.data.selection import Selection, decide, write_frame, write_selection
 from core.events import Progress, Watcher
 from core.recipe import Projection, Recipe
@@ -30,7 +30,7 @@ def run_data(recipe: Recipe, path: Path, watcher: Watcher, loaded: Any = None) -
     assert recipe.data is not None
     dataset = open_rows(recipe, watcher)
     if recipe.prove:
-        need_labels(dataset, "the proof")  # said now, not after minutes of embedding
+        proving.check(dataset, recipe)  # said now, not after minutes of embedding
     vectors = embed(dataset, recipe.embedding, loaded, watcher, recipe.seed)
     clusters = spherical_kmeans(vectors, recipe.clusters.count, recipe.seed, watcher)
     places, trust = project(vectors, recipe.projection or Projection(), recipe.seed, watcher)
@@ -42,8 +42,9 @@ def run_data(recipe: Recipe, path: Path, watcher: Watcher, loaded: Any = None) -
         selection = decide(dataset, vectors, clusters, recipe.select, recipe.seed)
         write_selection(selection, path)
         watcher.say(Progress("select", 1, 1))
-    lines = prove(dataset, vectors, recipe, watcher) if recipe.prove and recipe.select else []
-    return {"data": _facts(recipe, dataset, vectors, clusters, selection), "prove": lines}
+    lines = proving.prove(dataset, vectors, recipe, watcher, path) if recipe.prove and recipe.select else []
+    told = _facts(recipe, dataset, vectors, clusters, selection)
+    return {"data": {**told, **proving.facts(recipe, dataset, lines)}, "prove": lines}
 
 
 def open_rows(recipe: Recipe, watcher: Watcher) -> Dataset:
@@ -82,5 +83,5 @@ def _facts(
         "clusters": len(clusters),
         "cluster_sizes": clusters.sizes.tolist(),
         "projection": (recipe.projection or Projection()).method,
-        "protocol": PROTOCOL if recipe.prove else None,
+        "protocol": None,
     }
