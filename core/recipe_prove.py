@@ -42,7 +42,9 @@ class Prove(Section):
                 "rs2 draws new rows every epoch, and the linear probe has no epochs; choose mlp or cnn, or leave rs2 out"
             )
         if self.learner == "linear" and self.epochs is not None:
-            raise ValueError("epochs say nothing to the linear probe, which is solved to its optimum; choose mlp or cnn, or leave them out")
+            raise ValueError(
+                "epochs say nothing to the linear probe, which is solved to its optimum; choose mlp or cnn, or leave them out"
+            )
         return self
 
 

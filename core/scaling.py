@@ -79,7 +79,9 @@ def half_life(epochs: Sequence[float], errors: Sequence[float]) -> Fit:
     """
     epochs, errors = np.asarray(epochs, np.float64), np.asarray(errors, np.float64)
     if len(epochs) < LEAST_EPOCHS or epochs[-1] < 2:
-        return Fit(words=f"A half-life needs {LEAST_EPOCHS} moments over two epochs or more; there are {len(epochs)} over {epochs[-1]:.1f}.")
+        return Fit(
+            words=f"A half-life needs {LEAST_EPOCHS} moments over two epochs or more; there are {len(epochs)} over {epochs[-1]:.1f}."
+        )
     if np.ptp(errors) <= 1e-12:
         return Fit(words="The error is the same at every moment: there is nothing to fit.")
     a = max(float(errors[0]), 1e-9)
@@ -96,14 +98,20 @@ def half_life(epochs: Sequence[float], errors: Sequence[float]) -> Fit:
     (b, c, d), explained = _least(law, errors, starts, [0, 0.05, 0], [_STEEPEST, _LONGEST, min(floor, a)])
     made = {"a": a, "b": float(b), "c": float(c), "d": float(d), "explained": explained}
     if explained < _POOR:
-        return Fit(**made, words=f"A poor fit (it explains {100 * explained:.0f} % of the curve): no half-life can be read from it.")
+        return Fit(
+            **made, words=f"A poor fit (it explains {100 * explained:.0f} % of the curve): no half-life can be read from it."
+        )
     if c > 0.99 * _LONGEST or c > 5 * epochs[-1]:
         return Fit(**made, good=True, words=f"Repeating the same rows had not worn off after {epochs[-1]:.0f} epochs.")
     return Fit(**made, good=True, words=f"Repeating the same rows loses half of its worth every {c:.1f} epochs (b = {b:.2f}).")
 
 
 def _least(
-    law: Callable[[np.ndarray], np.ndarray], errors: np.ndarray, starts: Sequence[Sequence[float]], low: Sequence[float], high: Sequence[float]
+    law: Callable[[np.ndarray], np.ndarray],
+    errors: np.ndarray,
+    starts: Sequence[Sequence[float]],
+    low: Sequence[float],
+    high: Sequence[float],
 ) -> tuple[tuple[float, float, float], float]:
     """The best of bounded least squares from all starts, and the share of the variance that it explains."""
     from scipy.optimize import least_squares

@@ -40,9 +40,7 @@ def task(dataset, inputs, epochs=6, **changes):
 
 
 def untimed(lines):
-    return [
-        {key: value for key, value in line.items() if "seconds" not in key and key != "history"} for line in lines
-    ]
+    return [{key: value for key, value in line.items() if "seconds" not in key and key != "history"} for line in lines]
 
 
 def test_the_linear_probe_is_logistic_regression(digits):
@@ -208,7 +206,11 @@ def texts(rows=40, labels=None):
         (texts(labels=np.repeat([0, 1], [37, 3])), {}, "Only one class has the 5 rows"),
         (texts(labels=np.arange(40) % 2), {"learner": "cnn"}, "The cnn learns from images, and t has none. Choose linear or mlp"),
         (texts(8), {"learner": "tiny-llama"}, "8 rows are too few to hold some out"),
-        (texts(labels=np.arange(40) % 3), {"shares": [0.05, 0.5]}, "A share of 0.05 is 2 of the 34 rows that may be chosen, and there are 3"),
+        (
+            texts(labels=np.arange(40) % 3),
+            {"shares": [0.05, 0.5]},
+            "A share of 0.05 is 2 of the 34 rows that may be chosen, and there are 3",
+        ),
     ],
 )
 def test_what_cannot_be_proven_is_refused_before_any_work(dataset, proving, says):

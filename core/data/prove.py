@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -36,12 +35,16 @@ def check(dataset: Dataset, recipe: Recipe) -> None:
     assert recipe.prove is not None
     learner = recipe.prove.learner
     if learner == "cnn" and dataset.images is None:
-        raise DataError(f"The cnn learns from images, and {dataset.name} has none.", "Choose linear or mlp, which learn from the vectors.")
+        raise DataError(
+            f"The cnn learns from images, and {dataset.name} has none.", "Choose linear or mlp, which learn from the vectors."
+        )
     if learner == _LANGUAGE and dataset.texts is None:
         raise DataError(f"tiny-llama learns from texts, and {dataset.name} has none.", "Choose linear, mlp, or cnn for images.")
     labels = None if learner == _LANGUAGE else need_labels(dataset, "the proof")
     if "opposite" in recipe.prove.baselines and recipe.select and recipe.select.score is None:
-        raise DataError("opposite keeps the other end of a score, and this selection has none.", "Name a score, or leave opposite out.")
+        raise DataError(
+            "opposite keeps the other end of a score, and this selection has none.", "Name a score, or leave opposite out."
+        )
     pool, _ = hold_out(labels, recipe.seed, len(dataset))
     smallest = shares_of(recipe.prove, recipe.select.keep if recipe.select else None)[0]
     count, classes = kept_count(len(pool), smallest), len(np.unique(labels)) if labels is not None else 1
@@ -94,9 +97,7 @@ def _fit(
     prove = recipe.prove
     assert prove is not None
     rows, selecting = arm.choose()
-    task = replace(
-        base, schedule=schedule(prove, arm.selector, rows, pool, base.seed), batch=prove.batch, device=prove.device
-    )
+    task = replace(base, schedule=schedule(prove, arm.selector, rows, pool, base.seed), batch=prove.batch, device=prove.device)
     teacher_seconds = 0.0
     if arm.selector == DISTILLED:
         if not taught:  # taken up: its line is there, its weights are not
@@ -150,7 +151,8 @@ def _taken_up(recipe: Recipe, dataset: Dataset, path: Path | None) -> dict[tuple
     before = folder.read_lines(Path(recipe.resume) / folder.PROOF) if recipe.resume else []
     if before and before[0].get("key") != key:
         raise RecipeError(
-            f"The proof in {recipe.resume} was one of another recipe or of other rows.", "Resume with the recipe that it has, unchanged."
+            f"The proof in {recipe.resume} was one of another recipe or of other rows.",
+            "Resume with the recipe that it has, unchanged.",
         )
     if path:
         for line in ({"key": key}, *before[1:]):
@@ -166,7 +168,9 @@ def hold_out(labels: np.ndarray | None, seed: int, rows: int = 0) -> tuple[np.nd
     random = generator(seed, "hold out")
     if labels is None:
         if rows < 2 * _LEAST_ROWS:
-            raise DataError(f"{rows} rows are too few to hold some out of: the proof needs {2 * _LEAST_ROWS}.", "Give it more rows.")
+            raise DataError(
+                f"{rows} rows are too few to hold some out of: the proof needs {2 * _LEAST_ROWS}.", "Give it more rows."
+            )
         order = random.permutation(rows)
         return np.sort(order[int(rows * TEST_SHARE) :]), np.sort(order[: int(rows * TEST_SHARE)])
     classes, sizes = np.unique(labels, return_counts=True)
@@ -207,7 +211,8 @@ def protocol(recipe: Recipe, dataset: Dataset) -> str:
     assert prove is not None
     epochs = prove.epochs or EPOCHS.get(prove.learner)
     how = {
-        "linear": "Linear probe (softmax regression, C = 1, L-BFGS, at most 1,000 passes, features standardised on the training rows); it has no epochs, so RS2 is left out.",
+        "linear": "Linear probe (softmax regression, C = 1, L-BFGS, at most 1,000 passes, features standardised on the training rows); it has no "
+        "epochs, so RS2 is left out.",
         "mlp": "Perceptron (128 hidden units) on the vectors, standardised on the training rows.",
         "cnn": "Convolutional network (16 and 32 channels) on the images.",
         _LANGUAGE: "Llama of two blocks, 64 wide, from scratch; texts are cut after 128 of the built-in tiny-llama's tokens; the figure is perplexity a token.",
@@ -221,7 +226,8 @@ def protocol(recipe: Recipe, dataset: Dataset) -> str:
         " those. All are tested on the same held-out rows. Seconds of a selection are of clusters, score and choice; embedding is not counted."
     )
     if DISTILLED in selectors(recipe):
-        how += f" Distillation: ({1 - prove.alpha:g}) CE + {prove.alpha:g} x {prove.temperature:g}^2 KL at temperature {prove.temperature:g} to the learner of all rows."
+        weights = f"({1 - prove.alpha:g}) CE + {prove.alpha:g} x {prove.temperature:g}^2 KL"
+        how += f" Distillation: {weights} at temperature {prove.temperature:g} to the learner of all rows."
     small = [] if prove.learner == _LANGUAGE else _small_classes(dataset)
     return how + (f" Never tested on, for want of rows: {', '.join(small)}." if small else "")
 

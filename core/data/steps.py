@@ -10,12 +10,12 @@ import pandas as pd
 
 from core import folder
 from core.catalogue import embedding_method
+from core.data import prove as proving
 from core.data.clusters import Clusters, spherical_kmeans
 from core.data.dataset import Dataset
 from core.data.embedding import argument, embed
 from core.data.loading import load
 from core.data.projection import project
-from core.data import prove as proving
 from core.data.selection import Selection, decide, write_frame, write_selection
 from core.events import Progress, Watcher
 from core.recipe import Projection, Recipe

