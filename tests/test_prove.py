@@ -152,6 +152,9 @@ def test_a_stopped_proof_is_taken_up_with_the_fits_that_are_missing_and_gives_th
     taken = prove(dataset, vectors, asked(proving, resume=str(tmp_path / "cut")), watcher, tmp_path / "again")
     assert untimed(taken) == untimed(whole) and taken[:4] == kept[1:]
     assert json.loads((tmp_path / "again" / folder.PROOF).read_text().splitlines()[-1]) == taken[-1]
+    assert watcher.heard[0].text == "Taken up from cut: 4 of 22 fits."
+    with pytest.raises(RecipeError, match="there is no run folder"):
+        prove(dataset, vectors, asked(proving, resume=str(tmp_path / "none")), Silent(), None)
     with pytest.raises(RecipeError, match="another recipe or of other rows"):
         prove(dataset, vectors, asked({**proving, "epochs": 3}, resume=str(tmp_path / "cut")), Silent(), None)
 

@@ -70,6 +70,8 @@ def prove(
     seeds = range(recipe.seed, recipe.seed + recipe.prove.seeds)
     total = len(seeds) * (1 + len(shares_of(recipe.prove, recipe.select.keep)) * len(selectors(recipe)))
     inputs = _inputs(dataset, vectors, recipe)
+    if recipe.resume:
+        watcher.say(Progress(STAGE, kind="note", text=f"Taken up from {Path(recipe.resume).name}: {len(kept)} of {total} fits."))
     watcher.check()
     watcher.say(Progress(STAGE, 0, total))
     lines: list[dict[str, Any]] = []
@@ -148,6 +150,10 @@ def _taken_up(recipe: Recipe, dataset: Dataset, path: Path | None) -> dict[tuple
     """The lines of the run in `recipe.resume`, copied into this run's folder. Raises RecipeError where they are of another recipe or other rows."""
     asked = {name: value for name, value in to_dict(recipe, full=True).items() if name not in ("name", "resume")}
     key = hashlib.sha256(json.dumps([asked, dataset.fingerprint], sort_keys=True, default=str).encode()).hexdigest()
+    if recipe.resume and not Path(recipe.resume).is_dir():
+        raise RecipeError(
+            f"resume names {recipe.resume}, and there is no run folder.", "Name the folder of a stopped run, or leave resume out."
+        )
     before = folder.read_lines(Path(recipe.resume) / folder.PROOF) if recipe.resume else []
     if before and before[0].get("key") != key:
         raise RecipeError(

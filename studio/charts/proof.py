@@ -118,12 +118,12 @@ def rows(lines: Sequence[Line], label: str) -> list[tuple[str, ...]]:
     key = proof.measure(lines)
     out = []
     for one in proof.summary(lines):
-        ends = ["" if one[end] is None else _figure(one[end], key) for end in ("low", "high")]
+        ends = ["" if one[end] is None else _cell(one[end], key) for end in ("low", "high")]
         gap = "" if one["difference"] is None else _signed(one["difference"], key)
         if one["difference_low"] is not None:
             gap += f" ({_signed(one['difference_low'], key)} to {_signed(one['difference_high'], key)})"
         seconds = "" if one["seconds"] is None else f"{one['seconds']:.2f}"
-        out.append((_percent(one["share"]), name_of(one["selector"], label), f"{one['rows']:,}", _figure(one["mean"], key), *ends, gap,
+        out.append((_percent(one["share"]), name_of(one["selector"], label), f"{one['rows']:,}", _cell(one["mean"], key), *ends, gap,
                     str(one["seeds"]), seconds))  # fmt: skip
     return out
 
@@ -246,7 +246,11 @@ def _axis(key: str) -> str:
 
 
 def _figure(value: float, key: str) -> str:
-    return f"a perplexity of {value:.1f}" if key == "perplexity" else f"{100 * value:.1f} %"
+    return f"a perplexity of {_cell(value, key)}" if key == "perplexity" else _cell(value, key)
+
+
+def _cell(value: float, key: str) -> str:
+    return f"{value:.1f}" if key == "perplexity" else f"{100 * value:.1f} %"
 
 
 def _signed(value: float, key: str) -> str:

@@ -13,7 +13,19 @@ import psutil
 
 from tests.bench import Figure
 
-NAMES = ("quality", "passes", "memory", "screen", "kernels", "endtoend", "orderings", "methods", "peers", "prediction")
+NAMES = (
+    "quality",
+    "passes",
+    "memory",
+    "screen",
+    "kernels",
+    "endtoend",
+    "orderings",
+    "methods",
+    "peers",
+    "prediction",
+    "fidelity",
+)
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "benchmarks.md"
 
 
