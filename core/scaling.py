@@ -53,7 +53,7 @@ def power_law(rows: Sequence[float], errors: Sequence[float], spread: Sequence[f
     (a, b, c), explained = _least(law, errors, starts, [0, 0, 0], [10 * errors.max() + 1e-9, _STEEPEST, max(errors.min(), 1e-12)])
     far = float(np.sqrt(np.mean((law(np.array([a, b, c])) - errors) ** 2)))
     noise = float(np.sqrt(np.mean(np.square(spread)))) if spread is not None and len(spread) else 0.0
-    lies = f"error = {a * rows.min() ** b:.3g} x rows^-{b:.2f} + {c:.3g}"
+    lies = f"error = {a * rows.min() ** b:.3g} x rows^-{b:.2f}" + (f" + {c:.3g}" if c > 1e-6 else "")
     made = {"a": float(a * rows.min() ** b), "b": float(b), "c": float(c), "explained": explained}
     if errors[-1] > errors[0]:
         return Fit(**made, words="More rows did not lower the error: a power law says nothing here.")
@@ -67,7 +67,8 @@ def power_law(rows: Sequence[float], errors: Sequence[float], spread: Sequence[f
 def _promise(lies: str, a: float, b: float, c: float, most: float) -> str:
     """What twice the data would give, which is the farthest that a handful of sizes allows."""
     now, twice = a * most**-b + c, a * (2 * most) ** -b + c
-    return f"{lies}; twice the data would take it from {now:.3g} to {twice:.3g}, and no data below {c:.3g}."
+    floor = f", and no data below {c:.3g}" if c > 1e-6 else ""
+    return f"{lies}; twice the data would take it from {now:.3g} to {twice:.3g}{floor}."
 
 
 def half_life(epochs: Sequence[float], errors: Sequence[float]) -> Fit:

@@ -7,6 +7,7 @@ import pytest
 
 from core import proof, scaling
 from studio.charts import proof as charts
+from studio.charts import proof_time
 
 pytestmark = pytest.mark.quick
 
@@ -108,7 +109,7 @@ def test_the_finding_of_a_proof_claims_no_more_than_its_interval(gaps, says):
     picture = charts.accuracy(lines(*gaps), "Hard", 0.28)
     assert picture.finding == says and json.loads(picture.figure.to_json())
     assert picture.rows[-1][:4] == ("100 %", "All rows", "80", "90.0 %") and len(picture.rows) == 3
-    assert charts.time_to(lines(*gaps), "Hard", 0.3).figure is None  # an old report took no times
+    assert proof_time.time_to(lines(*gaps), "Hard", 0.3).figure is None  # an old report took no times
 
 
 def test_a_proof_of_chance_alone_says_what_chance_reaches():
@@ -136,7 +137,7 @@ def full(figure="accuracy"):
 def test_the_time_and_the_law_have_findings_and_twins():
     found = full()
     told = proof.told(found, "p", "hard")
-    time = charts.time_to(found, "Hard", 0.3)
+    time = proof_time.time_to(found, "Hard", 0.3)
     assert time.finding == "Hard is first at 93.2 %: 30 % of the rows, 29.0 s; all rows take 1.3 min"
     assert ("30 %", "Hard", "29.00", "5.00", "3 of 3") in time.rows and ("30 %", "Random", "never", "0.00", "0 of 3") in time.rows
     law = charts.scaling(found, told, "Hard")
@@ -153,4 +154,4 @@ def test_a_language_model_is_judged_by_perplexity_where_less_is_better():
     assert charts.accuracy(found, "Hard", 0.3).finding.startswith("At 30 % kept, Hard beats random by 28.0 of perplexity")
     told = proof.told(found, "p")
     assert told["regime"].startswith("With 100 rows up to 600 rows, keep the rows that p puts first") and told["target"] > 10
-    assert "perplexity of" in charts.time_to(found, "Hard", 0.3).finding
+    assert "perplexity of" in proof_time.time_to(found, "Hard", 0.3).finding

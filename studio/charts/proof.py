@@ -1,4 +1,4 @@
-"""A proof in pictures: accuracy against share, against seconds with all costs counted, and error against rows. Pure: lines in, a Picture out."""
+"""A proof in pictures: accuracy against share, and error against rows (against seconds: proof_time). Pure: lines in, a Picture out."""
 
 from __future__ import annotations
 
@@ -15,9 +15,8 @@ from studio.theme import COLOURS, SEQUENCE
 
 MARGIN = {"l": 62, "r": 16, "t": 16, "b": 50}
 HEADERS = ("Kept", "Chosen by", "Rows", "Mean", "Low", "High", "Against random", "Seeds", "Seconds")
-TIME_HEADERS = ("Kept", "Chosen by", "Seconds to the goal", "Of it before training", "Seeds that reached it")
 LAW_HEADERS = ("Chosen by", "a", "b", "c", "Explained %", "What it says")
-_LOOKS = {  # colour, symbol: told apart without colour too
+LOOKS = {  # colour, symbol: told apart without colour too
     "random": (COLOURS["muted"], "circle"),
     "rs2": (SEQUENCE[2], "square"),
     "random + distillation": (SEQUENCE[3], "triangle-up"),
@@ -25,7 +24,7 @@ _LOOKS = {  # colour, symbol: told apart without colour too
     "all": (COLOURS["warn"], "star"),
 }
 _NAMES = {"random": "Random", "rs2": "RS2", "random + distillation": "Random + distillation", "all": "All rows"}
-_LEGEND = {"orientation": "h", "y": -0.2, "yanchor": "top", "x": 0, "font": {"size": 12}}
+LEGEND = {"orientation": "h", "y": -0.2, "yanchor": "top", "x": 0, "font": {"size": 12}}
 Line = Mapping[str, Any]
 
 
@@ -40,7 +39,7 @@ def accuracy(lines: Sequence[Line], label: str, share: float) -> Picture:
     scale = 1.0 if key == "perplexity" else 100.0
     figure = go.Figure()
     for at, who in enumerate(selectors(lines)):
-        colour, symbol = _LOOKS.get(who, (COLOURS["accent"], "diamond"))
+        colour, symbol = LOOKS.get(who, (COLOURS["accent"], "diamond"))
         part = [one for one in table if one["selector"] == who]
         nudge = 1 + 0.018 * (at - (len(selectors(lines)) - 1) / 2)  # intervals beside each other, not on top of each other
         up = [scale * (one["high"] - one["mean"]) if one["high"] is not None else 0 for one in part]
@@ -48,7 +47,7 @@ def accuracy(lines: Sequence[Line], label: str, share: float) -> Picture:
         figure.add_scatter(
             x=x, y=[scale * one["mean"] for one in part], mode="lines+markers", name=name, line={"color": colour, "width": 2.5},
             marker={"color": colour, "size": 9, "symbol": symbol}, error_y={"array": up, "thickness": 1.2, "width": 3, "color": colour},
-            customdata=[_percent(one["share"]) for one in part], hovertemplate=f"{name}, %{{customdata}} kept: %{{y:.4g}}<extra></extra>",
+            customdata=[percent(one["share"]) for one in part], hovertemplate=f"{name}, %{{customdata}} kept: %{{y:.4g}}<extra></extra>",
         )  # fmt: skip
         dots = [
             (100 * one["share"] * nudge, scale * one[key]) for one in lines if one["selector"] == who and one.get(key) is not None
@@ -61,10 +60,10 @@ def accuracy(lines: Sequence[Line], label: str, share: float) -> Picture:
     shares = sorted({one["share"] for one in table if one["selector"] != "all"})
     figure.update_layout(
         margin=MARGIN,
-        legend=_LEGEND,
+        legend=LEGEND,
         xaxis={"type": "log", "title": {"text": "Share of rows kept (%)", "font": {"size": 12}}, "tickvals": [100 * at for at in shares],
                "ticktext": [f"{100 * at:.3g}" for at in shares]},
-        yaxis={"title": {"text": _axis(key), "font": {"size": 12}}, "range": _range(lines, table, key, scale)},
+        yaxis={"title": {"text": axis_of(key), "font": {"size": 12}}, "range": _range(lines, table, key, scale)},
     )  # fmt: skip
     return Picture(finding(lines, label, share), figure, HEADERS, tuple(rows(lines, label)))
 
@@ -97,8 +96,8 @@ def finding(lines: Sequence[Line], label: str, share: float) -> str:
     gap = proof.paired(proof.figures(lines, chosen, near), chance) if chosen else None
     if gap is None:
         mean = proof.interval(list(chance.values()))[0]
-        return f"A random {_percent(near)} reaches {_figure(mean, key)}"
-    return f"At {_percent(near)} kept, {_verdict(gap, key, label)}"
+        return f"A random {percent(near)} reaches {written(mean, key)}"
+    return f"At {percent(near)} kept, {_verdict(gap, key, label)}"
 
 
 def _verdict(gap: tuple[float, float | None, float | None, int], key: str, label: str) -> str:
@@ -123,75 +122,9 @@ def rows(lines: Sequence[Line], label: str) -> list[tuple[str, ...]]:
         if one["difference_low"] is not None:
             gap += f" ({_signed(one['difference_low'], key)} to {_signed(one['difference_high'], key)})"
         seconds = "" if one["seconds"] is None else f"{one['seconds']:.2f}"
-        out.append((_percent(one["share"]), name_of(one["selector"], label), f"{one['rows']:,}", _cell(one["mean"], key), *ends, gap,
+        out.append((percent(one["share"]), name_of(one["selector"], label), f"{one['rows']:,}", _cell(one["mean"], key), *ends, gap,
                     str(one["seeds"]), seconds))  # fmt: skip
     return out
-
-
-def time_to(lines: Sequence[Line], label: str, share: float) -> Picture:
-    """The figure against seconds, choice and teacher counted: curves at the share nearest to `share`; without epochs, a point a share."""
-    key, target = proof.measure(lines), proof.target_of(lines)
-    timed = [line for line in lines if line.get("history")]
-    if target is None or not timed:
-        return Picture("This proof took no times: prove it again to see them")
-    scale = 1.0 if key == "perplexity" else 100.0
-    near = min({line["share"] for line in lines if line["selector"] != "all"}, key=lambda one: abs(one - share))
-    curves = any(len(line["history"]) > 1 for line in timed)
-    figure = go.Figure()
-    for who in [*selectors(timed), "all"]:
-        mine = [line for line in timed if line["selector"] == who and (not curves or line["share"] in (near, 1.0))]
-        points = _curve(mine) if curves else _points(mine)
-        colour, symbol = _LOOKS.get(who, (COLOURS["accent"], "diamond"))
-        name = escape(name_of(who, label))
-        figure.add_scatter(
-            x=[at[0] for at in points], y=[scale * at[1] for at in points], mode="lines+markers", name=name, line={"color": colour, "width": 2},
-            marker={"color": colour, "size": 6 if curves else 9, "symbol": symbol}, hovertemplate=f"{name}: %{{x:.2f}} s, %{{y:.4g}}<extra></extra>",
-        )  # fmt: skip
-    figure.add_hline(y=scale * target, line={"color": COLOURS["muted"], "dash": "dot", "width": 1.5},
-                     annotation={"text": f"goal {scale * target:.1f}", "font": {"size": 12}}, annotation_position="top left")  # fmt: skip
-    figure.update_layout(
-        margin=MARGIN,
-        legend=_LEGEND,
-        xaxis={"type": "log", "title": {"text": "Seconds: choosing, teaching and training", "font": {"size": 12}}, "dtick": "D2" if curves else None},
-        yaxis={"title": {"text": _axis(key), "font": {"size": 12}}},
-    )  # fmt: skip
-    times = proof.times(lines, target)
-    table = tuple(
-        (_percent(one["share"]), name_of(one["selector"], label), "never" if one["seconds"] is None else f"{one['seconds']:.2f}",
-         f"{one['before']:.2f}", f"{one['reached']} of {one['seeds']}") for one in times
-    )  # fmt: skip
-    return Picture(_time_finding(times, target, key, label), figure, TIME_HEADERS, table)
-
-
-def _curve(lines: Sequence[Line]) -> list[tuple[float, float]]:
-    """Means over seeds at each moment."""
-    count = min((len(line["history"]) for line in lines), default=0)
-    return [
-        (float(np.mean([proof.cost(line) + line["history"][at][1] for line in lines])), float(np.mean([line["history"][at][2] for line in lines])))
-        for at in range(count)
-    ]  # fmt: skip
-
-
-def _points(lines: Sequence[Line]) -> list[tuple[float, float]]:
-    """A point a share: means over seeds."""
-    shares = sorted({line["share"] for line in lines})
-    return [_curve([line for line in lines if line["share"] == share])[-1] for share in shares]
-
-
-def _time_finding(times: Sequence[dict[str, Any]], target: float, key: str, label: str) -> str:
-    """Who is first at the goal, with which share, and what all rows take."""
-    done = [one for one in times if one["seconds"] is not None and one["selector"] != "all"]
-    whole = next((one["seconds"] for one in times if one["selector"] == "all"), None)
-    goal, last = _figure(target, key), f"all rows take {_seconds(whole)}" if whole is not None else "all rows do not always"
-    if not done:
-        return f"No share reaches {goal} on every seed; {last}"
-    best = min(done, key=lambda one: one["seconds"])
-    words = f"{name_of(best['selector'], label)} is first at {goal}: {_percent(best['share'])} of the rows, {_seconds(best['seconds'])}; {last}"
-    mine = [one for one in done if one["selector"] not in _LOOKS]
-    if mine and best["selector"] in _LOOKS:
-        own = min(mine, key=lambda one: one["seconds"])
-        words += f", {label} {_seconds(own['seconds'])}, {_seconds(own['before'])} of it choosing"
-    return words
 
 
 def scaling(lines: Sequence[Line], told: Mapping[str, Any], label: str) -> Picture:
@@ -202,7 +135,7 @@ def scaling(lines: Sequence[Line], told: Mapping[str, Any], label: str) -> Pictu
     figure, table = go.Figure(), []
     for who, law in laws.items():
         sizes, errors, _ = proof.error_points(lines, who)
-        colour, symbol = _LOOKS.get(who, (COLOURS["accent"], "diamond"))
+        colour, symbol = LOOKS.get(who, (COLOURS["accent"], "diamond"))
         name = escape(name_of(who, label))
         figure.add_scatter(x=sizes, y=errors, mode="markers", name=name, marker={"color": colour, "size": 10, "symbol": symbol},
                            hovertemplate=f"{name}: %{{x:,}} rows, error %{{y:.3g}}<extra></extra>")  # fmt: skip
@@ -212,15 +145,15 @@ def scaling(lines: Sequence[Line], told: Mapping[str, Any], label: str) -> Pictu
             figure.add_scatter(
                 x=x, y=law["a"] * x ** -law["b"] + law["c"], mode="lines", line=line, showlegend=False, hoverinfo="skip"
             )
-        numbers = ["" if law[key] is None else f"{law[key]:.3g}" for key in ("a", "b", "c")]
+        numbers = ["" if law[key] is None else f"{max(law[key], 1e-9):.3g}".replace("1e-09", "0") for key in ("a", "b", "c")]
         share = "" if law["explained"] is None else f"{100 * law['explained']:.0f}"
         table.append((name_of(who, label), *numbers, share, law["words"]))
     word = "Loss (nats a token)" if proof.measure(lines) == "perplexity" else "Share of wrong answers"
     figure.update_layout(
         margin=MARGIN,
-        legend=_LEGEND,
-        xaxis={"type": "log", "title": {"text": "Rows trained on", "font": {"size": 12}}, "dtick": "D2"},
-        yaxis={"type": "log", "title": {"text": word, "font": {"size": 12}}, "dtick": "D2"},
+        legend=LEGEND,
+        xaxis={"type": "log", "title": {"text": "Rows trained on", "font": {"size": 12}}, **ticks(sizes[0], 2 * sizes[-1])},
+        yaxis={"type": "log", "title": {"text": word, "font": {"size": 12}}, **ticks(1e-4, 20)},
     )
     half = (told.get("half_life") or {}).get("words")
     if half:
@@ -232,20 +165,31 @@ def scaling(lines: Sequence[Line], told: Mapping[str, Any], label: str) -> Pictu
 def selectors(lines: Sequence[Line]) -> list[str]:
     """Who is drawn, the recipe's choice last, so that it lies on top."""
     who = {line["selector"] for line in lines} - {"all"}
-    return [name for name in _LOOKS if name in who] + [
-        name for name in dict.fromkeys(line["selector"] for line in lines) if name not in _LOOKS
+    return [name for name in LOOKS if name in who] + [
+        name for name in dict.fromkeys(line["selector"] for line in lines) if name not in LOOKS
     ]
 
 
 def chosen_of(lines: Sequence[Line]) -> str:
-    return next((line["selector"] for line in lines if line["selector"] not in _LOOKS), "")
+    return next((line["selector"] for line in lines if line["selector"] not in LOOKS), "")
 
 
-def _axis(key: str) -> str:
+def ticks(low: float, high: float) -> dict[str, Any]:
+    """Ticks of a log axis at 1, 2 and 5 of each decade, each by its whole name."""
+    powers = range(int(np.floor(np.log10(low))), int(np.ceil(np.log10(high))) + 1)
+    values = [step * 10.0**power for power in powers for step in (1, 2, 5)]
+    return {
+        "tickvals": values,
+        "ticktext": [f"{value:,.0f}" if value >= 1 else f"{value:.4g}" for value in values],
+        "tickangle": 0,
+    }
+
+
+def axis_of(key: str) -> str:
     return "Held-out perplexity a token (lower is better)" if key == "perplexity" else "Held-out accuracy (%)"
 
 
-def _figure(value: float, key: str) -> str:
+def written(value: float, key: str) -> str:
     return f"a perplexity of {_cell(value, key)}" if key == "perplexity" else _cell(value, key)
 
 
@@ -257,9 +201,5 @@ def _signed(value: float, key: str) -> str:
     return f"{value:+.1f}" if key == "perplexity" else f"{100 * value:+.1f}"
 
 
-def _seconds(value: float) -> str:
-    return f"{value:.1f} s" if value < 60 else f"{value / 60:.1f} min"
-
-
-def _percent(share: float) -> str:
+def percent(share: float) -> str:
     return f"{100 * share:.0f} %" if share >= 0.095 or share == 0 else f"{100 * share:.1f} %"

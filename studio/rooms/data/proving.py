@@ -13,6 +13,7 @@ from core.errors import PrunariumError
 from core.recipe import Recipe
 from core.recipe_prove import SHARES
 from studio.charts import proof as charts
+from studio.charts import proof_time
 from studio.charts.compare import Picture
 from studio.parts import facts
 from studio.parts.plotview import PlotlyView, table_twin
@@ -68,7 +69,7 @@ def layout() -> Proving:
                 "Held-out figure against the share of rows kept, with intervals over seeds; all rows as a level",
                 charts.HEADERS,
             ),
-            ("proof-time", 300, "Held-out figure against seconds, choosing and teaching counted", charts.TIME_HEADERS),
+            ("proof-time", 300, "Held-out figure against seconds, choosing and teaching counted", proof_time.TIME_HEADERS),
             ("proof-law", 300, "Error against rows trained on, with a power law", charts.LAW_HEADERS),
         ):
             if plots:
@@ -90,7 +91,7 @@ def shown(runs: Path, choice: Choice, share: float) -> list[Any]:
         return [facts.said("Not proven yet", WHY, "not measured"), *nothing()[1:]]
     label = dataplan.way_label(choice.way)
     first = charts.accuracy(found.lines, label, share)
-    rest = [charts.time_to(found.lines, label, share), charts.scaling(found.lines, found.told, label)]
+    rest = [proof_time.time_to(found.lines, label, share), charts.scaling(found.lines, found.told, label)]
     learner = next((name for name, key in LEARNERS if key == found.learner), found.learner)
     note = f"{learner}. {found.protocol}"
     said = [facts.said(picture.finding, _small_print(found.told, at), "measured") for at, picture in enumerate(rest)]
