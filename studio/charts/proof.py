@@ -194,7 +194,7 @@ def written(value: float, key: str) -> str:
 
 
 def _cell(value: float, key: str) -> str:
-    return f"{value:.1f}" if key == "perplexity" else f"{100 * value:.1f} %"
+    return f"{value:.1f}" if key == "perplexity" else f"{100 * min(max(value, 0.0), 1.0):.1f} %"
 
 
 def _signed(value: float, key: str) -> str:
