@@ -27,6 +27,7 @@ RECIPE, ENVIRONMENT, EVENTS, LOG = "recipe.yaml", "environment.json", "events.js
 SCORES, MASK, SELECTION, LAYERS = "scores.safetensors", "mask.safetensors", "selection.parquet", "layers.parquet"
 OBSERVATIONS, POINTS, REPORT, MODEL = "observations.json", "points.parquet", "report.json", "model"
 DATA = "data"  # the rows that a selection keeps, in the forms asked for, with a manifest
+PROOF = "proof.jsonl"  # of a proof: a line for each fit that is done
 FORMULAS = "formulas.json"  # of a genetic search: grows with every generation
 RESUME = "resume.safetensors"  # what a run has finished so far; gone when it is done
 CHANGED = ".changed"  # blocks of a model larger than memory, as they are after pruning; gone when the run has ended
@@ -176,10 +177,15 @@ def disk_error(error: OSError, path: Path) -> PrunariumError:
 
 
 def append_event(path: Path, progress: Progress) -> None:
-    """Add one line to the run's events; a single write, so that readers never see half a line from it."""
-    line = json.dumps(finite(asdict(progress)), allow_nan=False) + "\n"
+    """Add one line to the run's events."""
+    append_line(path / EVENTS, asdict(progress))
+
+
+def append_line(file: Path, value: Any) -> None:
+    """Add one line of strict JSON; a single write, so that readers never see half a line from it."""
+    line = json.dumps(finite(value), allow_nan=False) + "\n"
     try:
-        descriptor = os.open(path / EVENTS, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+        descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
         try:
             torn = (
                 os.lseek(descriptor, 0, os.SEEK_END)
@@ -189,7 +195,16 @@ def append_event(path: Path, progress: Progress) -> None:
         finally:
             os.close(descriptor)
     except OSError as error:
-        raise disk_error(error, path / EVENTS) from None
+        raise disk_error(error, file) from None
+
+
+def read_lines(file: Path) -> list[Any]:
+    """The whole lines of such a file, torn ones left out; none where there is no file."""
+    found = []
+    for line in file.read_bytes().split(b"\n") if file.exists() else ():
+        with suppress(ValueError):
+            found.append(json.loads(line))
+    return found
 
 
 def read_events(path: Path, offset: int = 0) -> tuple[list[dict[str, Any]], int]:

@@ -14,6 +14,7 @@ from pydantic import Field, ValidationError, model_validator
 from ruamel.yaml import YAML
 
 from core.errors import RecipeError
+from core.recipe_prove import Prove
 from core.recipe_steps import (
     STRUCTURES,
     Allocation,
@@ -217,14 +218,6 @@ class Select(Section):
         if (self.method is None) == (self.score is None and self.selector is None):
             raise ValueError("select needs either method, or score and selector")
         return self
-
-
-class Prove(Section):
-    """Train `learner` on the kept share and on a random share of the same size; `shares` left out means the selection's own."""
-
-    learner: Literal["linear"] = "linear"
-    shares: tuple[Share, ...] = ()
-    seeds: Annotated[int, Field(ge=1, le=100)] = 3
 
 
 class Recipe(Section):

@@ -75,14 +75,18 @@ def _data(report: dict[str, Any]) -> str:
 
 
 def _proof(proofs: Iterable[dict[str, Any]]) -> str:
-    """Mean accuracy over the seeds, a line for each share and selector."""
+    """Mean accuracy (of a language model perplexity) over the seeds, a line for each share and selector."""
+    proofs = list(proofs)
+    key = "perplexity" if any(proof.get("perplexity") is not None for proof in proofs) else "accuracy"
     groups: dict[tuple[float, str], list[float]] = defaultdict(list)
     for proof in proofs:
-        groups[proof["share"], proof["selector"]].append(proof["accuracy"])
+        if proof.get(key) is not None:
+            groups[proof["share"], proof["selector"]].append(proof[key])
+    written = _FIGURES[key][1]
     rows = [
-        [f"{100 * share:.4g}%", name, f"{mean(found):.2%}", str(len(found))] for (share, name), found in sorted(groups.items())
+        [f"{100 * share:.4g}%", name, written(mean(found)), str(len(found))] for (share, name), found in sorted(groups.items())
     ]
-    return _columns([["share", "selector", "accuracy", "seeds"], *rows]) if rows else ""
+    return _columns([["share", "selector", key, "seeds"], *rows]) if rows else ""
 
 
 def _cost(report: dict[str, Any]) -> str:

@@ -8,10 +8,10 @@ import pytest
 
 from core import folder
 from core.data.selection import kept_count
-from core.errors import RecipeError
+from core.errors import PrunariumError, RecipeError
 from core.recipe import parse, to_dict, to_yaml
 from studio.charts import data as charts
-from studio.rooms.data import dataplan, dataview, samples
+from studio.rooms.data import dataplan, dataview, proving, samples
 from studio.rooms.data.dataplan import Choice
 
 pytestmark = pytest.mark.quick
@@ -36,7 +36,8 @@ def test_every_way_to_choose_makes_a_recipe_that_the_catalogue_knows():
     assert keys[0] == Choice.way == "prototypes prefer=hard" and "prototypes prefer=easy" in keys and keys[-1] == "random"
     for key in keys:
         targets = tuple((param.name, "builtin:digits") for param in dataplan.score_card(key).params if param.grammar == "data")
-        recipe = dataplan.to_recipe(Choice(way=key, model="builtin:tiny-llama", params=targets), 0.25, prove=True)
+        choice = Choice(way=key, model="builtin:tiny-llama", params=targets)
+        recipe = proving.recipe_of(choice, "images", True, 0.25, "linear", "10, 30 60 %", 3)
         whole = dataplan.catalogue.resolve(recipe)
         assert (whole.select.keep, whole.prove.shares) == (0.25, (0.1, 0.25, 0.3, 0.6))
         assert parse(to_dict(recipe)) == recipe
@@ -72,11 +73,12 @@ def finished(root, name, recipe, **files):
 def test_a_finished_run_is_found_again_only_for_what_it_did(tmp_path):
     lines = [{"share": 0.3, "selector": "random", "seed": 0, "accuracy": 0.5}]
     hard, easy = Choice(), Choice(way="prototypes prefer=easy")
-    chosen = finished(tmp_path, "a", dataplan.to_recipe(hard, 0.3, prove=True), a=folder.SELECTION, prove=lines)
+    chosen = finished(tmp_path, "a", dataplan.to_recipe(hard, 0.3, prove={"learner": "mlp"}), a=folder.SELECTION, prove=lines)
     mapped = finished(tmp_path, "b", dataplan.to_recipe(easy, 0.5, "umap"), a=folder.POINTS)
     assert dataplan.found_selection(tmp_path, hard, 0.3) == chosen
     assert dataplan.found_selection(tmp_path, hard, 0.31) is None and dataplan.found_selection(tmp_path, easy, 0.3) is None
-    assert dataplan.found_proof(tmp_path, hard) == lines and dataplan.found_proof(tmp_path, easy) == []
+    found = dataplan.found_proof(tmp_path, hard)
+    assert (found.lines, found.learner) == (lines, "mlp") and dataplan.found_proof(tmp_path, easy) is None
     assert dataplan.found_map(tmp_path, hard) == mapped / folder.POINTS  # a map does not depend on what is kept
     assert dataplan.found_map(tmp_path, Choice("builtin:mnist5k")) is None
     (tmp_path / "b" / folder.REPORT).unlink()
@@ -119,32 +121,19 @@ def test_sizes_count_what_stays_in_each_group_and_the_finding_names_the_ends():
     assert charts.size_finding(frame, 0.5, "label", ["a"]) == "There is one group only"
 
 
-def proof(*gaps, share=0.3):
-    lines = [{"share": 1.0, "selector": "all", "seed": 0, "accuracy": 0.9, "rows": 80}]
-    for seed, gap in enumerate(gaps):
-        lines += [{"share": share, "selector": "random", "seed": seed, "accuracy": 0.8, "rows": 24}]
-        lines += [{"share": share, "selector": "prototypes", "seed": seed, "accuracy": 0.8 + gap, "rows": 24}]
-    return lines
-
-
 @pytest.mark.parametrize(
-    ("gaps", "says"),
+    ("asked", "says"),
     [
-        ((0.02, 0.04), "At 30 % kept, Hard beats random by 3.0 points over 2 seeds"),
-        ((-0.02, -0.04), "At 30 % kept, Hard loses to random by 3.0 points over 2 seeds"),
-        ((-0.01, 0.02), "At 30 % kept, Hard and random are level (-1.0 to +2.0 points) over 2 seeds"),
+        (("text", True, 0.3, "cnn", "10", 3), "The CNN learns from images, and these rows have none"),
+        (("images", True, 0.3, "tiny-llama", "10", 3), "Tiny Llama learns from texts"),
+        (("images", False, 0.3, "linear", "10", 3), "The proof needs labels"),
+        (("images", True, 0.3, "linear", "ten", 3), "'ten' is not a list of shares. Write per cents above 0"),
+        (("images", True, 0.3, "linear", "10, 120", 3), "is not a list of shares"),
     ],
 )
-def test_the_finding_of_a_proof_claims_no_more_than_the_seeds_agree_on(gaps, says):
-    assert charts.proof_finding(proof(*gaps), "Hard", 0.28) == says
-    assert ["30 %", "random", "24", "80.0", "80.0", "80.0", "2"] in charts.proof_table(proof(*gaps))
-    json.loads(charts.proof(proof(*gaps), "Hard").to_json())
-
-
-def test_a_proof_of_chance_alone_says_what_chance_reaches():
-    lines = [line for line in proof(0.0, 0.0) if line["selector"] != "prototypes"]
-    assert charts.proof_finding(lines, "Random", 0.3) == "A random 30 % reaches 80.0 % accuracy"
-    json.loads(charts.proof(lines, "Random").to_json())
+def test_controls_that_these_rows_cannot_follow_are_refused_in_a_sentence(asked, says):
+    with pytest.raises(PrunariumError, match=says):
+        proving.recipe_of(Choice(), *asked)
 
 
 def test_embeddings_on_offer_suit_the_rows_and_the_opened_model():
@@ -152,7 +141,7 @@ def test_embeddings_on_offer_suit_the_rows_and_the_opened_model():
     about = {"kind": "text", "embeddings": card, "vector_columns": ["v"]}
     model = {"kind": "decoder", "name": "m", "blocks": [1, 2, 3, 4, 5]}
     sources = [source for _, source in dataview.embeddings(about, model)]
-    assert sources[0] == "tfidf" and set(sources) == {"tfidf", "builtin:minilm", "column:v", "model@0", "model@2", "model@4"}
+    assert sources[0] == "column:v" and set(sources) == {"tfidf", "builtin:minilm", "column:v", "model@0", "model@2", "model@4"}
     assert "model@0" not in [source for _, source in dataview.embeddings({**about, "kind": "images"}, model)]
 
 

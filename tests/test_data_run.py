@@ -90,10 +90,12 @@ def test_another_process_gives_the_same_selection(tmp_path):
 def test_the_proof_trains_selection_random_and_whole_on_the_same_held_out_rows(tmp_path):
     watcher = Silent()
     lines = ran(tmp_path / "run", watcher, prove={"shares": [0.05, 0.3], "seeds": 2})["prove"]
-    assert len(lines) == 2 * (1 + 2 * 2)
+    assert len(lines) == 2 * (1 + 2 * 4)
+    arms = ("prototypes", "opposite", "random", "random + distillation")
     assert {(line["selector"], line["share"]) for line in lines} == {
-        ("all", 1.0), ("prototypes", 0.05), ("prototypes", 0.3), ("random", 0.05), ("random", 0.3),
-    }  # fmt: skip
+        ("all", 1.0),
+        *((who, at) for who in arms for at in (0.05, 0.3)),
+    }
     for share in (0.05, 0.3):
         chosen, chance = shares(lines, "prototypes", share), shares(lines, "random", share)
         assert [line["rows"] for line in chosen] == [line["rows"] for line in chance] == [kept_count(1442, share)] * 2
@@ -101,11 +103,13 @@ def test_the_proof_trains_selection_random_and_whole_on_the_same_held_out_rows(t
     assert {line["test_rows"] for line in lines} == {355}
     assert min(line["accuracy"] for line in shares(lines, "all", 1.0)) > 0.95
     ticks = [heard.done for heard in watcher.heard if heard.stage == "prove"]
-    assert ticks == list(range(11))
+    assert ticks == list(range(19))
 
 
 def test_random_is_trained_once_where_random_is_what_was_chosen(tmp_path):
-    lines = ran(tmp_path / "run", select={"method": "random", "keep": 0.2}, prove={"seeds": 2})["prove"]
+    lines = ran(
+        tmp_path / "run", select={"method": "random", "keep": 0.2}, prove={"seeds": 2, "shares": [0.2], "baselines": ["random"]}
+    )["prove"]
     assert [line["selector"] for line in lines] == ["all", "random", "all", "random"]
 
 

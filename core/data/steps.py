@@ -10,14 +10,14 @@ import pandas as pd
 
 from core import folder
 from core.catalogue import embedding_method
+from core.data import prove as proving
 from core.data.clusters import Clusters, cluster
-from core.data.dataset import Dataset, need_labels
+from core.data.dataset import Dataset
 from core.data.embedding import argument, embed
 from core.data.evidence import Beside
 from core.data.exporting import save_rows
 from core.data.loading import load
 from core.data.projection import drawn, project
-from core.data.prove import PROTOCOL, prove
 from core.data.selection import Selection, decide, write_frame, write_selection
 from core.events import Progress, Watcher
 from core.recipe import Projection, Recipe
@@ -32,7 +32,7 @@ def run_data(recipe: Recipe, path: Path, watcher: Watcher, loaded: Any = None) -
     assert recipe.data is not None
     dataset = open_rows(recipe, watcher)
     if recipe.prove:
-        need_labels(dataset, "the proof")  # said now, not after minutes of embedding
+        proving.check(dataset, recipe)  # said now, not after minutes of embedding
     vectors = embed(dataset, recipe.embedding, loaded, watcher, recipe.seed)
     clusters = cluster(vectors, recipe.clusters, recipe.seed, watcher)
     places, trust = project(vectors, recipe.projection or Projection(), recipe.seed, watcher, clusters.assignment)
@@ -47,8 +47,9 @@ def run_data(recipe: Recipe, path: Path, watcher: Watcher, loaded: Any = None) -
         if recipe.save.data:
             save_rows(dataset, selection, recipe, path / folder.DATA, watcher)
         watcher.say(Progress("select", 1, 1))
-    lines = prove(dataset, vectors, recipe, watcher) if recipe.prove and recipe.select else []
-    return {"data": _facts(recipe, dataset, vectors, clusters, selection), "prove": lines}
+    lines = proving.prove(dataset, vectors, recipe, watcher, path, loaded) if recipe.prove and recipe.select else []
+    told = _facts(recipe, dataset, vectors, clusters, selection)
+    return {"data": {**told, **proving.facts(recipe, dataset, lines)}, "prove": lines}
 
 
 def open_rows(recipe: Recipe, watcher: Watcher) -> Dataset:
@@ -92,7 +93,7 @@ def _facts(
         "projection": (recipe.projection or Projection()).method,
         "projected_rows": _projected(recipe, clusters),
         "notes": list(dataset.notes),
-        "protocol": PROTOCOL if recipe.prove else None,
+        "protocol": None,
     }
 
 

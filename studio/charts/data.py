@@ -1,4 +1,4 @@
-"""A data set in figures: the map, the sizes of its clusters or classes, the proof. Pure: DataFrame -> plotly Figure, and findings in words."""
+"""A data set in figures: the map, the sizes of its clusters or classes. Pure: DataFrame -> plotly Figure, and findings in words."""
 
 from __future__ import annotations
 
@@ -112,69 +112,6 @@ def size_finding(points: pd.DataFrame, share: float, by: str, names: Sequence[st
     if high["share"] - low["share"] < 0.05:
         return f"Every {word} keeps nearly the same share"
     return f"{WAYS[by]} {low['name']} keeps {_percent(low['share'])} of its rows, {word} {high['name']} {_percent(high['share'])}"
-
-
-def proof(lines: Sequence[dict[str, Any]], label: str) -> go.Figure:
-    """Held-out accuracy against the share kept: the choice and chance, a dot a seed, a line through the means; all rows as a level."""
-    table = pd.DataFrame(lines)
-    figure = go.Figure()
-    whole = table[table["selector"] == "all"]["accuracy"]
-    for who, colour, symbol in (("random", COLOURS["muted"], "circle"), (_chosen(table), COLOURS["accent"], "diamond")):
-        part = table[table["selector"] == who]
-        if part.empty:
-            continue
-        name = label if who != "random" else "Random, same size"
-        means = part.groupby("share")["accuracy"].mean()
-        mark = {"color": colour, "size": 10, "symbol": symbol}
-        figure.add_scatter(x=100 * means.index, y=100 * means, mode="lines+markers", name=escape(name), line={"color": colour, "width": 2.5},
-                           marker=mark, hovertemplate="%{x:.3g} % kept: %{y:.1f} % right, mean<extra></extra>")  # fmt: skip
-        figure.add_scatter(x=100 * part["share"], y=100 * part["accuracy"], mode="markers", showlegend=False, customdata=part["seed"],
-                           marker={**mark, "size": 6, "opacity": 0.5},
-                           hovertemplate="%{x:.3g} % kept, seed %{customdata}: %{y:.1f} %<extra></extra>")  # fmt: skip
-    if len(whole):
-        figure.add_hline(y=100 * whole.mean(), line={"color": COLOURS["warn"], "dash": "dash", "width": 1.5},
-                         annotation={"text": f"all rows {100 * whole.mean():.1f} %", "font": {"size": 12}}, annotation_position="top left")  # fmt: skip
-    low, high = 100 * table["accuracy"].min(), 100 * table["accuracy"].max()
-    room = max(0.1 * (high - low), 0.5)
-    figure.update_layout(
-        margin={**MARGIN, "b": 84},
-        legend={"orientation": "h", "y": -0.3, "x": 0},
-        xaxis={"title": {"text": "Share of rows kept (%)", "font": {"size": 12}}},
-        yaxis={"title": {"text": "Held-out accuracy (%)", "font": {"size": 12}}, "range": [low - room, high + 1.6 * room]},
-    )
-    return figure
-
-
-def proof_finding(lines: Sequence[dict[str, Any]], label: str, share: float) -> str:
-    """Does the choice beat chance at this share (or the proven one nearest to it)? In points of accuracy, with the spread over seeds."""
-    table = pd.DataFrame(lines)
-    near = min(table.loc[table["selector"] != "all", "share"].unique(), key=lambda one: abs(one - share))
-    at = table[table["share"] == near].pivot_table(index="seed", columns="selector", values="accuracy")
-    who = _chosen(table)
-    if who not in at:
-        return f"A random {_percent(near)} reaches {100 * at['random'].mean():.1f} % accuracy"
-    gap = 100 * (at[who] - at["random"])
-    seeds = f"{len(gap)} seeds" if len(gap) > 1 else "1 seed"
-    if (gap > 0).all() or (gap < 0).all():
-        verdict = f"{label} {'beats' if gap.mean() > 0 else 'loses to'} random by {abs(gap.mean()):.1f} points"
-    else:
-        verdict = f"{label} and random are level ({gap.min():+.1f} to {gap.max():+.1f} points)"
-    return f"At {_percent(near)} kept, {verdict} over {seeds}"
-
-
-def proof_table(lines: Sequence[dict[str, Any]]) -> list[list[str]]:
-    """Share, who chose, rows trained on, mean accuracy, lowest, highest, seeds: the proof as rows of a table."""
-    table = pd.DataFrame(lines)
-    out = []
-    for (share, who), part in table.groupby(["share", "selector"]):
-        values = 100 * part["accuracy"]
-        spread = [f"{values.mean():.1f}", f"{values.min():.1f}", f"{values.max():.1f}"]
-        out.append([_percent(share), str(who), f"{round(part['rows'].mean()):,}", *spread, str(len(part))])
-    return out
-
-
-def _chosen(table: pd.DataFrame) -> str:
-    return next((name for name in table["selector"] if name not in ("all", "random")), "")
 
 
 def _percent(share: float) -> str:

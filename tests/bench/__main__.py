@@ -26,6 +26,7 @@ NAMES = (
     "prediction",
     "selectors",
     "large_data",
+    "fidelity",
 )
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "benchmarks.md"
 

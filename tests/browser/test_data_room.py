@@ -84,10 +84,16 @@ def test_a_lasso_shows_its_rows_and_a_row_shows_what_is_near_it(studio, visit):
 def test_a_proof_and_a_selection_are_runs_and_the_files_hold_what_was_seen(studio, visit):
     page = opened(visit, studio)
     share(page, 20)
+    page.locator("#data-learner input").first.click()
+    page.get_by_role("option", name="MLP").click()
+    page.locator("#data-shares textarea, #data-shares input").first.fill("5, 60 %")
     page.locator("#data-prove").click()
     expect(page.locator("#strip .strip")).to_contain_text("proof")
     expect(page.locator("#data-proof-note")).to_contain_text("At 20 % kept, Prototypes (hard)")
-    drawn(page, "#data-proof", 0)
+    for where in ("#data-proof", "#data-proof-time", "#data-proof-law"):
+        drawn(page, where, 0)
+    expect(page.locator("#data-proof-time-note")).to_contain_text("all rows")
+    expect(page.locator("#data-proof-law-note")).to_contain_text("rows")
     expect(page.locator("#data-csv")).to_be_visible()  # the proof's run made the selection too
     with page.expect_download() as coming:
         page.locator("#data-csv").click()

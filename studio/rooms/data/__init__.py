@@ -13,7 +13,7 @@ from studio import known
 from studio.bench import Bench, plainly
 from studio.charts import data as charts
 from studio.parts.plotview import picked
-from studio.rooms.data import dataplan, dataview
+from studio.rooms.data import dataplan, dataview, proving
 from studio.rooms.data.dataplan import DIGITS, Choice
 from studio.rooms.data.dataview import View
 from studio.rooms.data.drawing import draw, live
@@ -208,14 +208,12 @@ def _wire_runs(bench: Bench, room: Room) -> None:
         return bench.start(dataplan.to_recipe(view.choice, keep / 100)) if view else gr.skip()
 
     @plainly
-    def prove(view: View | None, keep: float) -> Any:
+    def prove(view: View | None, keep: float, learner: str, shares: str, seeds: float) -> Any:
         if view is None:
             return gr.skip()
-        if not view.names:
-            raise PrunariumError(
-                "The proof needs labels, and these rows have none.", "Name the label column under Columns and bad rows."
-            )
-        return bench.start(dataplan.to_recipe(view.choice, keep / 100, prove=True))
+        kind, labelled = view.facts["kind"], bool(view.names)
+        return bench.start(proving.recipe_of(view.choice, kind, labelled, keep / 100, learner, shares, seeds))
 
-    for button, start in ((room.make_map, make_map), (room.select, select), (room.prove, prove)):
+    for button, start in ((room.make_map, make_map), (room.select, select)):
         button.click(start, [room.view, room.keep], bench.run, **_QUIET)
+    room.proving.prove.click(prove, [room.view, room.keep, *room.proving.controls()], bench.run, **_QUIET)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,6 @@ from core.recipe import Recipe, parse
 from studio import jobs, known
 
 DIGITS = "builtin:digits"
-PROOF_SHARES = (0.1, 0.3, 0.6)
 _LOOKED_AT = 60  # the newest runs among which a finished map or proof is sought
 
 
@@ -66,8 +66,8 @@ def way_label(way: str) -> str:
     return next((label for label, key in ways() if key == way), way)
 
 
-def to_recipe(choice: Choice, share: float = 0.3, projection: str = "pca", prove: bool = False) -> Recipe:
-    """The recipe of a map, a selection, or (with `prove`) its proof. Raises RecipeError, as core.recipe.parse and core.catalogue.resolve."""
+def to_recipe(choice: Choice, share: float = 0.3, projection: str = "pca", prove: Mapping[str, Any] | None = None) -> Recipe:
+    """The recipe of a map, a selection, or (with `prove`, that section) its proof. Raises RecipeError, as core.recipe.parse and core.catalogue.resolve."""
     method, _, param = choice.way.partition(" ")
     select: dict[str, Any] = {"method": method, "keep": round(share, 4)}
     params = dict(choice.params) | (dict([param.split("=", 1)]) if param else {})
@@ -76,7 +76,7 @@ def to_recipe(choice: Choice, share: float = 0.3, projection: str = "pca", prove
     data = {"source": choice.source, "text": choice.text, "label": choice.label, "skip_bad_rows": choice.skip}
     whole: dict[str, Any] = {
         "recipe": 1,
-        "name": _name(choice, share, prove),
+        "name": _name(choice, share, bool(prove)),
         "data": {key: value for key, value in data.items() if value},
         "embedding": {"source": choice.embedding},
         "projection": {"method": projection},
@@ -87,7 +87,7 @@ def to_recipe(choice: Choice, share: float = 0.3, projection: str = "pca", prove
     if needs_model(choice) and choice.model:
         whole["model"] = {"source": choice.model}
     if prove:
-        whole["prove"] = {"learner": "linear", "shares": sorted({*PROOF_SHARES, round(share, 4)}), "seeds": 3}
+        whole["prove"] = dict(prove)
     return parse(whole)
 
 
@@ -112,15 +112,26 @@ def found_map(runs: Path, choice: Choice) -> Path | None:
     return None
 
 
-def found_proof(runs: Path, choice: Choice) -> list[dict[str, Any]]:
-    """The lines of the newest finished proof of the same way to choose; empty where there is none."""
+@dataclass(frozen=True)
+class Proof:
+    """A finished proof: its lines, what they say (core.proof.told; empty in old reports), and how they were taken."""
+
+    lines: list[dict[str, Any]]
+    told: dict[str, Any] = field(default_factory=dict)
+    protocol: str = ""
+    learner: str = "linear"
+
+
+def found_proof(runs: Path, choice: Choice) -> Proof | None:
+    """The newest finished proof of the same way to choose."""
     wanted = _key(to_recipe(choice), "choice")
     for path, recipe in _finished(runs):
         if recipe.prove and recipe.select and _key(recipe, "choice") == wanted:
-            lines = (jobs.report(path) or {}).get("prove")
-            if lines:
-                return list(lines)
-    return []
+            report = jobs.report(path) or {}
+            if report.get("prove"):
+                data = report.get("data") or {}
+                return Proof(list(report["prove"]), data.get("proof") or {}, data.get("protocol") or "", recipe.prove.learner)
+    return None
 
 
 def found_selection(runs: Path, choice: Choice, share: float) -> Path | None:

@@ -17,7 +17,7 @@ from core.recipe import to_dict
 from studio.bench import Bench
 from studio.parts import facts
 from studio.rooms.data import samples
-from studio.rooms.data.dataplan import Choice, found_map, found_proof, found_selection, needs_model, to_recipe, way_label
+from studio.rooms.data.dataplan import Choice, found_map, found_selection, needs_model, to_recipe, way_label
 
 SHOWN = 24  # rows shown as cards at once
 _OPEN_S, _MAP_S = 300.0, 300.0
@@ -178,10 +178,6 @@ def _cards(bench: Bench, view: View, frame: pd.DataFrame, kept: np.ndarray, plac
     rows = [int(row) for row in frame["row"].to_numpy()[places]]
     shown = bench.worker.ask("rows", timeout_s=_OPEN_S, rows=rows)
     return [{**card, "stays": bool(kept[at])} for card, at in zip(shown, places, strict=True)]
-
-
-def proof_lines(bench: Bench, view: View) -> list[dict[str, Any]]:
-    return found_proof(bench.runs, view.choice)
 
 
 def downloads(bench: Bench, view: View, share: float) -> tuple[str, str] | None:

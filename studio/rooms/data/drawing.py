@@ -10,9 +10,8 @@ import numpy as np
 from studio.bench import Bench
 from studio.charts import data as charts
 from studio.parts import facts, views
-from studio.rooms.data import dataplan, dataview, samples
+from studio.rooms.data import dataplan, dataview, proving, samples
 from studio.rooms.data.dataview import View
-from studio.rooms.data.layout import WHY
 
 _TWIN_ROWS = 200
 _AXES = {"pca": ("PC 1", "PC 2"), "umap": ("UMAP 1", "UMAP 2")}
@@ -23,25 +22,15 @@ def draw(bench: Bench, view: View, keep: float, colour: str, projection: str, by
     if not view.ready:
         nothing = [None, [], None, None, [], *_no_files(), *views.texts(dataplan.to_recipe(view.choice, keep / 100))]
         make = gr.Button("Embed the rows (a run)", visible=True)
-        return *nothing, dataview.wait_note(view), make, None, gr.Column(visible=False), None, None, []
+        return *nothing, dataview.wait_note(view), make, None, *proving.nothing()
     frame, placed = dataview.points(bench, view, projection)
     kept = charts.kept_rows(frame, keep / 100)
-    lines = dataview.proof_lines(bench, view)
-    label = dataplan.way_label(view.choice.way)
-    note = (
-        facts.said(charts.proof_finding(lines, label, keep / 100), WHY, "measured")
-        if lines
-        else facts.said("Not proven yet", WHY, "not measured")
-    )
     return (
         *live(bench, view, keep, colour, projection, by),
         dataview.map_note(frame, projection if placed else "pca"),
         gr.Button("Make the UMAP map (a run)", visible=not placed),
         dataview.ends(bench, view, frame, kept),
-        gr.Column(visible=bool(lines)),
-        charts.proof(lines, label) if lines else None,
-        note,
-        charts.proof_table(lines) if lines else [],
+        *proving.shown(bench.runs, view.choice, keep / 100),
     )
 
 

@@ -11,12 +11,10 @@ from core import builtins
 from studio.charts import data as charts
 from studio.parts import cards, facts, views
 from studio.parts.plotview import PlotlyView, table_twin
-from studio.rooms.data import dataplan, samples
+from studio.rooms.data import dataplan, proving, samples
 from studio.rooms.data.dataplan import DIGITS, Choice
+from studio.rooms.data.proving import Proving
 from studio.rooms.prune.params import details
-
-WHY = "Train a linear probe on what stays, on as many random rows, and on all rows; test on rows that none of them saw. Three seeds."
-_PROOF_HEADERS = ["Kept", "Chosen by", "Rows", "Mean %", "Lowest %", "Highest %", "Seeds"]
 
 
 @dataclass(frozen=True)
@@ -47,11 +45,7 @@ class Room:
     sizes: gr.HTML
     size_note: gr.HTML
     size_table: gr.Dataframe
-    proof_box: gr.Column
-    proof: gr.HTML
-    proof_note: gr.HTML
-    proof_table: gr.Dataframe
-    prove: gr.Button
+    proving: Proving
     select: gr.Button
     parquet: gr.DownloadButton
     csv: gr.DownloadButton
@@ -64,10 +58,7 @@ class Room:
             self.map_note,
             self.make_map,
             self.samples,
-            self.proof_box,
-            self.proof,
-            self.proof_note,
-            self.proof_table,
+            *self.proving.drawn(),
         ]
 
     def live(self) -> list[Any]:
@@ -86,9 +77,9 @@ def layout(page: gr.Blocks) -> Room:
             with gr.Column(scale=6, min_width=300):
                 keeping = _keeping()
             with gr.Column(scale=6, min_width=300):
-                proving = _proving()
+                proof = proving.layout()
         codes = views.command_views(elem_id="data-command")
-    return Room(view=gr.State(None), **picture, **keeping, **proving, codes=codes)
+    return Room(view=gr.State(None), **picture, **keeping, proving=proof, codes=codes)
 
 
 def _opening() -> dict[str, Any]:
@@ -161,13 +152,3 @@ def _keeping() -> dict[str, Any]:
         out["parquet"] = gr.DownloadButton("Parquet", visible=False, elem_id="data-parquet", min_width=90)
         out["csv"] = gr.DownloadButton("CSV", visible=False, elem_id="data-csv", min_width=90)
     return out
-
-
-def _proving() -> dict[str, Any]:
-    note = facts.component("data-proof-note", facts.said("Not proven yet", WHY, "not measured"))
-    prove = gr.Button("Prove it (a run)", variant="primary", elem_id="data-prove")
-    with gr.Column(visible=False) as box:
-        alt = "Held-out accuracy against the share of rows kept: the choice, random rows, all rows"
-        proof = PlotlyView(height=300, alt=alt, elem_id="data-proof")
-        table = table_twin("proof", _PROOF_HEADERS)
-    return {"proof_note": note, "prove": prove, "proof_box": box, "proof": proof, "proof_table": table}

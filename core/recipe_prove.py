@@ -1,0 +1,58 @@
+"""What a recipe may say about the proof of a selection. Part of `core.recipe`, which hands its name on. Torch-free."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from core.recipe_steps import Count, Section, Share
+
+SHARES = (0.05, 0.1, 0.2, 0.4, 0.7)  # where a recipe names none; the one nearest to the selection's own gives way to it
+BASELINES = ("random", "rs2", "distillation", "opposite")
+EPOCHS = {"mlp": 20, "cnn": 20, "tiny-llama": 5}  # the linear probe is solved, not descended: it has none
+LEARNERS = ("linear", *EPOCHS)
+
+
+class Prove(Section):
+    """Train `learner` on the kept share and beside it on the `baselines` at the same share; random is always among them.
+
+    learner: linear (on the vectors), mlp (on the vectors), cnn (on images), tiny-llama (a language model from scratch, on texts: perplexity
+    instead of accuracy). shares left out: five, the selection's own among them. epochs left out: the learner's own. match: every share sees as
+    many passes over its rows (shares cost what they are), or as many steps as all rows do (shares cost alike, small ones are repeated).
+    baselines left out: all that apply: random; rs2 (a new random subset every epoch); distillation (random rows, and a teacher trained on
+    all: (1 - alpha) CE + alpha KL at `temperature`); opposite (the other end of the same score).
+    """
+
+    learner: Literal["linear", "mlp", "cnn", "tiny-llama"] = "linear"
+    shares: Annotated[tuple[Annotated[float, Field(gt=0.0, le=1.0)], ...], Field(max_length=20)] = ()
+    seeds: Annotated[int, Field(ge=1, le=100)] = 3
+    epochs: Annotated[int, Field(ge=1, le=1000)] | None = None
+    match: Literal["passes", "steps"] = "passes"
+    baselines: tuple[Literal["random", "rs2", "distillation", "opposite"], ...] = ()
+    batch: Count = 32
+    alpha: Share = 0.5
+    temperature: Annotated[float, Field(gt=0.0, le=20.0)] = 2.0
+    device: str = "auto"
+
+    @model_validator(mode="after")
+    def _fits(self) -> Prove:
+        if self.learner == "linear" and "rs2" in self.baselines:
+            raise ValueError(
+                "rs2 draws new rows every epoch, and the linear probe has no epochs; choose mlp or cnn, or leave rs2 out"
+            )
+        if self.learner == "linear" and self.epochs is not None:
+            raise ValueError(
+                "epochs say nothing to the linear probe, which is solved to its optimum; choose mlp or cnn, or leave them out"
+            )
+        return self
+
+
+def shares_of(prove: Prove, keep: float | None) -> tuple[float, ...]:
+    """The shares to prove, rising."""
+    if prove.shares:
+        return tuple(sorted(set(prove.shares)))
+    if not keep:
+        return SHARES
+    nearest = min(SHARES, key=lambda share: abs(share - keep))
+    return tuple(sorted({keep if share == nearest else share for share in SHARES}))
