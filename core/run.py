@@ -82,11 +82,20 @@ def _work(recipe: Recipe, path: Path, watcher: Watcher) -> Report:
     folder.write_text(path / folder.RECIPE, to_yaml(recipe, full=True))
     folder.write_json(path / folder.ENVIRONMENT, environment(recipe, loaded))
     fields: dict[str, Any] = {}
+    look = None
+    if loaded and recipe.geometry:
+        from core.geometry import steps as geometry
+
+        with clock.stage("geometry"):
+            look = geometry.begin(recipe, loaded, watcher)
     if loaded and (recipe.steps or recipe.observe or recipe.evolve):
         from core.model.steps import run_model
 
         fields |= run_model(recipe, path, watcher, loaded, clock)
-    if recipe.data:
+    if look and loaded:
+        with clock.stage("geometry"):
+            fields["geometry"] = geometry.finish(look, loaded, path)
+    if recipe.data and (recipe.select or recipe.projection or not recipe.geometry):
         from core.data.steps import run_data
 
         with clock.stage("data"):

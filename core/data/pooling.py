@@ -32,14 +32,11 @@ def pooled(texts: list[str], tokenizer: Any, model: nn.Module, module: nn.Module
 
     Texts of like length share a batch, so that little is padded. Progress a batch; obeys a stop between two.
     """
-    ids = _tokenized(texts, tokenizer, tokens)
-    order = sorted(range(len(ids)), key=lambda at: (len(ids[at]), at))
     out: np.ndarray | None = None
     done = 0
     with torch.inference_mode():
-        for batch in _batches(order, ids):
+        for batch, padded, mask in batches(texts, tokenizer, model, tokens):
             watcher.check()
-            padded, mask = _padded([ids[at] for at in batch], model)
             hidden = output_of(module, lambda padded=padded, mask=mask: model(input_ids=padded, attention_mask=mask)).float()
             means = (hidden * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
             out = np.empty((len(texts), means.shape[1]), np.float32) if out is None else out
@@ -47,6 +44,14 @@ def pooled(texts: list[str], tokenizer: Any, model: nn.Module, module: nn.Module
             done += len(batch)
             watcher.say(Progress(STAGE, done, len(texts)))
     return out if out is not None else np.empty((0, 1), np.float32)
+
+
+def batches(texts: list[str], tokenizer: Any, model: nn.Module, tokens: int) -> Iterator[tuple[list[int], Tensor, Tensor]]:
+    """(positions of the texts, ids, mask) a batch, both (rows, longest), padded on the right. Texts of like length share a batch."""
+    ids = _tokenized(texts, tokenizer, tokens)
+    order = sorted(range(len(ids)), key=lambda at: (len(ids[at]), at))
+    for batch in _batches(order, ids):
+        yield batch, *_padded([ids[at] for at in batch], model)
 
 
 def output_of(module: nn.Module, forward: Callable[[], Any]) -> Tensor:
