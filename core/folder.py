@@ -26,7 +26,10 @@ from core.events import Progress
 RECIPE, ENVIRONMENT, EVENTS, LOG = "recipe.yaml", "environment.json", "events.jsonl", "log.txt"
 SCORES, MASK, SELECTION, LAYERS = "scores.safetensors", "mask.safetensors", "selection.parquet", "layers.parquet"
 OBSERVATIONS, POINTS, REPORT, MODEL = "observations.json", "points.parquet", "report.json", "model"
-GEOMETRY, PLACES = "geometry.json", "geometry.parquet"  # a data set in every block of a model: its measures; each row's places and neighbours kept
+GEOMETRY, PLACES = (
+    "geometry.json",
+    "geometry.parquet",
+)  # a data set in every block of a model: its measures; where each row lies and goes
 FORMULAS = "formulas.json"  # of a genetic search: grows with every generation
 RESUME = "resume.safetensors"  # what a run has finished so far; gone when it is done
 CHANGED = ".changed"  # blocks of a model larger than memory, as they are after pruning; gone when the run has ended

@@ -232,7 +232,9 @@ class Recipe(Section):
     def _whole(self) -> Recipe:
         asks_model, asks_data = bool(self.steps or self.observe or self.evolve), bool(self.select or self.projection)
         if not asks_model and not asks_data and not self.geometry:
-            raise ValueError("a recipe needs model + steps (or observe, or evolve), or data + select (or projection), or all of it for geometry")
+            raise ValueError(
+                "a recipe needs model + steps (or observe, or evolve), or data + select (or projection), or all of it for geometry"
+            )
         if self.geometry:
             self._linked()
         if asks_model and self.model is None:

@@ -52,7 +52,8 @@ class LayerRow:
 class Report:
     """Everything measured in a run. `sparsity`: over the pruned layers and over all parameters. `protocol`: how each figure was taken.
 
-    `formulas`: what a genetic search found, as in formulas.json but with its best alone. `geometry`: as in geometry.json, without what is compared pair by pair.
+    `formulas`: what a genetic search found, as in formulas.json but with its best alone. `geometry`: as in geometry.json, without its
+    comparisons pair by pair.
     """
 
     name: str

@@ -18,7 +18,11 @@ from core.model.loading import load
 from core.recipe import ByLayer, Data, Embedding
 from core.run import run
 
-TEXTS = [f"{word} {thing} number {n}" for n in range(12) for word, thing in (("the quick", "fox"), ("what is a", "river"), ("when did", "war"))]
+TEXTS = [
+    f"{word} {thing} number {n}"
+    for n in range(12)
+    for word, thing in (("the quick", "fox"), ("what is a", "river"), ("when did", "war"))
+]
 CNN = {"recipe": 1, "name": "g", "model": {"source": "builtin:tiny-cnn"}, "data": {"source": "builtin:mnist5k/heldout"}}
 
 
@@ -66,10 +70,18 @@ def test_a_run_measures_every_block_with_its_chance_and_reads_the_rows_once(tmp_
     assert 0 < side["measures"]["nc3"][at_head] < 1.4 and side["measures"]["nc1"][at_head] < side["chance"]["nc1"][at_head]
     assert side["measures"]["nc1"][at_head] < side["measures"]["nc1"][0]  # it collapses on the way
     assert found["drift"]["against"] == "the block before" and found["drift"]["chance_kept"] == 8 / 119
-    assert set(places["layer"]) == set(side["layers"][1:]) and places["kept"].between(0, 1).all() and len(places) == 120 * at_head
+    assert set(places["layer"]) == set(side["layers"][1:]) and len(places) == 120 * at_head
+    means = places.groupby("layer")["shared"].mean()
+    assert (
+        all(means[line["layer"]] == pytest.approx(line["kept"]) for line in found["drift"]["layers"])
+        and means.between(0.1, 0.95).all()
+    )
     assert report.geometry["sides"][0]["measures"] == side["measures"] and "cka" not in report.geometry["sides"][0]
     _, again, _ = ran(tmp_path / "two", two, **says)
-    assert again == found and (tmp_path / "one" / "geometry.parquet").read_bytes() == (tmp_path / "two" / "geometry.parquet").read_bytes()
+    assert (
+        again == found
+        and (tmp_path / "one" / "geometry.parquet").read_bytes() == (tmp_path / "two" / "geometry.parquet").read_bytes()
+    )
     assert not any("used again" in at.text for at in one.heard) and any("used again" in at.text for at in two.heard)
     assert report.data is None
 
@@ -80,7 +92,9 @@ def test_dense_against_pruned_by_steps_and_by_a_finished_runs_mask_agree(tmp_pat
     _, steps, places = ran(tmp_path / "steps", **CNN, **prune, geometry=ask)
     run(recipe.parse({**{key: CNN[key] for key in ("recipe", "name", "model")}, **prune}), tmp_path / "pruned")
     _, mask, same = ran(tmp_path / "mask", **CNN, geometry={**ask, "against": str(tmp_path / "pruned")})
-    assert [side["name"] for side in steps["sides"]] == ["builtin:tiny-cnn", "after its steps"] and mask["sides"][1]["name"] == "pruned"
+    assert [side["name"] for side in steps["sides"]] == ["builtin:tiny-cnn", "after its steps"] and mask["sides"][1][
+        "name"
+    ] == "pruned"
     assert steps["drift"]["layers"] == mask["drift"]["layers"] and places.equals(same)
     first, last = steps["drift"]["layers"][0], steps["drift"]["layers"][-1]
     assert (first["layer"], first["kept"], first["turned"]) == ("input", 1, False) and 5 / 59 < last["kept"] < 1
@@ -93,7 +107,9 @@ def test_dense_against_pruned_by_steps_and_by_a_finished_runs_mask_agree(tmp_pat
 def test_rows_without_labels_or_of_one_class_and_duplicates_are_measured_as_far_as_they_can_be(tmp_path):
     file = tmp_path / "same.csv"
     pd.DataFrame({"text": TEXTS[:20] + TEXTS[:6], "label": ["one"] * 26}).to_csv(file, index=False)
-    _, found, _ = ran(tmp_path / "run", model={"source": "builtin:tiny-llama"}, data={"source": str(file)}, geometry={"neighbours": 4})
+    _, found, _ = ran(
+        tmp_path / "run", model={"source": "builtin:tiny-llama"}, data={"source": str(file)}, geometry={"neighbours": 4}
+    )
     side = found["sides"][0]
     assert "All rows are of one class: neural collapse needs two." in found["notes"] and "nc1" not in side["measures"]
     assert side["distinct"] == [20] * len(side["layers"]) and None not in side["measures"]["two_nn"]

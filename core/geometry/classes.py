@@ -156,7 +156,9 @@ def clean(vectors: np.ndarray, labels: np.ndarray, seed: int) -> Clean:
 
     names = np.unique(labels)
     if not 2 <= len(names) < len(labels):
-        raise DataError("Clusters are compared with classes, and these rows have none to compare.", "Take rows of two classes or more.")
+        raise DataError(
+            "Clusters are compared with classes, and these rows have none to compare.", "Take rows of two classes or more."
+        )
     points = unit(vectors)
     rows = np.arange(len(points))
     if len(rows) > MOST_PAIRED:

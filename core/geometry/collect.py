@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-
 from core.builtins import cache_dir
 from core.data.dataset import Dataset
 from core.data.images import prepared, stratified
@@ -63,9 +62,13 @@ def collect(loaded: LoadedModel, dataset: Dataset, ask: ByLayer, watcher: Watche
     _check(loaded, dataset)
     file = _kept_at(loaded, dataset, ask, said)
     if file.exists():
-        watcher.say(Progress(STAGE, kind="note", text="These rows were read by this model before; what its blocks said is used again."))
+        watcher.say(
+            Progress(STAGE, kind="note", text="These rows were read by this model before; what its blocks said is used again.")
+        )
         return _read(file, loaded.name)
-    taken = _texts(loaded, dataset, ask, watcher) if loaded.anatomy.kind != "image_classifier" else _images(loaded, dataset, watcher)
+    taken = (
+        _texts(loaded, dataset, ask, watcher) if loaded.anatomy.kind != "image_classifier" else _images(loaded, dataset, watcher)
+    )
     _check_finite(taken, dataset, loaded.name)
     _keep(file, taken, watcher)
     return taken
@@ -73,12 +76,22 @@ def collect(loaded: LoadedModel, dataset: Dataset, ask: ByLayer, watcher: Watche
 
 def _check(loaded: LoadedModel, dataset: Dataset) -> None:
     if not loaded.anatomy.blocks:
-        raise ModelError(f"{loaded.name} has no blocks, so its data has no geometry by block.", "Open a language model, an encoder or an image classifier.")
+        raise ModelError(
+            f"{loaded.name} has no blocks, so its data has no geometry by block.",
+            "Open a language model, an encoder or an image classifier.",
+        )
     images = loaded.anatomy.kind == "image_classifier"
     if images and dataset.images is None:
-        raise DataError(f"{loaded.name} reads images, and {dataset.name} has none.", "Open images, such as builtin:mnist5k, or a language model.")
+        raise DataError(
+            f"{loaded.name} reads images, and {dataset.name} has none.",
+            "Open images, such as builtin:mnist5k, or a language model.",
+        )
     if not images and (dataset.texts is None or loaded.tokenizer is None):
-        why = f"{loaded.name} has no tokenizer" if loaded.tokenizer is None else f"{loaded.name} reads texts, and {dataset.name} has none"
+        why = (
+            f"{loaded.name} has no tokenizer"
+            if loaded.tokenizer is None
+            else f"{loaded.name} reads texts, and {dataset.name} has none"
+        )
         raise DataError(f"{why}.", "Open texts with a language model, or images with an image classifier.")
 
 
@@ -157,7 +170,10 @@ def _listening(loaded: LoadedModel, head: nn.Module | None = None) -> Iterator[l
         heard.append(output if isinstance(output, Tensor) else output[0])
 
     modules = [loaded.module(block.path) for block in loaded.anatomy.blocks]
-    hooks = [modules[0].register_forward_pre_hook(enters, with_kwargs=True), *(module.register_forward_hook(leaves) for module in modules)]
+    hooks = [
+        modules[0].register_forward_pre_hook(enters, with_kwargs=True),
+        *(module.register_forward_hook(leaves) for module in modules),
+    ]
     if head is not None:
         hooks.append(head.register_forward_pre_hook(enters, with_kwargs=True))
     try:
@@ -181,14 +197,23 @@ def _check_finite(spaces: Spaces, dataset: Dataset, name: str) -> None:
 def _kept_at(loaded: LoadedModel, dataset: Dataset, ask: ByLayer, said: str) -> Path:
     """The file that holds these vectors: named by the rows, the weights and all else that decides them."""
     weights = fingerprint(loaded.location) if loaded.location else ""
-    told = [_FORMAT, dataset.fingerprint, weights, said, str(next(loaded.model.parameters()).dtype), ask.pool, ask.tokens, torch.get_num_threads()]
+    told = [
+        _FORMAT,
+        dataset.fingerprint,
+        weights,
+        said,
+        str(next(loaded.model.parameters()).dtype),
+        ask.pool,
+        ask.tokens,
+        torch.get_num_threads(),
+    ]
     return cache_dir() / "geometry" / f"{hashlib.sha256(json.dumps(told).encode()).hexdigest()[:32]}.npz"
 
 
 def _read(file: Path, name: str) -> Spaces:
     with np.load(file, allow_pickle=False) as found:
         labels = tuple(str(label) for label in found["labels"])
-        weights, answers = (found[part] if part in found else None for part in ("weights", "answers"))
+        weights, answers = (found.get(part) for part in ("weights", "answers"))
         return Spaces(name, labels, tuple(found[f"v{at}"] for at in range(len(labels))), weights, answers)
 
 
@@ -214,5 +239,3 @@ def _keep(file: Path, spaces: Spaces, watcher: Watcher) -> None:
 def widths(loaded: LoadedModel) -> int:
     """Features of all blocks together, as far as they are known before reading (0 where widths change from block to block)."""
     return loaded.anatomy.hidden * (len(loaded.anatomy.blocks) + 1)
-
-

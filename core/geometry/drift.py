@@ -32,7 +32,9 @@ def procrustes(one: np.ndarray, two: np.ndarray) -> Drift:
     a, b = a - middle, b - b.mean(axis=0)
     sizes = np.linalg.norm(a), np.linalg.norm(b)
     if min(sizes) == 0:
-        raise DataError("All rows are one point in one of the two spaces, so there is no drift to measure.", "Look at another block.")
+        raise DataError(
+            "All rows are one point in one of the two spaces, so there is no drift to measure.", "Look at another block."
+        )
     left, values, right = np.linalg.svd(b.T @ a / (sizes[0] * sizes[1]))
     total = min(float(values.sum()), 1.0)
     turned = b @ (left @ right) * (total * sizes[0] / sizes[1]) + middle

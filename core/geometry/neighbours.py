@@ -48,8 +48,8 @@ def by_distance(vectors: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray
 def hubness(index: np.ndarray) -> float:
     """Skewness of how often each row is among the nearest of others (Radovanovic, Nanopoulos, Ivanovic 2010). index (rows, k): neighbours of each row.
 
-    0: all rows are neighbours equally often; large: a few hubs are near to everything. By Euclid (`by_distance`) it grows with the dimension by itself, so it is
-    read against Gaussian vectors of the same number and width. Rows that nobody chose count as 0.
+    0: all rows are neighbours equally often; large: a few hubs are near to everything. By Euclid (`by_distance`) it grows with the dimension by itself, so it
+    is read against Gaussian vectors of the same number and width. Rows that nobody chose count as 0.
     """
     count = np.bincount(index.ravel(), minlength=len(index)).astype(np.float64)
     spread = count.std()

@@ -155,10 +155,14 @@ def _compared(look: Look, sides: list[Spaces], same_axes: bool) -> tuple[dict[st
         lines.append({"layer": label, "before": before, **line})
         frames.append(frame.assign(layer=label))
     look.watcher.say(Progress("compare", len(pairs), len(pairs)))
-    told = {"against": sides[-1].name if len(sides) > 1 else "the block before", "chance_kept": neighbours.chance(len(rows), count), "layers": lines}
+    told = {
+        "against": sides[-1].name if len(sides) > 1 else "the block before",
+        "chance_kept": neighbours.chance(len(rows), count),
+        "layers": lines,
+    }
     if len(sides) > 1:
         told["cka_between"] = _between(*sides)
-    return (told if lines else None), pd.concat(frames, ignore_index=True).assign(layer=lambda all_: all_["layer"].astype("category"))
+    return (told if lines else None), pd.concat(frames, ignore_index=True)
 
 
 def _pairs(sides: list[Spaces]) -> list[tuple[str, str, np.ndarray, np.ndarray]]:
@@ -170,7 +174,9 @@ def _pairs(sides: list[Spaces]) -> list[tuple[str, str, np.ndarray, np.ndarray]]
     other = sides[1]
     there = dict(zip(other.labels, other.vectors, strict=True))
     same = [(label, label, one, there[label]) for label, one in zip(first.labels, first.vectors, strict=True) if label in there]
-    if len(first.labels) != len(other.labels):  # blocks are gone: the same number is another block, but begin and end are the same
+    if len(first.labels) != len(
+        other.labels
+    ):  # blocks are gone: the same number is another block, but begin and end are the same
         return [same[0], (first.labels[-1], other.labels[-1], first.vectors[-1], other.vectors[-1])]
     return same
 
@@ -189,7 +195,9 @@ def _pair(one: np.ndarray, two: np.ndarray, count: int, turn: bool, row: np.ndar
         before = after = np.zeros((len(row), 2), np.float32)
     line = {"procrustes": residual, "kept": float(kept.mean()), "moved": float(far.mean()), "turned": turn,
             "cka": debiased_cka([torch.from_numpy(np.asarray(part)) for part in (one, two)], ROWS_IN_CKA)[0][1]}  # fmt: skip
-    frame = pd.DataFrame({"row": row, "x": before[:, 0], "y": before[:, 1], "to_x": after[:, 0], "to_y": after[:, 1], "kept": kept, "moved": far})
+    frame = pd.DataFrame(
+        {"row": row, "x": before[:, 0], "y": before[:, 1], "to_x": after[:, 0], "to_y": after[:, 1], "shared": kept, "moved": far}
+    )
     return line, frame
 
 
