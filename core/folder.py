@@ -30,6 +30,7 @@ GEOMETRY, PLACES = (
     "geometry.json",
     "geometry.parquet",
 )  # a data set in every block of a model: its measures; where each row lies and goes
+DAMAGE = "damage.json"  # what each group of rows loses by each layer
 FORMULAS = "formulas.json"  # of a genetic search: grows with every generation
 RESUME = "resume.safetensors"  # what a run has finished so far; gone when it is done
 CHANGED = ".changed"  # blocks of a model larger than memory, as they are after pruning; gone when the run has ended

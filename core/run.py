@@ -95,7 +95,15 @@ def _work(recipe: Recipe, path: Path, watcher: Watcher) -> Report:
     if look and loaded:
         with clock.stage("geometry"):
             fields["geometry"] = geometry.finish(look, loaded, path)
-    if recipe.data and (recipe.select or recipe.projection or not recipe.geometry):
+    if loaded and recipe.damage:
+        from core.data.damage import run_damage
+        from core.model.steps import calibration_inputs
+
+        with clock.stage("damage"):
+            fields["damage"] = run_damage(
+                recipe, path, watcher, loaded, calibration_inputs(loaded, recipe.calibration, recipe.seed)
+            )
+    if recipe.data and (recipe.select or recipe.projection or not (recipe.geometry or recipe.damage)):
         from core.data.steps import run_data
 
         with clock.stage("data"):

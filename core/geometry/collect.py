@@ -21,6 +21,7 @@ from core.data.pooling import batches
 from core.data.selection import generator
 from core.errors import DataError, ModelError
 from core.events import Progress, Watcher
+from core.model.blocks import check_context
 from core.model.files.source import fingerprint
 from core.model.loading import LoadedModel
 from core.recipe import ByLayer
@@ -104,6 +105,7 @@ def _texts(loaded: LoadedModel, dataset: Dataset, ask: ByLayer, watcher: Watcher
         for positions, ids, mask in batches(dataset.texts, loaded.tokenizer, loaded.model, ask.tokens):
             watcher.check()
             heard.clear()
+            check_context(loaded, ids.shape[1])
             loaded.model(input_ids=ids, attention_mask=mask)
             found = [_pooled(hidden, mask, ask.pool) for hidden in heard]
             out = out or [np.empty((total, part.shape[1]), np.float32) for part in found]
