@@ -26,6 +26,7 @@ from core.recipe import ByLayer, Recipe, to_dict
 
 FORMAT = 1
 ROWS_IN_CKA = 512
+PRUNED = "pruned"  # what the second side is called where the recipe's own steps made it
 _STAGE = "measure"
 
 
@@ -75,7 +76,7 @@ def finish(look: Look, loaded: LoadedModel, path: Path) -> dict[str, Any]:
     if look.recipe.steps:
         steps = json.dumps(to_dict(look.recipe, full=True), sort_keys=True, default=str)
         pruned = collect.collect(loaded, look.rows, look.ask, look.watcher, f"after {steps}")
-        others.append(Spaces("after its steps", *_rest(pruned)))
+        others.append(Spaces(PRUNED, *_rest(pruned)))
     elif look.ask.against:
         model, said, same_axes = second(look.ask.against, look.recipe.model, loaded)  # type: ignore[arg-type]
         other = collect.collect(model, look.rows, look.ask, look.watcher, said)

@@ -11,10 +11,11 @@ import plotly.graph_objects as go
 
 from studio.charts.geometry import side_name, words
 from studio.charts.xray import MARGIN, titled
-from studio.theme import COLOURS, SCALE
+from studio.theme import COLOURS
 
 MOST_ARROWS = 300
 _TWIN_ROWS = 200
+_LOST_TO_KEPT = [[0.0, "#d9772b"], [0.5, "#b3ab78"], [1.0, "#2f9465"]]
 
 
 def layers(places: pd.DataFrame) -> list[str]:
@@ -39,12 +40,13 @@ def drift_map(places: pd.DataFrame, layer: str, share: float) -> go.Figure:
     mine = of_layer(places, layer)
     count = max(1, round(share * len(mine)))
     arrows = mine[: min(count, MOST_ARROWS)]
+    drawn = mine[::-1]  # the most changed on top
     figure = go.Figure(
         go.Scattergl(
-            x=mine["to_x"], y=mine["to_y"], mode="markers", showlegend=False, customdata=mine["row"],
+            x=drawn["to_x"], y=drawn["to_y"], mode="markers", showlegend=False, customdata=drawn["row"],
             marker={
-                "color": 100 * mine["shared"], "colorscale": SCALE, "reversescale": True, "cmin": 0, "cmax": 100,
-                "size": 6, "opacity": 0.85, "line": {"width": 0},
+                "color": 100 * drawn["shared"], "colorscale": _LOST_TO_KEPT, "cmin": 0, "cmax": 100,
+                "size": 7, "opacity": 0.85, "line": {"width": 0},
                 "colorbar": {"title": {**titled("neighbours kept, %"), "side": "right"}, "thickness": 10, "outlinewidth": 0, "len": 0.96},
             },
             hovertemplate="row %{customdata}: keeps %{marker.color:.0f} % of its neighbours<extra></extra>",
@@ -53,8 +55,8 @@ def drift_map(places: pd.DataFrame, layer: str, share: float) -> go.Figure:
     figure.add_scatter(
         x=_broken(arrows["x"], arrows["to_x"]), y=_broken(arrows["y"], arrows["to_y"]), mode="lines+markers",
         name=f"the {len(arrows):,} most changed, from where they were",
-        line={"color": COLOURS["warn"], "width": 1.4}, hoverinfo="skip",
-        marker={"symbol": "arrow", "angleref": "previous", "color": COLOURS["warn"], "size": [0, 9, 0] * len(arrows)},
+        line={"color": COLOURS["warn"], "width": 1.8}, hoverinfo="skip",
+        marker={"symbol": "arrow", "angleref": "previous", "color": COLOURS["warn"], "size": [0, 10, 0] * len(arrows)},
     )  # fmt: skip
     figure.update_layout(
         margin={**MARGIN, "b": 70, "r": 4},
@@ -85,7 +87,7 @@ def drift_note(found: Mapping[str, Any], layer: str) -> str:
     line = next((row for row in drift["layers"] if row["layer"] == layer), None)
     if len(found["sides"]) > 1:
         first, last = (side_name(found["sides"][at]["name"]) for at in (0, -1))
-        way = f"{first} before and after its steps" if last == "after its steps" else f"From {first} to {last}"
+        way = f"{first} before and after pruning" if last == "pruned" else f"From {first} to {last}"
     else:
         way = f"From {words(line['before']) if line else 'the block before'} to {words(layer)}"
     turned = ", the second turned and scaled onto the first" if line and line["turned"] else ""

@@ -148,7 +148,25 @@ def curves(found: Found, measure: str) -> go.Figure | None:
     figure.update_layout(margin={**MARGIN, "b": 84}, legend={"orientation": "h", "y": -0.26, "x": 0, "font": {"size": 12}})
     figure.update_xaxes(title=titled("after block"), type="category", showgrid=False, nticks=18, tickangle=0)
     figure.update_yaxes(title=titled(about.axis), zeroline=False)
+    _without_far_chance(figure, lines, about)
     return figure
+
+
+def _without_far_chance(figure: go.Figure, lines: list[_Line], about: Measure) -> None:
+    """Where chance is so far off that the curve would be flat, the axis keeps to the curve, and an arrow says where chance is."""
+    values = [value for line in lines for value in line.values if value is not None]
+    levels = [value for line in lines for value in line.chance if value is not None]
+    low, high = min(values), max(values)
+    span = max(high - low, 0.05 * max(abs(low), abs(high)), 1e-9)
+    above, below = bool(levels) and min(levels) > high + 2 * span, bool(levels) and max(levels) < low - 2 * span
+    if not (above or below):
+        return
+    figure.update_yaxes(range=[low - 0.3 * span, high + 0.3 * span])
+    some = sorted({_number(min(levels)), _number(max(levels))}, key=float)
+    figure.add_annotation(
+        x=0.99, y=0.98 if above else 0.02, xref="paper", yref="paper", xanchor="right", yanchor="top" if above else "bottom", showarrow=False,
+        text=f"{'↑' if above else '↓'} {about.level}: {' to '.join(some)}", font={"size": 12},
+    )  # fmt: skip
 
 
 def curve_finding(found: Found, measure: str) -> str:
@@ -176,7 +194,7 @@ def curve_finding(found: Found, measure: str) -> str:
 
 
 def _where(name: str) -> str:
-    return name if name.startswith("after ") else f"in {name}"
+    return name if name == "pruned" else f"in {name}"
 
 
 def _level(line: _Line, at: int, about: Measure) -> str:
@@ -201,11 +219,7 @@ def _change_finding(found: Found, measure: str, line: _Line) -> str:
     have = [(value, layer) for value, layer in zip(line.values, line.layers, strict=True) if value is not None]
     value, layer = (min if less else max)(have)
     other = side_name(found["sides"][-1]["name"])
-    between = (
-        "before and after its steps"
-        if other == "after its steps"
-        else f"between {side_name(found['sides'][0]['name'])} and {other}"
-    )
+    between = "before and after pruning" if other == "pruned" else f"between {side_name(found['sides'][0]['name'])} and {other}"
     who = "from one block to the next" if len(found["sides"]) == 1 else between
     if measure == "kept":
         return f"Most neighbours change at {words(layer)}: {value:.0f} % are kept {who} (chance: {line.chance[0] or 0:.1f} %)"

@@ -75,7 +75,7 @@ def _asked() -> Asked:
                            elem_id="geometry-data", scale=3, min_width=260)  # fmt: skip
         against = gr.Dropdown([("Nothing: from block to block", "")], value="", label="Set it against", info="Pruned by a finished run, or as the budget says",
                               elem_id="geometry-against", scale=3, min_width=260)  # fmt: skip
-        go = gr.Button("Look at the geometry", variant="primary", elem_id="geometry-go", scale=0, min_width=190, size="md")
+        go = gr.Button("Look at the geometry", variant="primary", elem_id="geometry-go", scale=0, min_width=215, size="md")
     with gr.Accordion("How it is read", open=False), gr.Row():
         pool = gr.Radio(
             [("Mean over tokens", "mean"), ("Last token", "last")], value="mean", label="A text is", elem_id="geometry-pool"
