@@ -92,9 +92,6 @@ def _work(recipe: Recipe, path: Path, watcher: Watcher) -> Report:
         from core.model.steps import run_model
 
         fields |= run_model(recipe, path, watcher, loaded, clock)
-    if look and loaded:
-        with clock.stage("geometry"):
-            fields["geometry"] = geometry.finish(look, loaded, path)
     if loaded and recipe.damage:
         from core.data.damage import run_damage
         from core.model.steps import calibration_inputs
@@ -108,6 +105,9 @@ def _work(recipe: Recipe, path: Path, watcher: Watcher) -> Report:
 
         with clock.stage("data"):
             fields |= run_data(recipe, path, watcher, loaded)
+    if look and loaded:  # last: a run's mask may be laid on the weights
+        with clock.stage("geometry"):
+            fields["geometry"] = geometry.finish(look, loaded, path)
     return Report(recipe.name, recipe.seed, seconds=clock.seconds, peak_rss_mb=round(peak_bytes() / 1024**2, 1), **fields)
 
 
