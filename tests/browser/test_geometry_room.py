@@ -1,12 +1,13 @@
 """The Geometry room as a person meets it: look, read the curves, set pruned against dense, take the most changed rows to the Data room."""
 
+import os
 import re
+import subprocess
+import sys
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import expect
-
-from core import folder
 
 pytestmark = pytest.mark.browser
 DRAWN = ".plotview[data-rev]:not(.empty)"
@@ -26,10 +27,14 @@ def small(page):
     box.press("Tab")
 
 
-def test_rows_are_looked_at_in_all_blocks_and_the_changed_ones_taken_to_the_data_room(studio, visit, shots):
+def test_rows_are_looked_at_in_all_blocks_and_the_changed_ones_go_to_the_data_room(studio, visit, shots):
     page = visit(studio.address, "geometry")
     expect(page.locator("#geometry-none")).to_contain_text("Not looked at yet")
     expect(page.locator("#geometry-data input")).to_have_value("builtin:trec/train")
+    choose(page, "#geometry-data", "builtin:digits")
+    page.locator("#geometry-go").click()
+    expect(page.locator(".strip")).to_contain_text("reads texts, and builtin:digits has none")
+    choose(page, "#geometry-data", "builtin:trec/train")
     small(page)
     page.locator("#geometry-go").click()
     expect(page.locator("#geometry-finding")).to_contain_text(
@@ -54,22 +59,21 @@ def test_rows_are_looked_at_in_all_blocks_and_the_changed_ones_taken_to_the_data
     expect(page.locator("#data-samples")).to_contain_text("Neighbourhoods that change most after block 2")
 
 
-def test_dense_against_pruned_stand_on_the_same_axes_at_any_width_and_in_the_dark(studio, visit, shots):
-    page = visit(studio.address, "prune")
-    page.locator("#prune-run").click()
-    run = re.compile(r"Run .*tiny-llama")
-    page.goto(f"{studio.address}?room=geometry")
-    expect(page.locator("#brand .open b").first).to_be_visible()
-    page.locator("#geometry-against input").first.click()
-    expect(page.get_by_role("option", name=run).first).to_be_visible()
-    page.get_by_role("option", name=run).first.click()
+def test_dense_against_pruned_stand_on_the_same_axes_at_any_width_and_in_the_dark(studio, visit, shots, checkout):
+    asked = studio.folder / "halved.yaml"
+    steps = "[{prune: {method: magnitude, sparsity: 0.5}}]"
+    asked.write_text(f"recipe: 1\nname: halved\nmodel: {{source: builtin:tiny-llama}}\nsteps: {steps}\n")
+    words = [sys.executable, "-m", "core.run", str(asked), "--out", str(studio.runs / "halved")]
+    subprocess.run(words, check=True, env={**os.environ, "PYTHONPATH": str(checkout)})
+    page = visit(studio.address, "geometry")
+    choose(page, "#geometry-against", "Run halved")
     small(page)
     page.locator("#geometry-go").click()
     expect(page.locator("#geometry-finding")).to_contain_text(
-        re.compile(r"Most neighbours change at .* % are kept between tiny-llama and .*chance")
+        re.compile(r"Most neighbours change at .* % are kept between tiny-llama and halved")
     )
     expect(page.locator("#geometry-cka-finding")).to_contain_text("The two models differ most after")
-    assert folder.read_json(next(studio.runs.glob("geometry-*")) / folder.GEOMETRY)["sides"]
+    expect(page.locator(f"#geometry-drift {DRAWN}")).to_be_visible()
     page.add_style_tag(content="* { transition: none !important; animation: none !important; }")
     for night, width in ((False, 1280), (True, 1280), (True, 390)):
         page.evaluate("night => document.body.classList.toggle('dark', night)", night)
@@ -79,10 +83,3 @@ def test_dense_against_pruned_stand_on_the_same_axes_at_any_width_and_in_the_dar
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth + 1")
     grave = [at["id"] for at in Axe().run(page).response["violations"] if at["impact"] in ("serious", "critical")]
     assert grave == []
-
-
-def test_data_that_the_model_cannot_read_is_a_sentence(studio, visit):
-    page = visit(studio.address, "geometry")
-    choose(page, "#geometry-data", "builtin:digits")
-    page.locator("#geometry-go").click()
-    expect(page.locator(".strip")).to_contain_text("reads texts, and builtin:digits has none")
