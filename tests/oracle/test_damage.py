@@ -18,7 +18,12 @@ from core.model.masks import decide
 from core.recipe import Data
 from core.run import run
 
-LLAMA = {"recipe": 1, "name": "d", "model": {"source": "builtin:tiny-llama"}, "calibration": {"samples": 2, "tokens": 32}}
+LLAMA = {
+    "recipe": 1,
+    "name": "d",
+    "model": {"source": "builtin:tiny-llama"},
+    "calibration": {"source": "builtin:wikitext2/valid", "samples": 2, "tokens": 32},
+}
 CUT = "blocks.2.mlp.down_proj"
 
 
