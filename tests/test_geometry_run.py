@@ -92,9 +92,7 @@ def test_dense_against_pruned_by_steps_and_by_a_finished_runs_mask_agree(tmp_pat
     _, steps, places = ran(tmp_path / "steps", **CNN, **prune, geometry=ask)
     run(recipe.parse({**{key: CNN[key] for key in ("recipe", "name", "model")}, **prune}), tmp_path / "pruned")
     _, mask, same = ran(tmp_path / "mask", **CNN, geometry={**ask, "against": str(tmp_path / "pruned")})
-    assert [side["name"] for side in steps["sides"]] == ["builtin:tiny-cnn", "pruned"] and mask["sides"][1][
-        "name"
-    ] == "pruned"
+    assert [side["name"] for side in steps["sides"]] == ["builtin:tiny-cnn", "pruned"] and mask["sides"][1]["name"] == "pruned"
     assert steps["drift"]["layers"] == mask["drift"]["layers"] and places.equals(same)
     first, last = steps["drift"]["layers"][0], steps["drift"]["layers"][-1]
     assert (first["layer"], first["kept"], first["turned"]) == ("input", 1, False) and 5 / 59 < last["kept"] < 1
