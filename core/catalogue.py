@@ -114,6 +114,8 @@ def resolve(recipe: Recipe, cards: tuple[MethodCard, ...] | None = None) -> Reci
             _seen_without_pruning(find(cards, "score", name), ("unstructured", "blocks"))
         if recipe.observe.curves:
             _seen_without_pruning(find(cards, "score", recipe.observe.curves.method), ("unstructured",))
+    if recipe.damage:
+        _seen_without_pruning(find(cards, "score", recipe.damage.method), ("unstructured",))
     for text in recipe.evolve.start if recipe.evolve else ():
         formula.parse(text)
     if recipe.select:

@@ -28,6 +28,11 @@ SCORES, MASK, SELECTION, LAYERS = "scores.safetensors", "mask.safetensors", "sel
 OBSERVATIONS, POINTS, REPORT, MODEL = "observations.json", "points.parquet", "report.json", "model"
 DATA = "data"  # the rows that a selection keeps, in the forms asked for, with a manifest
 PROOF = "proof.jsonl"  # of a proof: a line for each fit that is done
+GEOMETRY, PLACES = (
+    "geometry.json",
+    "geometry.parquet",
+)  # a data set in every block of a model: measures; where each row lies and goes
+DAMAGE = "damage.json"  # what each group of rows loses by each layer
 FORMULAS = "formulas.json"  # of a genetic search: grows with every generation
 RESUME = "resume.safetensors"  # what a run has finished so far; gone when it is done
 CHANGED = ".changed"  # blocks of a model larger than memory, as they are after pruning; gone when the run has ended

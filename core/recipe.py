@@ -14,6 +14,7 @@ from pydantic import Field, ValidationError, model_validator
 from ruamel.yaml import YAML
 
 from core.errors import RecipeError
+from core.recipe_link import ByLayer, Damage
 from core.recipe_prove import Prove
 from core.recipe_steps import (
     STRUCTURES,
@@ -35,10 +36,9 @@ from core.recipe_words import said
 from core.yaml_text import plain
 
 __all__ = [
-    "STRUCTURES", "VERSION", "Accuracy", "Allocation", "Budget", "Clusters", "Corruptions", "Curves", "Data", "Embedding", "Evolve", "Geometry",
-    "Latency", "Measure", "Model", "Observe",
-    "Perplexity", "Projection", "Prove", "Prune", "Recipe", "Reconstruct", "Recover", "Save", "Section", "Select", "Step", "Text",
-    "from_yaml", "n_of_m", "parse", "read", "tile_size", "to_dict", "to_yaml",
+    "STRUCTURES", "VERSION", "Accuracy", "Allocation", "Budget", "ByLayer", "Clusters", "Corruptions", "Curves", "Damage", "Data", "Embedding",
+    "Evolve", "Geometry", "Latency", "Measure", "Model", "Observe", "Perplexity", "Projection", "Prove", "Prune", "Recipe", "Reconstruct", "Recover",
+    "Save", "Section", "Select", "Step", "Text", "from_yaml", "n_of_m", "parse", "read", "tile_size", "to_dict", "to_yaml",
 ]  # fmt: skip
 VERSION = 1
 
@@ -240,12 +240,18 @@ class Recipe(Section):
     projection: Projection | None = None
     select: Select | None = None
     prove: Prove | None = None
+    geometry: ByLayer | None = None
+    damage: Damage | None = None
 
     @model_validator(mode="after")
     def _whole(self) -> Recipe:
         asks_model, asks_data = bool(self.steps or self.observe or self.evolve), bool(self.select or self.projection)
-        if not asks_model and not asks_data:
-            raise ValueError("a recipe needs model + steps (or observe, or evolve), or data + select (or projection)")
+        if not asks_model and not asks_data and not self.geometry and not self.damage:
+            raise ValueError(
+                "a recipe needs model + steps (or observe, or evolve), or data + select (or projection), or all of it for geometry"
+            )
+        if self.geometry or self.damage:
+            self._linked()
         if asks_model and self.model is None:
             raise ValueError(
                 "steps, observe and evolve need model: say which model to work on, such as model: {source: builtin:tiny-llama}"
@@ -264,6 +270,18 @@ class Recipe(Section):
                 "measure on another, such as builtin:wikitext2/test"
             )
         return self
+
+    def _linked(self) -> None:
+        """Geometry and damage are of data in a model: they need both."""
+        what = "geometry" if self.geometry else "damage"
+        if self.model is None:
+            raise ValueError(f"{what} needs model: say which model reads the rows, such as model: {{source: builtin:tiny-llama}}")
+        if self.data is None:
+            raise ValueError(f"{what} needs data: say which rows, such as data: {{source: builtin:trec}}")
+        if self.steps and self.damage:
+            raise ValueError("damage prunes layers one by one and puts them back; leave steps out")
+        if self.steps and self.geometry and self.geometry.against:
+            raise ValueError("steps already give the model that geometry sets against the dense one; leave geometry.against out")
 
 
 def parse(value: Any) -> Recipe:

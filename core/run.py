@@ -80,15 +80,32 @@ def _work(recipe: Recipe, path: Path, watcher: Watcher) -> Report:
     folder.write_text(path / folder.RECIPE, to_yaml(recipe, full=True))
     folder.write_json(path / folder.ENVIRONMENT, environment(recipe, loaded))
     fields: dict[str, Any] = {}
+    look = None
+    if loaded and recipe.geometry:
+        from core.geometry import steps as geometry
+
+        with clock.stage("geometry"):
+            look = geometry.begin(recipe, loaded, watcher)
     if loaded and (recipe.steps or recipe.observe or recipe.evolve):
         from core.model.steps import run_model
 
         fields |= run_model(recipe, path, watcher, loaded, clock)
-    if recipe.data:
+    if loaded and recipe.damage:
+        from core.data.damage import run_damage
+        from core.model.steps import calibration_inputs
+
+        with clock.stage("damage"):
+            fields["damage"] = run_damage(
+                recipe, path, watcher, loaded, calibration_inputs(loaded, recipe.calibration, recipe.seed)
+            )
+    if recipe.data and (recipe.select or recipe.projection or not (recipe.geometry or recipe.damage)):
         from core.data.steps import run_data
 
         with clock.stage("data"):
             fields |= run_data(recipe, path, watcher, loaded)
+    if look and loaded:  # last: a run's mask may be laid on the weights
+        with clock.stage("geometry"):
+            fields["geometry"] = geometry.finish(look, loaded, path)
     return Report(recipe.name, recipe.seed, seconds=clock.seconds, peak_rss_mb=round(peak_bytes() / 1024**2, 1), **fields)
 
 

@@ -35,6 +35,7 @@ ROOMS = (
     ("compare", "Compare"),
     ("formula", "Formula lab"),
     ("data", "Data"),
+    ("geometry", "Geometry"),
     ("learn", "Learn"),
     ("runs", "Runs"),
 )
@@ -63,7 +64,7 @@ def build(place: Place, quit_now: threading.Event) -> tuple[gr.Blocks, Worker]:
 
     worker = Worker(place.workspace / "worker")
     with gr.Blocks(title="Prunarium", analytics_enabled=False, fill_width=True, delete_cache=(3600, 86400)) as page:
-        signals = {name: gr.State(None) for name in ("model", "data", "budget", "by_hand", "formula", "run", "ended")}
+        signals = {name: gr.State(None) for name in ("model", "data", "budget", "by_hand", "formula", "picked", "run", "ended")}
         alive, timer, seen = gr.State([]), gr.Timer(0.5, active=False), gr.State(0)
         top = header.component()
         bar = strip.component()

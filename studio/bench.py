@@ -30,8 +30,9 @@ class Bench:
     `page`: the Blocks (for `.load`). `tabs`: the rooms; return `gr.Tabs(selected="prune")` to go to one. Signals are gr.States whose `.change`
     a room listens to, and which it writes as an output: `model` (source of the open model), `data` (source of the open data), `budget` (revision of
     the budget), `by_hand` ([how often *Prune with this budget* was pressed, what its bars remove: "neurons", "heads", empty for single weights]),
-    `formula` ([how often one was adopted, the expression, the share in %]), `run` (name of the followed run), `ended` (name of the run that ended last,
-    whichever it was). All but `by_hand`, `formula` and `ended` are set on page load.
+    `formula` ([how often one was adopted, the expression, the share in %]), `picked` (how often rows were sent to the Data room; the workspace says which),
+    `run` (name of the followed run), `ended` (name of the run that ended last, whichever it was). All but `by_hand`, `formula`, `picked` and `ended`
+    are set on page load.
     """
 
     workspace: Workspace
@@ -45,6 +46,7 @@ class Bench:
     budget: gr.State
     by_hand: gr.State
     formula: gr.State
+    picked: gr.State
     run: gr.State
     ended: gr.State
 

@@ -51,7 +51,8 @@ class Shares:
 class Opened:
     """What is open. `model`, `data`: sources as a recipe names them. `run`: name of the followed run folder. `place`: where in the history of budgets.
     `other`: the budget that A/B shows on the other side (None: the model as it is); `side`: which side is shown. `edited`: the revision that last changed
-    the model or its budget: a run that starts, or data that is opened, overtakes no hand on the bars."""
+    the model or its budget: a run that starts, or data that is opened, overtakes no hand on the bars. `picked`: rows that another room suggests for a closer
+    look: {source, rows (their numbers), why}."""
 
     revision: int = 0
     model: str = DEMO
@@ -62,6 +63,7 @@ class Opened:
     other: Shares | None = None
     side: str = "A"
     edited: int = 0
+    picked: Mapping[str, Any] | None = None
 
 
 class Workspace:
@@ -203,8 +205,15 @@ def _opened(value: dict[str, Any]) -> Opened:
         budget=_shares(value["budget"]),
         place=_place(value.get("place") or {}),
         edited=int(value.get("edited", value["revision"])),
+        picked=_picked(value.get("picked")),
         **_sides(value),
     )
+
+
+def _picked(value: Any) -> dict[str, Any] | None:
+    if not isinstance(value, dict):
+        return None
+    return {"source": str(value["source"]), "rows": [int(row) for row in value["rows"]], "why": str(value["why"])}
 
 
 def _place(value: dict[str, Any]) -> Place:

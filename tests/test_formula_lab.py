@@ -37,7 +37,7 @@ FOUND = {
 @pytest.fixture
 def bench(tmp_path):
     (tmp_path / "runs").mkdir()
-    return Bench(Workspace(tmp_path / "work"), None, tmp_path / "runs", (), *[None] * 9)
+    return Bench(Workspace(tmp_path / "work"), None, tmp_path / "runs", (), *[None] * 10)
 
 
 def searched(bench, name="evolve-a", state="", found=FOUND):

@@ -70,6 +70,14 @@ def _of_batch(rows: list[list[int]], model: nn.Module, module: nn.Module, pool: 
         return ((hidden * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)).cpu().numpy()
 
 
+def batches(texts: Sequence[str], tokenizer: Any, model: nn.Module, tokens: int) -> Iterator[tuple[list[int], Tensor, Tensor]]:
+    """(positions of the texts, ids, mask) a batch, both (rows, longest), padded on the right. Texts of like length share a batch."""
+    ids = _tokenized(list(texts), tokenizer, tokens)
+    order = sorted(range(len(ids)), key=lambda at: (len(ids[at]), at))
+    for batch in _batches(order, ids):
+        yield batch, *_padded([ids[at] for at in batch], model)
+
+
 def output_of(module: nn.Module, forward: Callable[[], Any]) -> Tensor:
     """What `module` puts out during `forward()`; the rest of the forward pass is left away."""
     with _hooked(module) as seen:

@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from core.recipe_steps import Section, Share
 
-ROOMS = ("model", "xray", "budget", "prune", "compare", "formula", "data", "runs", "learn")
+ROOMS = ("model", "xray", "budget", "prune", "compare", "formula", "data", "geometry", "runs", "learn")
 EVERYTHING = "all"  # in a step's budget: every block
 BARS = "bars"  # in a recipe's shares by hand: what the person's own bars say
 Line = Annotated[str, Field(min_length=1, max_length=2000)]

@@ -73,14 +73,14 @@ def _turned(before: Tensor, after: Tensor) -> float:
     return _angle(torch.cosine_similarity(before.double(), after.double(), dim=-1))
 
 
-def debiased_cka(states: list[Tensor]) -> list[list[float | None]]:
-    """Debiased linear CKA of every two of them, each (tokens, features) of the same tokens; widths may differ.
+def debiased_cka(states: list[Tensor], most: int = TOKENS_IN_CKA) -> list[list[float | None]]:
+    """Debiased linear CKA of every two of them, each (tokens, features) of the same tokens; widths may differ. Of at most `most` tokens, evenly spaced.
 
     HSIC is Song et al.'s unbiased estimate (2012): with K = X X^T and L = Y Y^T, their diagonals zero, and n tokens,
     [tr(K L) + 1'K1 1'L1 / ((n-1)(n-2)) - 2 1'K L1 / (n-2)] / (n (n-3)); CKA = HSIC(K, L) / sqrt(HSIC(K, K) HSIC(L, L)) (Nguyen et al.,
     arXiv 2010.15327). About 0 for states that have nothing to do with each other, 1 for the same up to a rotation and a scale. None below 4 tokens.
     """
-    kernels = [_kernel(x) for x in states]
+    kernels = [_kernel(x, most) for x in states]
     own = [None if k is None else _hsic(k, k) for k in kernels]
 
     def cka(a: int, b: int) -> float | None:
@@ -92,10 +92,10 @@ def debiased_cka(states: list[Tensor]) -> list[list[float | None]]:
     return [[upper[min(a, b), max(a, b)] for b in range(len(states))] for a in range(len(states))]
 
 
-def _kernel(states: Tensor) -> Tensor | None:
+def _kernel(states: Tensor, most: int) -> Tensor | None:
     if len(states) < 4:
         return None
-    rows = states[:: ceil(len(states) / TOKENS_IN_CKA)].double()
+    rows = states[:: ceil(len(states) / most)].double()
     rows = rows / rows.norm().clamp_min(1e-30)  # a scale changes nothing, and keeps large activations in range
     return (rows @ rows.T).fill_diagonal_(0.0)
 

@@ -100,6 +100,18 @@ def _wire_opening(bench: Bench, room: Room) -> None:
         """Another tab has opened other rows."""
         return first(view, way, *looks) if source and view is not None else gr.skip()
 
+    @plainly
+    def sent(view: View | None, way: str, keep: float, *looks: Any) -> Any:
+        """Another room suggests rows: its data is opened where it is not, and they stand below the map."""
+        told = bench.workspace.read().picked
+        if told is None:
+            return gr.skip()
+        same = view is not None and view.choice.source == told["source"]
+        choice = Choice(told["source"], embedding="auto", way=way, model=bench.workspace.read().model)
+        drawn = {} if same else show(choice, keep, *looks)
+        now = view if same else drawn.get(room.view)
+        return {**drawn, room.samples: dataview.suggested(bench, now, keep, told)} if now and now.ready else drawn or gr.skip()
+
     start = [room.view, room.way, *room.controls()[1:]]
     asked = [room.open.click, room.text.submit, room.label.submit]
     gr.on(asked, opened, inputs, outputs, **_QUIET)
@@ -110,6 +122,7 @@ def _wire_opening(bench: Bench, room: Room) -> None:
     bench.data.change(elsewhere, [bench.data, *start], outputs, **_QUIET)
     bench.tabs.select(_when_data(first), start, outputs, **_QUIET)
     bench.page.load(_when_asked(first), start, outputs, **_QUIET)
+    bench.picked.change(sent, start, outputs, **_QUIET)
     bench.ended.change(_after_run(show), [bench.ended, *room.controls()], outputs, **_QUIET)
 
 

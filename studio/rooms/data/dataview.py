@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -15,6 +16,7 @@ import pandas as pd
 from core import folder
 from core.recipe import to_dict
 from studio.bench import Bench
+from studio.charts.data import kept_rows
 from studio.parts import facts
 from studio.rooms.data import samples
 from studio.rooms.data.dataplan import Choice, found_map, found_selection, needs_model, to_recipe, way_label
@@ -158,6 +160,14 @@ def chosen(bench: Bench, view: View, frame: pd.DataFrame, kept: np.ndarray, plac
     title = f"{len(places):,} rows chosen: {stay:,} stay, {len(places) - stay:,} go"
     note = f"{len(some)} of them, spread evenly over the order." if len(some) < len(places) else ""
     return samples.shown(title, note, [("", _cards(bench, view, frame, kept, some))])
+
+
+def suggested(bench: Bench, view: View, keep: float, told: Mapping[str, Any]) -> dict[str, Any]:
+    """Rows that another room picked ({rows, why}), as a lasso shows its rows."""
+    frame, _ = points(bench, view, "pca")
+    places = np.flatnonzero(frame["row"].isin(told["rows"]).to_numpy())
+    shown = chosen(bench, view, frame, kept_rows(frame, keep / 100), places)
+    return {**shown, "note": f"{told['why']}. {shown['note']}".strip()}
 
 
 def near(bench: Bench, view: View, frame: pd.DataFrame, kept: np.ndarray, row: int) -> dict[str, Any]:
