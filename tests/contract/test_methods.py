@@ -25,7 +25,8 @@ from core.model.units.groups import STRUCTURES as UNITS
 from core.recipe import Embedding
 from kernels.masks import keep_highest
 
-EVIDENCE = set("rows row vectors clusters centroids labels texts frame generator neighbours dynamics loaded watcher".split())
+EVIDENCE = {"rows", "row", "vectors", "clusters", "centroids", "labels", "texts", "frame", "generator", "neighbours", "dynamics", "loaded",
+            "watcher"}  # fmt: skip
 load_methods()
 BY_KIND: dict[str, list] = {}
 for (kind, _), method in sorted(METHODS.items()):
