@@ -194,7 +194,8 @@ class _State:
         self.said = {}
         if kind == "prune":
             watcher = running.telling(self.watcher, self.loaded, part, self._prepared)
-            self._took(prune(self.loaded, part, self.calibration, self.recipe.seed, watcher, self._texts(part)))
+            texts = self._texts(part)
+            self._took(prune(self.loaded, part, self.calibration, self.recipe.seed, watcher, texts, put_back=False))
         elif kind == "recover":
             self._recover(part)
         else:

@@ -17,7 +17,7 @@ from core.model.anatomy import Layer
 from core.model.budgets.asked import Asked
 from core.model.budgets.costing import layer_prices
 from core.model.budgets.fitness import trying, weight_masks
-from core.model.masks import decide
+from core.model.masks import decide, finite
 from core.model.observe import Statistics, observe_block, of_kind, stream
 from core.model.pruning.choosing import by_hand
 from core.model.pruning.scoring import criterion, layer_scores, layer_weight, output_error
@@ -110,7 +110,7 @@ def allocate(task: Task, asked: Asked, layers: Sequence[Layer], known: Evidence)
     block_names = {block.index: block.name for block in loaded.anatomy.blocks}
 
     def scores(name: str) -> Tensor:
-        return layer_scores(loaded, by_name[name], score, params, known.layers[name], task.seed).flatten().cpu()
+        return finite(layer_scores(loaded, by_name[name], score, params, known.layers[name], task.seed), name).flatten().cpu()
 
     given = {
         "sizes": asked.sizes,

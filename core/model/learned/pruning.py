@@ -113,7 +113,7 @@ def _learned(course: Course) -> tuple[float, Scores]:
     }  # fmt: skip
     scores = {name: value.detach().float() for name, value in method(given, task.step.params).items()}
     for name, shape in course.shapes.items():
-        if tuple(scores[name].shape) != shape or torch.isnan(scores[name]).any():
+        if tuple(scores[name].shape) != shape or not torch.isfinite(scores[name]).all():
             raise ModelError(
                 f"The scores that {method.card.label} learned for {name} are not all numbers.",
                 "Use a lower learning rate, or check the model's weights and the calibration text for NaN.",

@@ -94,6 +94,7 @@ def _prune_layer(work: _Work, layer: ExpertLayer, visit: Visit) -> None:
     task, turned = work.task, work.turned[layer.name]
     method, step = task.method, task.step
     statistics = _observed(visit, of_kind(method.needed(step.params), KIND), turned)
+    task.will_write(*task.loaded.module(layer.path).parameters(recurse=False))
     for name, weight in matrices(task.loaded.module(layer.path)).items():
         keep, means = torch.ones(weight.shape, dtype=torch.bool), []
         for expert in range(layer.count):

@@ -130,7 +130,9 @@ def _prune_layer(work: _Work, layer: Layer, statistics: Statistics) -> None:
     """Score one layer, decide its mask, set what falls to zero; a solver does all three at once."""
     task, share = work.task, work.shares[layer.name]
     loaded, step, method = task.loaded, task.step, task.method
-    flat, gram = matrix(layer, loaded.module(layer.path).weight.data), statistics.get("gram")
+    weight, gram = loaded.module(layer.path).weight, statistics.get("gram")
+    task.will_write(weight)
+    flat = matrix(layer, weight.data)
     statistics = statistics | work.gradients.pop(layer.name, {})
     before = flat.float().clone() if gram is not None else None
     if method.card.kind == "solver":
@@ -138,19 +140,9 @@ def _prune_layer(work: _Work, layer: Layer, statistics: Statistics) -> None:
         scores, keep = method(given | {"share": share, "pattern": n_of_m(step.structure), "watcher": task.watcher}, step.params)
     else:
         scores = layer_scores(loaded, layer, method, step.params, statistics, task.seed)
-        keep = _decided(work, layer, scores)
+        keep = decide(scores, step.structure, share, method.card.compare, layer.name, work.spared.get(layer.name))
     with torch.no_grad():
         if method.card.kind == "solver":
             flat.copy_(scores)
         flat.masked_fill_(~keep.to(flat.device), 0.0)
     work.add(layer, keep, scores, None if gram is None else output_error(before, flat.float(), gram))
-
-
-def _decided(work: _Work, layer: Layer, scores: Tensor) -> Tensor:
-    """The layer's mask; its spared entries stay, and others go in their place."""
-    structure, share, compare = work.task.step.structure, work.shares[layer.name], work.task.method.card.compare
-    if layer.name not in work.spared:
-        return decide(scores, structure, share, compare, layer.name)
-    rows, columns = (places.to(scores.device) for places in work.spared[layer.name])
-    keep = decide(scores.index_put((rows, columns), scores.new_tensor(torch.inf)), structure, share, compare, layer.name)
-    return keep.index_put((rows, columns), keep.new_tensor(True))  # where all were to go, too

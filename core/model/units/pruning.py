@@ -176,7 +176,9 @@ def _solved(work: _Work, group: Group, share: float, statistics: Statistics) -> 
     if not count:
         return work.found.add(loaded, group, torch.ones(group.units, dtype=torch.bool), share, None, 0.0)
     reader = loaded.anatomy.by_path[group.reader.path]
-    known, flat = work.known(statistics).get(reader.name, {}), matrix(reader, loaded.module(reader.path).weight.data)
+    known, weight = work.known(statistics).get(reader.name, {}), loaded.module(reader.path).weight
+    task.will_write(weight)
+    flat = matrix(reader, weight.data)
     before = flat.float().clone()
     if not all(torch.isfinite(value).all() for value in (before, *known.values())):
         raise ModelError(
