@@ -36,6 +36,11 @@ class PaperCard:
     title: str
     arxiv: str = ""
 
+    @property
+    def said(self) -> str:
+        """Authors (year), title, and its number where it has one."""
+        return f"{self.authors} ({self.year}), {self.title}" + (f", arXiv {self.arxiv}" if self.arxiv else "")
+
 
 @dataclass(frozen=True)
 class ParamCard:

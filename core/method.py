@@ -159,7 +159,7 @@ def score(
 
 
 def solver(name: str, *, label: str, paper: Paper | None = None, needs: set[str] | None = None, **card: Any) -> Decorator:
-    """A criterion that also changes the weights that stay: function(weight, decide, ...) -> (new weight (out, in), kept bool (out, in)).
+    """A criterion that also changes the weights that stay: function(weight, share, ...) -> (new weight (out, in), kept bool (out, in)).
 
     May name weight (out, in) float32, share (to remove), pattern ((n, m) or None), watcher, and its needs. Structures: unstructured, N:M.
     For neurons and heads: weight of the layer that reads the units, index (units, entries: which of its columns are each unit's), count (of units to

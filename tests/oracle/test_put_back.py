@@ -12,6 +12,7 @@ from core.catalogue import resolve
 from core.errors import ModelError, Stopped
 from core.events import Silent
 from core.model.loading import from_module
+from core.model.masks import decide
 from core.model.measuring.likelihood import token_losses
 from core.model.pruning.step import prune
 from core.recipe import parse
@@ -74,12 +75,12 @@ def same(model, before) -> bool:
         {"method": "greedy_output", "structure": "neurons", "sparsity": 0.5},
     ],
 )
-def test_activations_that_overflow_in_the_third_block_leave_the_first_two_whole(fields):
+def test_activations_that_overflow_in_the_third_block_leave_those_before_it_whole(fields):
     model = broken()
     before = state(model)
     with pytest.raises(ModelError) as told:
         prune(from_module(model, "x"), step(**fields), lambda: IDS, 0, Silent())
-    assert "blocks.2" in told.value.problem or "Gram" in told.value.problem
+    assert "blocks." in told.value.problem or "Gram" in told.value.problem
     assert same(model, before)
 
 
@@ -102,6 +103,18 @@ def test_a_stop_after_the_first_block_leaves_it_whole(model, fields):
     assert torch.equal(token_losses(model, IDS % 96), loss)
     done = prune(from_module(model, "x"), step(**fields), lambda: IDS % 96, 0, Silent())  # and it can be pruned after that
     assert done.rows and not same(model, before)
+
+
+def test_infinite_scores_are_refused_and_say_where():
+    """W = (1, 2, 3, 4) on inputs of norm infinity: every score is infinite, none is lower, and ties would drop 1 and 2 whatever they are."""
+    for scores in (torch.tensor([[1.0, 2.0, 3.0, 4.0]]) * torch.inf, torch.tensor([[1.0, -torch.inf, 3.0, 4.0]])):
+        for structure in ("unstructured", "2:4", "tiles:2"):
+            with pytest.raises(ModelError, match=r"scores of blocks\.1\.up are not all finite"):
+                decide(scores, structure, 0.5, "row", "blocks.1.up")
+    spared = (torch.tensor([0]), torch.tensor([0]))  # protected entries are no such score: 1 stays, and 2 and 3 go
+    assert decide(torch.tensor([[1.0, 2.0, 3.0, 4.0]]), "unstructured", 0.5, "row", "x", spared).tolist() == [
+        [True, False, False, True]
+    ]
 
 
 def test_without_putting_back_a_stop_leaves_what_was_done():

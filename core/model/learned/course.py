@@ -17,6 +17,7 @@ from core.method import get
 from core.model.anatomy import Layer
 from core.model.blocks import BATCH_TOKENS, known_ids
 from core.model.budgets.allocating import allocate, asked_of_layers, gather, needs_of_allocation
+from core.model.budgets.asked import check_met
 from core.model.gradients import gradient_statistics
 from core.model.learned.gates import Masks, laid_over, listening
 from core.model.masks import decide, generator, nearest
@@ -96,7 +97,10 @@ class Course:
             return {name: part * share for name, share in self.shares.items()}
         given = {"sizes": self._sizes(), "sparsity": part * self.task.step.sparsity,
                  "scores": lambda name: scores[name].detach().float().flatten().cpu()}  # fmt: skip
-        return get("allocator", self.task.step.allocation.method)(given, self.task.step.allocation.params)
+        shares = get("allocator", self.task.step.allocation.method)(given, self.task.step.allocation.params)
+        if part == 1.0:
+            check_met(sum(share * self._sizes()[name] for name, share in shares.items()), self.task.step, self._sizes())
+        return shares
 
     def loss(self, masks: Masks, rows: Sequence[int] | None = None) -> float:
         """Mean negative log-likelihood in nats a token of these sequences (all where left out) with the masks on; infinite where it is no number."""

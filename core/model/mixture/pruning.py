@@ -14,6 +14,7 @@ from core.errors import RecipeError
 from core.events import follow
 from core.method import Method, get
 from core.model.anatomy import read_anatomy
+from core.model.budgets.asked import check_met
 from core.model.budgets.costing import expert_price
 from core.model.loading import LoadedModel
 from core.model.masks import finite, nearest
@@ -83,6 +84,12 @@ def _shares(task: Task, layers: Sequence[ExpertLayer], chosen: Sequence[ExpertLa
         sparsity = step.sparsity if task.owed is None else _share_owed(loaded, chosen, task.owed)
         given = {"sizes": {layer.name: layer.count for layer in chosen}, "sparsity": sparsity}
         shares = get("allocator", step.allocation.method)(given, step.allocation.params)
+        if task.owed is None:
+            check_met(
+                sum(min(share * layer.count, layer.count - 1) for layer, share in zip(chosen, shares.values(), strict=True)),
+                step,
+                given["sizes"],
+            )
     goes = {layer.name: min(nearest(shares.get(layer.name, 0.0) * layer.count), layer.count - 1) for layer in layers}
     kept = {layer.name: layer.count - goes[layer.name] for layer in layers}
     if len(set(kept.values())) > 1:

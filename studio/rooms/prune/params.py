@@ -31,7 +31,7 @@ def details(title: str, page: gr.Blocks, chosen: gr.components.Component, params
                 control(param if redrawn is None else replace(param, default=given.get(param.name, param.default)), params)
             gr.Markdown(card.doc)
             if card.paper:
-                gr.Markdown(f"*{card.paper.authors} ({card.paper.year}), {card.paper.title}, arXiv {card.paper.arxiv}*")
+                gr.Markdown(f"*{card.paper.said}*")
 
 
 def control(param: ParamCard, params: gr.State) -> None:
