@@ -252,6 +252,11 @@ def _resolved_prune(prune: Prune, cards: tuple[MethodCard, ...]) -> Prune:
                 "Say sparsity instead of budget.",
             )
     allocation = prune.allocation
+    if card.inside and allocation.method not in ("uniform", "by_hand"):
+        raise RecipeError(
+            f"Allocation {allocation.method} looks at layers, and the weights inside {card.inside} are none.",
+            "Use uniform or by_hand for them.",
+        )
     if allocation.method != "by_hand":
         allocator = find(cards, "allocator", allocation.method)
         if allocation.method != "uniform" and structure not in allocator.structures:

@@ -68,14 +68,25 @@ def finite(scores: Tensor, name: str) -> Tensor:
     return scores
 
 
-def decide(scores: Tensor, structure: str, share: float, compare: str, name: str, spared: Entries | None = None) -> Tensor:
+def decide(
+    scores: Tensor,
+    structure: str,
+    share: float,
+    compare: str,
+    name: str,
+    spared: Entries | None = None,
+    gone: Tensor | None = None,
+) -> Tensor:
     """Scores (out, in) and a share to remove -> bool (out, in), True = kept.
 
     compare "row": each row loses round(share * columns); "layer": the matrix loses round(share * weights). N:M keeps N of each M consecutive
     inputs of a row; tiles go whole, as many as come nearest to the share of weights. spared: entries that stay whatever their score, others in their
-    place. Raises ModelError on scores that are not finite numbers, RecipeError where M does not divide the inputs.
+    place. gone (bool, out, in): weights that are zero already; they go first, so that a share counts what earlier steps took (of tiles, their
+    scores say so). Raises ModelError on scores that are not finite numbers, RecipeError where M does not divide the inputs.
     """
     finite(scores, name)
+    if gone is not None and not tile_size(structure):
+        scores = scores.masked_fill(gone.to(scores.device), -torch.inf)
     if spared is None:
         return _kept(scores, structure, share, compare, name)
     rows, columns = (places.to(scores.device) for places in spared)

@@ -17,10 +17,12 @@ from core.model.loading import LoadedModel
 from core.model.masks import decide, nearest
 from core.model.measuring.counts import check_in_memory
 from core.model.measuring.likelihood import check_causal, token_losses
+from core.model.memory import check_fits
 from core.model.observe import matrix
 from core.model.units.groups import Group
 from kernels.masks import keep_highest
 
+SMALLER = "Choose fewer layers with `only`, or an allocation that tries nothing, such as owl or global."
 Mask = tuple[
     nn.Module, Callable[[float], Tensor]
 ]  # a layer, and for a share: what of its stored weight stays, bool, broadcasting
@@ -66,6 +68,9 @@ def trying(loaded: LoadedModel, masks: Mapping[str, Mask], ids: Tensor, watcher:
     """For the length of a `with`; the model is then as it was. Raises ModelError where it has no loss to try by."""
     check_in_memory(loaded)
     check_causal(loaded.model, NO_LOSS)
+    if loaded.device.type == "cpu":
+        size = sum(layer.weight.numel() * layer.weight.itemsize for layer, _ in masks.values())
+        check_fits(size, "Trying out budgets, which keeps a copy of the weights that it masks,", SMALLER)
     fitness = Fitness(loaded, masks, ids, watcher)
     try:
         yield fitness

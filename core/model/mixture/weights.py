@@ -102,7 +102,7 @@ def _prune_layer(work: _Work, layer: ExpertLayer, visit: Visit) -> None:
             flat, kept = (each.T if turned[name] else each for each in (weight[expert], keep[expert]))
             given = have(flat.float(), tuple(flat.shape), task.generator(place), statistics[expert, name])
             scores = method(given, step.params)
-            kept.copy_(decide(scores, step.structure, work.shares[layer.name], method.card.compare, place))
+            kept.copy_(decide(scores, step.structure, work.shares[layer.name], method.card.compare, place, gone=flat == 0))
             flat.masked_fill_(~kept.to(flat.device), 0.0)
             means.append(float(scores.mean()))
         work.masks[f"{layer.path}.{name}"] = PackedMask.of(keep)
