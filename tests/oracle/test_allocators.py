@@ -221,10 +221,10 @@ def test_block_influence_spreads_neurons_and_heads_by_each_papers_rule(rule, str
     if rule == "Adapt-Pruner":
         shares = 0.5 - 0.2 * apart / apart.abs().max()  # they add up to 4 * 0.5 as they are
     else:
-        raw = torch.sigmoid(1.5 * apart / figures.std(correction=0))
+        raw = torch.sigmoid(apart / figures.std(correction=0))
         shares = 1 - raw / raw.mean() * 0.5
         assert shares.min() > 0
-    params = {"rule": rule, "strength": 1.5, "amplitude": 0.2}
+    params = {"rule": rule, "strength": 1.0, "amplitude": 0.2}
     allocation = {"method": "influence_weighted", "params": params}
     done = run(
         model, method="cfsp" if structure == "neurons" else "magnitude", structure=structure, sparsity=0.5, allocation=allocation
