@@ -34,11 +34,11 @@ class Section(BaseModel):
 
 
 class Model(Section):
-    """What to prune: builtin:NAME, a folder, a .gguf file, or a hub id with @revision. dtype: what it computes in; auto is float32, fastest is bfloat16 where
-    this machine is measured to multiply it at least four times as fast, else float32."""
+    """What to prune: builtin:NAME, a folder, a .gguf file, or a hub id with @revision. dtype: what it computes in; auto is float32, or bfloat16 where this
+    machine's processor is measured to multiply it at least four times as fast."""
 
     source: str
-    dtype: Literal["auto", "float32", "bfloat16", "float16", "fastest"] = "auto"
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     device: str = "auto"
 
 

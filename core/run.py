@@ -136,11 +136,11 @@ def environment(recipe: Recipe, loaded: LoadedModel | None) -> dict[str, Any]:
 
 
 def _arithmetic(recipe: Recipe, loaded: LoadedModel | None) -> dict[str, Any]:
-    """What the model computes in, and the measured ratio where that chose it."""
+    """What the model computes in, and the measured ratio where that was to choose it."""
     if loaded is None:
         return {}
     found = {"dtype": str(next(loaded.model.parameters()).dtype).removeprefix("torch.")}
-    return found | ({"bfloat16_times_as_fast": bfloat16_speed()} if recipe.model.dtype == "fastest" else {})
+    return found | ({"bfloat16_times_as_fast": bfloat16_speed()} if recipe.model.dtype == "auto" else {})
 
 
 class Clock:

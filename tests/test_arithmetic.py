@@ -1,4 +1,4 @@
-"""dtype: fastest is what this machine was measured to be fast in."""
+"""dtype: auto is what this machine was measured to be fast in."""
 
 from __future__ import annotations
 
@@ -35,7 +35,9 @@ def test_the_ratio_is_measured_once_a_machine_and_kept(empty_cache):
 @pytest.mark.parametrize(("ratio", "dtype"), [(3.9, torch.float32), (4.0, torch.bfloat16)])
 def test_a_model_computes_in_bfloat16_only_where_that_is_four_times_as_fast(empty_cache, monkeypatch, ratio, dtype):
     monkeypatch.setattr(arithmetic, "measured_speed", lambda: ratio)
-    assert load("builtin:tiny-llama", dtype="fastest").model.dtype == dtype
+    assert load("builtin:tiny-llama", dtype="auto").model.dtype == dtype
+    assert load("builtin:tiny-llama").model.dtype == torch.float32  # what is not asked for is not measured
+    assert load("builtin:tiny-vit", dtype="auto").model.dtype == torch.float32  # images come as float32
 
 
 def test_another_dtype_is_refused():

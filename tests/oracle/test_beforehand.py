@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from core import folder
-from core.catalogue import load as cards
 from core.catalogue import resolve
 from core.errors import ModelError, PrunariumError, RecipeError
 from core.events import Silent
+from core.method import cards
 from core.model.loading import from_module
 from core.model.pruning.step import prune
 from core.model.steps import check_steps
