@@ -10,7 +10,7 @@ from typing import Any
 from core.cost import Owed, Prices, meet, most_removed, removed, whole
 from core.errors import RecipeError
 from core.method import Method
-from core.model.units.groups import UNITS
+from core.model.units.groups import CHANNELS, UNITS
 from core.recipe import Prune
 
 _PRICED = {"prices", "owed"}
@@ -57,7 +57,8 @@ def check_met(gone: float, step: Prune, sizes: Mapping[str, int]) -> None:
     """Raises RecipeError where shares that take off `gone` of these units leave the step's sparsity unmet by more than rounding does, half a unit each."""
     there = sum(sizes.values())
     asked = (step.sparsity or 0.0) * there
-    if gone >= asked * (1 - 1e-9) - 0.5 * len(sizes):
+    rounding = 1.0 if step.structure == CHANNELS else 0.5  # what all channels of a group would break is said there, with its name
+    if gone >= asked * (1 - 1e-9) - rounding * len(sizes):
         return
     what = step.structure if step.structure in (*UNITS, "experts") else "weights"
     stays = "the last of a block always stays" if what != "weights" else "no more can go"
