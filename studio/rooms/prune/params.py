@@ -39,7 +39,7 @@ def details(title: str, page: gr.Blocks, chosen: gr.components.Component, params
                 control(replace(param, default=set_to), name, params)
             gr.Markdown(card.doc)
             if card.paper:
-                gr.Markdown(f"*{card.paper.authors} ({card.paper.year}), {card.paper.title}, arXiv {card.paper.arxiv}*")
+                gr.Markdown(f"*{card.paper.said}*")
 
 
 def control(param: ParamCard, method: str, params: gr.State) -> None:
