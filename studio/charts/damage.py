@@ -16,6 +16,7 @@ from studio.charts.xray import MARGIN, titled
 Found = Mapping[str, Any]
 TOGETHER = "*"  # the layer of the cells in which all are pruned (core.data.damage)
 _PALE, _DEEP = "#ece9dd", "#a9480f"
+_WIDE = 24  # layers; more are too narrow on a phone for gaps between them
 _MOST_WORDS = 22  # letters of a group's words beside the map
 
 
@@ -52,6 +53,12 @@ def groups(found: Found, level: float) -> list[int]:
     return sorted(range(len(found["groups"])), key=lambda at: (-math.inf if whole[at] is None else whole[at], -at), reverse=True)
 
 
+def named(found: Found, level: float) -> list[int]:
+    """The groups that a title may name, in the same order: with at least half the predictions of an even share. A handful of tokens says anything."""
+    even = found["predictions"][-1] / max(len(found["groups"]), 1)
+    return [at for at in groups(found, level) if found["predictions"][at] >= even / 2]
+
+
 def group_name(found: Found, at: int) -> str:
     """In the middle of a sentence: cluster 7 (city, state), or the class."""
     if at == len(found["groups"]):
@@ -69,7 +76,7 @@ def damage_map(found: Found, measure: str, level: float) -> go.Figure:
     far = max(max(map(abs, known)), 1e-9)
     low, high = {"loss": (-far, far), "jsd": (0.0, far), "cka": (min(0.99, min(known)), 1.0)}[measure]
     said = [[[group_name(found, at), layer] for layer in layers] for at in rows]
-    look = {"colorscale": about.scale, "zmin": low, "zmax": high, "xgap": 1, "ygap": 1}
+    look = {"colorscale": about.scale, "zmin": low, "zmax": high, "xgap": 1 if len(layers) <= _WIDE else 0, "ygap": 1}
     figure = go.Figure([
         go.Heatmap(z=single, customdata=said, **look, hovertemplate="%{customdata[0]}<br>%{customdata[1]}: %{z:.3g}<extra></extra>",
                    colorbar={"title": {**titled(about.axis.format(unit=unit(found))), "side": "right"}, "thickness": 10, "outlinewidth": 0, "len": 0.96}),
@@ -108,9 +115,9 @@ def _tick(found: Found, at: int) -> str:
 
 
 def finding(found: Found, measure: str, level: float) -> str:
-    """The group and layer with the most damage, and what that is."""
+    """The group (see `named`) and layer with the most damage, and what that is."""
     about = MEASURES[measure]
-    have = [(value, -at, layer) for layer in _layers(found, level) for at in range(len(found["groups"]))
+    have = [(value, -at, layer) for layer in _layers(found, level) for at in named(found, level)
             if (value := _value(found, layer, level, measure, at)) is not None]  # fmt: skip
     if not have:
         return "No group of rows is large enough for a figure"
@@ -129,7 +136,7 @@ def finding(found: Found, measure: str, level: float) -> str:
 
 def together(found: Found, level: float) -> str:
     """What the group that pays most pays where all layers are pruned at once, a sentence."""
-    worst = groups(found, level)[0]
+    worst = named(found, level)[0]
     mine, all_rows = (_value(found, TOGETHER, level, "loss", at) for at in (worst, len(found["groups"])))
     if mine is None or all_rows is None:
         return ""
@@ -138,7 +145,7 @@ def together(found: Found, level: float) -> str:
 
 def paying(found: Found, level: float) -> str:
     """The same as growth: +3 % perplexity over all rows, +41 % on cluster 7. Empty where nothing can be said."""
-    worst, every = groups(found, level)[0], len(found["groups"])
+    worst, every = named(found, level)[0], len(found["groups"])
     figures = [_growth(found, level, at) for at in (every, worst)]
     if "" in figures:
         return ""
