@@ -27,6 +27,38 @@ def small(page):
     box.press("Tab")
 
 
+def test_rows_are_looked_at_in_all_blocks_and_the_changed_ones_go_to_the_data_room(studio, visit, shots):
+    page = visit(studio.address, "geometry")
+    expect(page.locator("#geometry-none")).to_contain_text("Not looked at yet")
+    expect(page.locator("#geometry-data input")).to_have_value("builtin:trec/train")
+    choose(page, "#geometry-data", "builtin:digits")
+    page.locator("#geometry-go").click()
+    expect(page.locator(".strip")).to_contain_text("reads texts, and builtin:digits has none")
+    choose(page, "#geometry-data", "builtin:trec/train")
+    small(page)
+    page.locator("#geometry-go").click()
+    expect(page.locator("#geometry-finding")).to_contain_text(
+        re.compile(r"The intrinsic dimension (falls|rises) from .* \(Gaussian vectors")
+    )
+    expect(page.locator(f"#geometry-curves {DRAWN}")).to_be_visible()
+    expect(page.locator("#geometry-cka-finding")).to_contain_text("The rows are rearranged most between")
+    expect(page.locator("#geometry-note")).to_contain_text("100 of 5,452 rows, drawn class by class")
+    choose(page, "#geometry-measure", "Neural collapse 1: spread")
+    expect(page.locator("#geometry-finding")).to_contain_text("shuffled classes")
+    choose(page, "#geometry-layer", "Block 2")
+    expect(page.locator("#geometry-drift-finding")).to_contain_text(
+        re.compile(r"After block 2 a row keeps \d+ % of its neighbours; the 5 most changed")
+    )
+    page.locator("#geometry-show").click()
+    expect(page.locator("#geometry-samples .sample")).to_have_count(5)
+    expect(page.locator("#geometry-samples")).to_contain_text("keeps")
+    page.screenshot(path=shots / "geometry.png", full_page=True)
+    page.locator("#geometry-take").click()
+    expect(page.locator("#data-about")).to_contain_text("5,452 texts in 6 classes")
+    expect(page.locator("#data-samples")).to_contain_text("5 rows chosen")
+    expect(page.locator("#data-samples")).to_contain_text("Neighbourhoods that change most after block 2")
+
+
 def test_dense_against_pruned_stand_on_the_same_axes_at_any_width_and_in_the_dark(studio, visit, shots, checkout):
     asked = studio.folder / "halved.yaml"
     steps = "[{prune: {method: magnitude, sparsity: 0.5}}]"
