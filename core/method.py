@@ -28,6 +28,7 @@ PACKAGES = (
     "core.statistics",
     "core.prune",
     "core.allocate",
+    "core.reconstruct",
     "core.recover",
     "core.embed",
     "core.select",
@@ -231,6 +232,19 @@ def allocator(name: str, *, label: str, paper: Paper | None = None, needs: set[s
     meets a budget in any cost itself. For one that names neither, the engine finds the sparsity at which its shares meet the budget.
     """
     return _register("allocator", name, label, paper, needs, **{"structures": ("unstructured",), **card})
+
+
+def reconstruction(
+    name: str, *, label: str, layers: str, targets: str, paper: Paper | None = None, place: str = "recovery/reconstruction", **card: Any
+) -> Decorator:
+    """Refitting pruned layers without training, one after the other: function -> core.model.reconstructing.refit.Refit.
+
+    `layers` "masked": those under a mask, (out, in) as in the dense model; "outputs": the last layer of each attention and MLP, whatever was removed before
+    it. `targets`: what a layer should give: "own", what its dense weights give for what it reads now; "dense", what it gives in the dense model.
+    May name weight (float32, as it is), keep (bool), dense_weight (masked layers only), seen (core.model.reconstructing.pairs.Seen), bias (None where
+    there is none), watcher. Zeros of the mask stay zero, and their number stays; the engine asserts both.
+    """
+    return _register("reconstruction", name, label, paper, extra={"layers": layers, "targets": targets}, place=place, **card)
 
 
 def recovery(name: str, *, label: str, paper: Paper | None = None, learning_rate: float = 1e-4, **card: Any) -> Decorator:

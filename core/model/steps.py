@@ -41,10 +41,11 @@ from core.model.pruning.beforehand import check_step
 from core.model.pruning.pruned import UnitCut
 from core.model.pruning.second import second_models
 from core.model.pruning.step import Pruned, prune, pruner
+from core.model.reconstructing.step import opener, reconstruct
 from core.model.units.groups import UNITS
 from core.model.width.narrow import entries, stored_axis
 from core.model.width.stream_width import STRUCTURE as WIDTH
-from core.recipe import STRUCTURES, Prune, Recipe, Recover, Text
+from core.recipe import STRUCTURES, Prune, Recipe, Reconstruct, Recover, Text
 from core.report import LayerRow, Metrics
 
 if TYPE_CHECKING:
@@ -199,7 +200,13 @@ class _State:
         elif kind == "recover":
             self._recover(part)
         else:
-            raise ModelError(f"There is no reconstruction called {part.method!r} yet.", "Leave that step out.")
+            self._reconstruct(part)
+
+    def _reconstruct(self, part: Reconstruct) -> None:
+        source = opener(self.loaded, self.recipe.model.source, self.recipe.model.dtype)
+        done = reconstruct(self.loaded, part, self.masks, source, self.kept_blocks, self.calibration, self.watcher)
+        self.masks |= done.masks
+        self.said = done.said()
 
     def _took(self, done: Pruned) -> None:
         if done.loaded.tokenizer is not self.loaded.tokenizer:  # ids read so far mean other tokens now

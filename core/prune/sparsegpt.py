@@ -50,7 +50,7 @@ def sparsegpt(
     """
     if pattern is None and share == 0:
         return weight, torch.ones_like(weight, dtype=torch.bool)
-    factor, dead = _factor(gram, damp, block_width(pattern), watcher)
+    factor, dead = factor_of(gram, damp, block_width(pattern), watcher)
     factor, dead, gone = factor.to(weight.device), dead.to(weight.device), weight == 0
     if not dead.any():
         return solve(weight, factor, share, pattern, gone=gone if gone.any() else None)
@@ -58,7 +58,7 @@ def sparsegpt(
     return torch.where(keep & dead, weight, new), keep  # what no input drives ranks lowest; where it stays, it stays as it was
 
 
-def _factor(gram: Tensor, damp: float, width: int, watcher: Watcher) -> tuple[Tensor, Tensor]:
+def factor_of(gram: Tensor, damp: float, width: int, watcher: Watcher) -> tuple[Tensor, Tensor]:
     """(what `solve` needs of the inputs, float32; dead bool: inputs that the calibration text never drives)."""
     dead, which = gram.diagonal() == 0, (damp, width)
     known = _last.get(which)

@@ -1,0 +1,1 @@
+"""Making pruned layers give again what the dense ones gave, without training."""
