@@ -235,7 +235,14 @@ def allocator(name: str, *, label: str, paper: Paper | None = None, needs: set[s
 
 
 def reconstruction(
-    name: str, *, label: str, layers: str, targets: str, paper: Paper | None = None, place: str = "recovery/reconstruction", **card: Any
+    name: str,
+    *,
+    label: str,
+    layers: str,
+    targets: str,
+    paper: Paper | None = None,
+    place: str = "recovery/reconstruction",
+    **card: Any,
 ) -> Decorator:
     """Refitting pruned layers without training, one after the other: function -> core.model.reconstructing.refit.Refit.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping
 from dataclasses import asdict
 from functools import cached_property
@@ -15,15 +14,12 @@ from safetensors.torch import save
 from torch import Tensor
 
 from core import folder
-from core.errors import ModelError, ResourceError
+from core.errors import ModelError
 from core.events import Progress, Watcher
 from core.method import get
 from core.model import resuming
 from core.model.blocks import known_ids
-from core.model.budgets.allocating import needs_of_allocation
-from core.model.depth.pruning import needs_loss
-from core.model.depth.sublayers import sublayer_units
-from core.model.depth.trials import NO_LOSS
+from core.model.checking import check_steps
 from core.model.files import export
 from core.model.inputs import text
 from core.model.inputs.texts import Texts
@@ -32,20 +28,15 @@ from core.model.looking.evolving import evolve_formulas
 from core.model.looking.xray import observe_model
 from core.model.masks import PackedMask, narrowed, sparsity_of, weight_under, write_masks
 from core.model.measuring import comparing, measure, running
-from core.model.measuring.counts import check_in_memory, size_when_saved_bytes
 from core.model.measuring.lean import counts_of
-from core.model.measuring.likelihood import check_causal
 from core.model.mixture.experts import ExpertLayer
-from core.model.observe import of_kind
-from core.model.pruning.beforehand import check_step
 from core.model.pruning.pruned import UnitCut
-from core.model.pruning.second import second_models
-from core.model.pruning.step import Pruned, prune, pruner
+from core.model.pruning.step import Pruned, prune
 from core.model.reconstructing.step import opener, reconstruct
 from core.model.units.groups import UNITS
 from core.model.width.narrow import entries, stored_axis
 from core.model.width.stream_width import STRUCTURE as WIDTH
-from core.recipe import STRUCTURES, Prune, Recipe, Reconstruct, Recover, Text
+from core.recipe import Prune, Recipe, Reconstruct, Recover, Text
 from core.report import LayerRow, Metrics
 
 if TYPE_CHECKING:
@@ -74,7 +65,7 @@ def run_model(recipe: Recipe, path: Path, watcher: Watcher, loaded: LoadedModel,
         kind, method = next((name, part.method) for name, part in step if part is not None)
         with clock.stage(kind):
             state.take(kind, getattr(step, kind))
-        if kind == "prune":
+        if kind != "recover":
             state.keep()  # now, so that a stop or a failure later loses no mask
         done = {"kind": kind, "method": method, "nonzero_before": before, "nonzero_after": state.nonzero()}
         state.steps.append(done | state.said)
@@ -323,46 +314,6 @@ class _State:
             "dense": self.dense, "pruned": self.pruned, "recovered": self.recovered, "sparsity": sparsity,
             "steps": tuple(self.steps), "layers": tuple(self.rows), "protocol": self.protocol,
         }  # fmt: skip
-
-
-def check_steps(recipe: Recipe, loaded: LoadedModel) -> None:
-    """Refuse, before anything is measured or changed, a step that this model cannot take."""
-    if loaded.lazy is not None:
-        check_lean(recipe, loaded)
-    shapes_change = False  # what later steps name may then be gone, or as they need it only then
-    for step in recipe.steps:
-        if step.recover and loaded.tokenizer is None:
-            raise ModelError("Recovery trains on text, and this model has no tokenizer.", "Leave the recover step out for it.")
-        if step.prune and step.prune.structure in loaded.anatomy.refused:
-            raise ModelError(loaded.anatomy.refused[step.prune.structure], "Choose a structure that this model has.")
-        if step.prune:
-            method = pruner(step.prune.method)
-            second_models(loaded, method, step.prune.params)
-            if not shapes_change:
-                check_step(loaded, step.prune, method)
-                shapes_change = step.prune.structure in STRUCTURES and step.prune.structure not in ("unstructured", "tiles")
-            if needs_loss(method) or "fitness" in needs_of_allocation(step.prune, method):
-                check_causal(loaded.model, NO_LOSS)
-        if step.prune and step.prune.structure in ("sublayers", "mixed"):
-            sublayer_units(loaded)
-
-
-def check_lean(recipe: Recipe, loaded: LoadedModel) -> None:
-    """Refuse what cannot be done with a model larger than memory: merged weights, gradients, a disk without room for the changed blocks."""
-    loaded.lazy.check_plain()
-    for step in recipe.steps:
-        method = pruner(step.prune.method)
-        needs = method.needed(step.prune.params) | needs_of_allocation(step.prune, method)
-        gradients = of_kind(needs, "gradient", "general gradient")
-        if gradients or "fitness" in needs or (step.prune.budget and step.prune.budget.cost != "parameters"):
-            check_in_memory(loaded)
-    room = size_when_saved_bytes(loaded.model, loaded.source_dtype) * (2 if recipe.save.model else 1)
-    there = next(parent for parent in (loaded.beside.absolute(), *loaded.beside.absolute().parents) if parent.exists())
-    if (free := shutil.disk_usage(there).free) < room:
-        raise ResourceError(
-            f"The disk is too full: pruning {loaded.name} block by block needs {room / 1e6:,.0f} MB in {there}, and {free / 1e6:,.0f} MB are free.",
-            "Free some space, or choose a folder on another disk with --out.",
-        )
 
 
 def calibration_inputs(loaded: LoadedModel, source: Text, seed: int) -> Tensor:

@@ -49,7 +49,9 @@ def admm(
     wanted = start @ gram
     lower, failed = torch.linalg.cholesky_ex(gram + torch.eye(len(gram), dtype=gram.dtype))
     if failed:
-        raise ModelError("The inputs of a layer cannot be inverted.", "Raise the damping, or check the text and the weights for NaN.")
+        raise ModelError(
+            "The inputs of a layer cannot be inverted.", "Raise the damping, or check the text and the weights for NaN."
+        )
     inverse = torch.cholesky_inverse(lower)
     near, dual = start * mask, torch.zeros_like(start)
     for _ in range(rounds):

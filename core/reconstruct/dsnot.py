@@ -28,7 +28,7 @@ def dsnot(
     cycles: Annotated[int, Param("Cycles", 1, 500)] = 50,
     threshold: Annotated[float, Param("Small enough an error", 0.0, 10.0)] = 0.1,
 ) -> Refit:
-    """Keep as many weights as before in each row, but exchange some: those that went and are missed come back with their dense value, others go for them.
+    """Keep as many weights as before in each row, but let those that went and are missed come back, and others go for them.
 
     weight, dense_weight, keep (out, in); seen: sums over calibration tokens of x. A row's expected error is the sum over its pruned weights of w * mean(x). A
     cycle lets the pruned weight return that takes most from it for its fluctuation, w * mean(x) / var(x), and drops, of the kept weights whose going takes
@@ -37,8 +37,8 @@ def dsnot(
 
     Intuition: a mask chosen weight by weight leaves rows whose losses all point one way; a few exchanges balance them, and nothing is trained.
     When it lies: it balances the mean only, so an error that fluctuates is not seen; at 50 % there is little to win, at 60 to 70 % more.
-    Deviations from the paper: all layers, those of the MLP too, which its code leaves out; the weights that stay keep the values they have; patterns
-    such as 2:4 do not survive an exchange, so a mask with one is refused by the engine's count of it.
+    Deviations from the paper: all layers, those of the MLP too, which its code leaves out; the weights that stay keep the values they have; a mask
+    with a pattern such as 2:4 is refused, since an exchange would break it.
     """
     mean = (seen.inputs / seen.tokens).to(weight)
     power = (seen.gram.diagonal() / seen.tokens).to(weight)

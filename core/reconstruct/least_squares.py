@@ -57,7 +57,9 @@ def least_squares(
     if bool(keep.all()):
         new = fit(gram, cross, prior, damp)
         if new is None:
-            raise ModelError("The inputs of a layer say too little to fit its weights.", "Raise the ridge, or use more calibration samples.")
+            raise ModelError(
+                "The inputs of a layer say too little to fit its weights.", "Raise the ridge, or use more calibration samples."
+            )
     else:
         new = fit_kept(gram, cross, prior, keep.to(gram.device), damp)
     add = None if not intercept else mean_y - new @ mean_x - (0.0 if shift is None else shift)

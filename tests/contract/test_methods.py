@@ -382,6 +382,7 @@ def test_every_method_function_takes_only_what_its_kind_can_give():
         },
         "learned": set(_course({"a": (4,)}, 1)),
         "transform": {"loaded", "share", "units", "inputs", "generator", "watcher"},
+        "reconstruction": {"weight", "keep", "dense_weight", "seen", "bias", "watcher"},
         "recovery": {"model", "batches", "masks", "steps", "learning_rate", "watcher"},
         "embedding": {"images", "texts", "dataset", "frame", "argument", "loaded", "watcher", "seed", "start"},
         "data_score": EVIDENCE,

@@ -12,7 +12,7 @@ from core.events import Silent
 from core.method import cards
 from core.model.loading import from_module
 from core.model.pruning.step import prune
-from core.model.steps import check_steps
+from core.model.checking import check_steps
 from core.recipe import parse
 from core.run import run
 from tests.oracle.test_experts import built

@@ -99,7 +99,9 @@ def see(layers: Sequence[Layer], here: Side, other: Side | None, wanted: dict[st
     return found
 
 
-def _add(found: dict[str, Seen], layer: Layer, here: Side, relative: str, read: dict[str, Tensor], given: dict[str, Tensor] | None) -> None:
+def _add(
+    found: dict[str, Seen], layer: Layer, here: Side, relative: str, read: dict[str, Tensor], given: dict[str, Tensor] | None
+) -> None:
     if layer.name not in read:
         raise ModelError(f"{type(here.loaded.model).__name__} does not run {layer.name}, so what it is given is not seen.",
                          "Leave the reconstruct step out for this model.")  # fmt: skip
@@ -108,7 +110,9 @@ def _add(found: dict[str, Seen], layer: Layer, here: Side, relative: str, read: 
     rows = matrix(layer, module.weight).shape[0]
     if layer.name not in found:
         zeros = torch.zeros(x.shape[1], x.shape[1], dtype=torch.float64)
-        found[layer.name] = Seen(0, zeros, zeros.new_zeros(rows, x.shape[1]), zeros.new_zeros(x.shape[1]), zeros.new_zeros(rows), 0.0)
+        found[layer.name] = Seen(
+            0, zeros, zeros.new_zeros(rows, x.shape[1]), zeros.new_zeros(x.shape[1]), zeros.new_zeros(rows), 0.0
+        )
     seen = found[layer.name]
     seen.tokens += len(x)
     seen.gram += (x.T @ x).cpu().double()
@@ -136,7 +140,9 @@ def _own_targets(seen: Seen, module: nn.Module, dense: Tensor) -> None:
 
 
 @contextmanager
-def _caught(layers: Sequence[Layer], relative: dict[str, str], side: Side | None, before: bool) -> Iterator[dict[str, Tensor] | None]:
+def _caught(
+    layers: Sequence[Layer], relative: dict[str, str], side: Side | None, before: bool
+) -> Iterator[dict[str, Tensor] | None]:
     """{layer name: its last input (`before`) or output} while this lasts; None where there is no such side."""
     if side is None:
         yield None

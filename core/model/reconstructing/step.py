@@ -12,17 +12,19 @@ from torch import Tensor, nn
 from core.errors import ModelError, RecipeError
 from core.events import Watcher
 from core.method import Method, get
-from core.model.anatomy import Block, Layer
+from core.model.anatomy import Block, Layer, read_anatomy
 from core.model.loading import LoadedModel, load
 from core.model.masks import PackedMask, finite
 from core.model.observe import matrix
-from core.model.reconstructing.pairs import Seen, Side, see, side_by_side
+from core.model.reconstructing.pairs import Seen, see, side_by_side
 from core.model.reconstructing.refit import Refit
 from core.model.width.narrow import add_bias
-from core.recipe import Reconstruct
+from core.model.width.widths import settle
+from core.recipe import Reconstruct, Step, n_of_m, tile_size
 
 STAGE = "reconstruct"
 OUTPUTS = ("output", "down")  # the last layer of an attention and of an MLP: what they write, the stream reads
+_NO_MASK = "Prune single weights before it, or use least_squares."
 _LATER = "Put the reconstruct step before that one."
 
 
@@ -53,7 +55,9 @@ def reconstruct(
     chosen = layers_of(loaded, method, masks)
     dense = source()
     _check_alike(loaded, dense, method, chosen, kept)
-    before = [(module, module.weight.detach().clone(), module.bias) for module in map(loaded.module, (layer.path for layer in chosen))]
+    before = [
+        (module, module.weight.detach().clone(), module.bias) for module in map(loaded.module, (layer.path for layer in chosen))
+    ]
     try:
         return _reconstructed(loaded, method, step, masks, chosen, dense, kept, inputs(), watcher)
     except BaseException:
@@ -64,26 +68,50 @@ def reconstruct(
         raise
 
 
+def check_reconstruct(loaded: LoadedModel, step: Reconstruct, before: Sequence[Step]) -> None:
+    """Refuse, before anything is measured, a reconstruction that could not be done after these steps. Raises ModelError, RecipeError."""
+    method = get("reconstruction", step.method)
+    if loaded.lazy is not None:
+        raise ModelError(f"{loaded.name} is read block by block, and a reconstruction needs it whole in memory.",
+                         "Leave the reconstruct step out, or close other programs.")  # fmt: skip
+    masking = [part.prune for part in before if part.prune and (n_of_m(part.prune.structure) or tile_size(part.prune.structure)
+                                                                or part.prune.structure == "unstructured")]  # fmt: skip
+    if method.extra["layers"] != "masked":
+        layers_of(loaded, method, {})
+    elif not masking:
+        raise RecipeError(f"{method.card.name} refits layers under a mask, and no step before it leaves one.", _NO_MASK)
+    if step.method == "dsnot" and any(n_of_m(part.structure) or tile_size(part.structure) for part in masking):
+        raise RecipeError("An exchange of weights would break the pattern that the mask has.", "Use admm or sparsegpt_update.")
+    if any(part.prune and part.prune.structure == "vocabulary" for part in before):
+        raise RecipeError("After tokens went, the dense model reads other ids than the pruned one.", _LATER)
+
+
 def layers_of(loaded: LoadedModel, method: Method, masks: Mapping[str, PackedMask]) -> tuple[Layer, ...]:
     """The layers that a reconstruction refits. Raises ModelError, RecipeError where there are none."""
     if not loaded.anatomy.blocks:
-        raise ModelError("This model is no chain of blocks, and a reconstruction goes block by block.", "Use a recover step instead.")
+        raise ModelError(
+            "This model is no chain of blocks, and a reconstruction goes block by block.", "Use a recover step instead."
+        )
     if method.extra["layers"] == "outputs":
         chosen = tuple(layer for layer in loaded.anatomy.layers if layer.role in OUTPUTS)
         if not chosen:
-            raise ModelError(f"Which layers of {type(loaded.model).__name__} write to the stream is not known.", "Use admm or sparsegpt_update.")
+            raise ModelError(
+                f"Which layers of {type(loaded.model).__name__} write to the stream is not known.",
+                "Use admm or sparsegpt_update.",
+            )
         return chosen
     chosen = tuple(layer for layer in loaded.anatomy.layers if layer.path in masks)
     if not chosen:
-        raise RecipeError(f"{method.card.name} refits layers under a mask, and no step before it has left one.",
-                          "Prune single weights before it, or use least_squares.")  # fmt: skip
+        raise RecipeError(f"{method.card.name} refits layers under a mask, and no step before it has left one.", _NO_MASK)
     return chosen
 
 
 def _check_alike(loaded: LoadedModel, dense: LoadedModel, method: Method, chosen: Sequence[Layer], kept: Sequence[int]) -> None:
     """Raise ModelError where the dense model cannot say what these layers should give."""
     if dense.tokenizer is not None and loaded.tokenizer is not None and len(dense.tokenizer) != len(loaded.tokenizer):
-        raise ModelError("The pruned model reads other tokens than the dense one, so the two cannot be held side by side.", _LATER)
+        raise ModelError(
+            "The pruned model reads other tokens than the dense one, so the two cannot be held side by side.", _LATER
+        )
     for layer in chosen:
         its = dense.module(_dense_path(loaded, dense, layer, kept)).weight.shape
         mine = loaded.module(layer.path).weight.shape
@@ -117,9 +145,14 @@ def _reconstructed(
             wanted = _dense_weights(loaded, dense, part, kept) if method.extra["layers"] == "masked" else {}
             seen = see(part, here, other, wanted, watcher)
             for layer in part:
-                _refit(loaded, method, step, masks.get(layer.path), layer, seen[layer.name], wanted.get(layer.name), done, watcher)
+                _refit(
+                    loaded, method, step, masks.get(layer.path), layer, seen[layer.name], wanted.get(layer.name), done, watcher
+                )
         if mine:
             loaded.changed(block.index)
+    if done.added:
+        settle(loaded.model)
+        loaded.anatomy = read_anatomy(loaded.model)
     return done
 
 
@@ -146,7 +179,9 @@ def _refit(
 ) -> None:  # fmt: skip
     module = loaded.module(layer.path)
     flat = matrix(layer, module.weight.data)
-    keep = torch.ones_like(flat, dtype=torch.bool) if mask is None else _as_matrix(layer, mask.unpack().to(flat.device), flat.shape)
+    keep = (
+        torch.ones_like(flat, dtype=torch.bool) if mask is None else _as_matrix(layer, mask.unpack().to(flat.device), flat.shape)
+    )
     bias, zeros = _bias(module), int((~keep).sum())
     before = seen.error(flat.float(), bias)
     have = {"weight": flat.float(), "keep": keep, "dense_weight": dense, "seen": seen, "bias": bias, "watcher": watcher}
