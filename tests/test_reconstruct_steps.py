@@ -67,7 +67,10 @@ def test_after_neurons_went_least_squares_loads_natively_and_with_biases_with_pr
         ((refit("admm"), WANDA), "no step before it leaves one"),
         ((NEURONS, refit("dsnot")), "no step before it leaves one"),
         (({"prune": {"method": "wanda", "structure": "2:4", "sparsity": 0.5}}, refit("dsnot")), "break the pattern"),
-        (({"prune": {"method": "unused_tokens", "structure": "vocabulary", "sparsity": 0.2}}, refit("least_squares")), "reads other ids"),
+        (
+            ({"prune": {"method": "unused_tokens", "structure": "vocabulary", "sparsity": 0.2}}, refit("least_squares")),
+            "reads other ids",
+        ),
         ((WANDA, refit("admn")), "admn"),
         ((WANDA, refit("admm", rounds=0)), "rounds must lie between 1 and 200"),
         ((WANDA, {"reconstruct": {"method": "admm"}, "recover": {"method": "lora"}}), "exactly one of"),

@@ -10,9 +10,9 @@ from core.catalogue import resolve
 from core.errors import ModelError, PrunariumError, RecipeError
 from core.events import Silent
 from core.method import cards
+from core.model.checking import check_steps
 from core.model.loading import from_module
 from core.model.pruning.step import prune
-from core.model.checking import check_steps
 from core.recipe import parse
 from core.run import run
 from tests.oracle.test_experts import built

@@ -11,10 +11,15 @@ from torch.nn.functional import cross_entropy
 
 from core.errors import ModelError, Stopped
 from core.events import Silent
+from core.model.adapters import _MaskedLinear
 from core.model.loading import from_module
 from core.model.training import batch_loss, rate_share, train
-from core.recover.lora import _MaskedLinear, lora
+from core.recover.last_blocks import last_blocks
+from core.recover.lora import lora
+from core.recover.masked_tuning import masked_tuning
 from core.recover.norms_and_biases import norms_and_biases
+from core.recover.perp import perp
+from core.recover.spp import spp
 from tests.tiny_models import VOCABULARY, gpt2, halved, llama, resnet
 
 pytestmark = pytest.mark.quick
@@ -45,12 +50,13 @@ def moved(model, before) -> set[str]:
 
 
 @pytest.mark.parametrize("build", [llama, gpt2])
-def test_lora_keeps_every_zero_and_lowers_the_loss(build):
+@pytest.mark.parametrize(("method", "by"), [(lora, 0.2), (masked_tuning, 0.2), (last_blocks, 0.2), (spp, 0.005), (perp, 0.02)])
+def test_every_zero_stays_and_the_loss_falls(build, method, by):
     model, masks = pruned(build)
     zeros = {path: model.get_submodule(path).weight == 0 for path in masks}
     dense = loss_of(model)
-    losses = lora(model, batches(30), masks, 30, RATE, Silent())
-    assert losses[0] == pytest.approx(dense, rel=1e-5) and loss_of(model) < dense - 0.2
+    losses = method(model, batches(30), masks, 30, RATE, Silent())
+    assert losses[0] == pytest.approx(dense, rel=1e-5) and loss_of(model) < dense - by
     for path, zero in zeros.items():
         assert torch.equal(model.get_submodule(path).weight == 0, zero)
 
@@ -99,9 +105,9 @@ def test_the_masked_layers_gradient_is_the_plain_one():
         torch.randn(shape, generator=generator, dtype=torch.float64) for shape in ((2, 3, 5), (2, 5), (4, 2), (4, 5), (4,))
     )
     keep = torch.rand(4, 5, generator=generator) > 0.5
-    for tensor in (inputs, a, b):
+    for tensor in (inputs, a, b, bias):
         tensor.requires_grad_(True)
-    assert torch.autograd.gradcheck(lambda x, a, b: _MaskedLinear.apply(x, a, b, weight, bias, keep, 0.7), (inputs, a, b))
+    assert torch.autograd.gradcheck(lambda x, a, b, c: _MaskedLinear.apply(x, a, b, weight, c, keep, 0.7), (inputs, a, b, bias))
 
 
 def test_lora_equals_plain_training_of_the_masked_weights(monkeypatch):
@@ -113,7 +119,7 @@ def test_lora_equals_plain_training_of_the_masked_weights(monkeypatch):
         starts.extend(p.detach().clone() for p in parameters[::2])
         return train(model, parameters, *rest)
 
-    monkeypatch.setattr("core.recover.lora.train", noting_where_a_starts)
+    monkeypatch.setattr("core.model.adapters.train", noting_where_a_starts)
     losses = lora(model, batches(4), masks, 4, RATE, Silent())
     pairs = {path: (a, torch.zeros(len(masks[path]), 8)) for path, a in zip(masks, starts, strict=True)}
     flat = [tensor.requires_grad_(True) for pair in pairs.values() for tensor in pair]
@@ -137,7 +143,10 @@ def test_lora_equals_plain_training_of_the_masked_weights(monkeypatch):
         assert torch.allclose(model.get_parameter(name), weight, atol=2e-5), name
 
 
-@pytest.mark.parametrize("method", [lora, norms_and_biases])
+ALL = [lora, spp, perp, masked_tuning, last_blocks, norms_and_biases]
+
+
+@pytest.mark.parametrize("method", ALL)
 def test_the_same_seed_gives_the_same_weights_bit_for_bit(method):
     found = []
     for drawn_before in (0, 13):
@@ -184,7 +193,7 @@ def test_a_model_whose_pruned_layers_are_convolutions_gets_no_lora_and_a_remedy(
         lora(model, [], convolutions, 5, RATE, Silent())
 
 
-@pytest.mark.parametrize("method", [lora, norms_and_biases])
+@pytest.mark.parametrize("method", ALL)
 def test_a_loss_that_is_no_number_names_its_step_and_leaves_the_model_as_it_was(method):
     model, masks = pruned(llama)
     before, done = state(model), []
@@ -252,3 +261,62 @@ def test_the_rate_climbs_for_a_tenth_and_falls_to_the_end():
     """Hand values for 20 steps: warm-up 2 steps, then from 1 at step 2 down to 1/19 at step 20."""
     assert [rate_share(step, 20) for step in (1, 2, 11, 20)] == pytest.approx([0.5, 1.0, 10 / 19, 1 / 19])
     assert rate_share(1, 1) == 1.0
+
+
+def test_spp_equals_plain_training_of_the_scales(monkeypatch):
+    """Reference: W * (1 + (B A) * scale / rank) by hand, the whole model called with it, torch's own optimizer and gradients."""
+    model, masks = pruned(llama)
+    plain, text, starts = copy.deepcopy(model), batches(1)[0], []
+
+    def noting_where_a_starts(model, parameters, *rest):
+        starts.extend(p.detach().clone() for p in parameters[::2])
+        return train(model, parameters, *rest)
+
+    monkeypatch.setattr("core.model.adapters.train", noting_where_a_starts)
+    losses = spp(model, batches(3), masks, 3, RATE, Silent(), rank=2, scale=6.0)
+    pairs = {path: (a, torch.zeros(len(masks[path]), 2)) for path, a in zip(masks, starts, strict=True)}
+    flat = [tensor.requires_grad_(True) for pair in pairs.values() for tensor in pair]
+    optimizer = torch.optim.AdamW(flat, lr=RATE, weight_decay=0.0)
+    expected = []
+    for step in range(1, 4):
+        optimizer.param_groups[0]["lr"] = RATE * rate_share(step, 3)
+        weights = {f"{p}.weight": plain.get_submodule(p).weight.detach() * (1 + (b @ a) * 3.0) for p, (a, b) in pairs.items()}
+        logits = functional_call(plain, weights, (text,)).logits
+        loss = cross_entropy(logits[:, :-1].flatten(0, 1), text[:, 1:].flatten())
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(flat, 1.0)
+        optimizer.step()
+        expected.append(loss.item())
+    assert losses == pytest.approx(expected, rel=1e-5)
+
+
+def test_perp_trains_the_pruned_layers_norms_and_biases_and_nothing_else():
+    model, masks = pruned(gpt2)
+    before = state(model)
+    perp(model, batches(3), masks, 3, RATE, Silent())
+    assert moved(model, before) == {f"{path}.weight" for path in masks} | {n for n, t in before.items() if t.ndim == 1}
+
+
+@pytest.mark.parametrize(("head", "tied"), [(True, False), (False, False), (True, True), (False, True)])
+def test_last_blocks_moves_the_end_of_the_model_and_nothing_else(head, tied):
+    model = llama(layers=3, tie_word_embeddings=tied)
+    before = state(model)
+    last_blocks(model, batches(3), {}, 3, RATE, Silent(), blocks=1, head=head)
+    end = {name for name in before if name.startswith(("model.layers.2.", "model.norm."))}
+    assert moved(model, before) == end | ({"lm_head.weight"} if head else set()) | (
+        {"model.embed_tokens.weight"} if head and tied else set()
+    )
+
+
+def test_last_blocks_says_what_it_cannot_train():
+    with pytest.raises(ModelError, match="Neither a block nor the head"):
+        last_blocks(llama(), batches(1), {}, 1, RATE, Silent(), blocks=0, head=False)
+
+
+def test_masked_tuning_trains_every_parameter_and_lays_no_hook_for_good():
+    model, masks = pruned(llama)
+    before = state(model)
+    masked_tuning(model, batches(3), masks, 3, RATE, Silent())
+    assert moved(model, before) == set(before)
+    assert not any(p._backward_hooks for p in model.parameters())
