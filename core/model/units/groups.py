@@ -25,7 +25,8 @@ STRUCTURES = ("neurons", "heads")  # found here, from what the layers of a block
 QUERY_HEADS = "query_heads"  # those that share a key and value head with others, which stays
 TOGETHER = "heads_and_neurons"  # both structures in one step, their units in one ranking
 CHANNELS = "channels"  # found from how an image goes through the model: core.model.units.channels
-UNITS = (*STRUCTURES, QUERY_HEADS, TOGETHER, CHANNELS)
+IN_BLOCKS = (*STRUCTURES, QUERY_HEADS, TOGETHER)
+UNITS = (*IN_BLOCKS, CHANNELS)
 _ANOTHER = "Choose another structure for this model."
 # How one layer that makes query, key and value is laid out: whole parts one after another, or a group's heads side by side.
 _STACKED, _BY_GROUP = ("gpt2", "phi3", "modernbert"), ("gpt_neox", "falcon")
@@ -207,7 +208,7 @@ def _check_attention(model: nn.Module, block: Block, inside: Sequence[Layer], fa
     if getattr(getattr(model, "config", None), "alibi", False):
         raise ModelError(f"{what} gives each head a slope by its number, so the others would change if one went.", _ANOTHER)
     source = next(layer.path for layer in inside if layer.role in ("query", "qkv"))
-    widths = {attention.query_heads * attention.head_dim, attention.kv_heads * attention.head_dim}
+    widths = {attention.query_heads * attention.head_dim, attention.kv_heads * attention.head_dim} - {attention.head_dim}
     layers = {layer.path for layer in inside}
     for name, parameter in model.get_submodule(attention.path).named_parameters():
         path, beside = f"{attention.path}.{name}".rpartition(".")[0], source.rpartition(".")[0]
