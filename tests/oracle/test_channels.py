@@ -152,7 +152,8 @@ def test_a_global_ranking_takes_the_lowest_channels_wherever_they_are_by_flap():
     ranked = []
     for name, (made, read) in GROUPS.items():
         raw = [fluctuations(model, made, read, unit) for unit in range(model.get_submodule(made[0]).weight.shape[0])]
-        mean, spread = statistics.mean(sum(raw, [])), statistics.pstdev(sum(raw, []))
+        entries = [value for each in raw for value in each]
+        mean, spread = statistics.mean(entries), statistics.pstdev(entries)
         ranked += [((statistics.mean(each) - mean) / spread, name) for each in raw]
     lost = [name for _, name in sorted(ranked)[: len(ranked) // 4]]
     fields = {"allocation": {"method": "global", "params": {"floor": 0.0}}, "params": {"compensate": False}}

@@ -178,7 +178,10 @@ def test_flap_ranks_heads_and_neurons_together_and_takes_the_lowest_until_the_sh
     fields = {"allocation": {"method": "global", "params": {"floor": 0.0}}, "params": {"compensate": False}}
     done = run(model, method="flap", structure="heads_and_neurons", sparsity=0.4, **fields)
     counts = {cut.group.name: int((~cut.keep).sum()) for cut in done.cuts}
-    assert counts == {name: lost.count(name) for name in counts} and 0 < counts["blocks.1.attention"] + counts["blocks.2.attention"] < 6
+    assert (
+        counts == {name: lost.count(name) for name in counts}
+        and 0 < counts["blocks.1.attention"] + counts["blocks.2.attention"] < 6
+    )
     assert abs(done.said["sparsity"] - gone / whole) < 1e-9
     after = sum(parameter.numel() for parameter in model.parameters())
     assert after == sum(parameter.numel() for parameter in llama(layers=3).parameters()) - gone

@@ -118,13 +118,19 @@ def group_prices(loaded: LoadedModel, groups: Sequence[Group], asked: Owed, watc
         timed = TimedBlocks(loaded, asked, watcher)
         return {group.name: timed.group(group) for group in groups}
     places = _places(loaded, asked)
-    return {group.name: Price.linear(group.steps, group.alike * _unit_cost(loaded, group, asked, places), group.steps - 1) for group in groups}
+    return {
+        group.name: Price.linear(group.steps, group.alike * _unit_cost(loaded, group, asked, places), group.steps - 1)
+        for group in groups
+    }
 
 
 def _unit_cost(loaded: LoadedModel, group: Group, asked: Owed, places: Mapping[nn.Module, int]) -> float:
     """One unit's share of the figure: its rows and columns, with their biases; the keys, values and scores of a head."""
     block = loaded.anatomy.blocks[group.block]
-    layers, heads = {layer.path: layer for layer in block.layers}, block.attention if group.structure in ("heads", QUERY_HEADS) else None
+    layers, heads = (
+        {layer.path: layer for layer in block.layers},
+        block.attention if group.structure in ("heads", QUERY_HEADS) else None,
+    )
     stored = operations = 0.0
     for part in group.everything:
         shape, module, entries = layers[part.path].shape, loaded.module(part.path), part.index.shape[1]

@@ -187,7 +187,9 @@ def _query_heads(model: nn.Module, block: Block, family: str) -> Group | None:
     heads, sets, dim = attention.query_heads, attention.kv_heads, attention.head_dim
     columns = torch.arange(heads * dim).reshape(heads, dim)
     first, rows, stays = whole.parts[0], columns, None
-    if len(whole.parts) == 1:  # queries, keys and values in one layer: a key-value group's own come with, or before, its key and value
+    if (
+        len(whole.parts) == 1
+    ):  # queries, keys and values in one layer: a key-value group's own come with, or before, its key and value
         queries = heads // sets * dim
         rows = first.index[:, :queries].reshape(heads, dim)
         stays = first.index[:, queries:].flatten()

@@ -1,7 +1,8 @@
 """Whole neurons, attention heads and channels out: score -> allocate -> decide -> cut.
 
-Heads and neurons may go together: then the share is one of their parameters, and an allocator that ranks all units ranks both kinds. Where the units of each block are its own, block by block, with the cut model's activations propagated. Where groups cross blocks or share layers
-(channels), or the model does something of its own between blocks: all scored on the dense model, all decided, then all cut.
+Where the units of each block are its own, block by block, with the cut model's activations propagated. Where groups cross blocks or share layers
+(channels), or the model does something of its own between blocks: all scored on the dense model, all decided, then all cut. Heads and neurons may go
+together: the share is then one of their parameters, and an allocator that ranks all units ranks both kinds.
 Gradients, where a method asks for them, are those of the dense model.
 """
 
@@ -96,7 +97,9 @@ class _Work:
 def rehearse_each_kind(loaded: LoadedModel, groups: Sequence[Group]) -> None:
     """Try the cut on one block of each class, before anything changes."""
     kinds = {
-        (type(loaded.module(loaded.anatomy.blocks[group.block].path)), group.structure): group for group in groups if group.steps > 1
+        (type(loaded.module(loaded.anatomy.blocks[group.block].path)), group.structure): group
+        for group in groups
+        if group.steps > 1
     }
     for group in kinds.values():
         rehearse(loaded, group)
@@ -255,7 +258,9 @@ def _prune_together(work: _Work) -> None:
         _check_share(group, shares[group.name])
     for group in follow(work.groups, task.stage, watcher):
         share = shares[group.name]
-        work.found.add(loaded, group, decided(scores[group.name], share, work.found.ceiling, group.alike), share, scores[group.name])
+        work.found.add(
+            loaded, group, decided(scores[group.name], share, work.found.ceiling, group.alike), share, scores[group.name]
+        )
     for done in work.found.cuts if work.found.adds_bias else ():
         make_up(loaded, done.group, done.keep, statistics)
     for done in work.found.cuts:

@@ -211,7 +211,9 @@ def _kept(model: PreTrainedModel, group: Group, block: Block, widths: dict[str, 
         fixed = 0 if part.stays is None else len(part.stays)
         return there - fixed, (widths[part.path][part.axis] if part.path in widths else there) - fixed
 
-    shared = group.structure == "heads" and block.attention.query_heads > block.attention.kv_heads  # query heads may have gone too
+    shared = (
+        group.structure == "heads" and block.attention.query_heads > block.attention.kv_heads
+    )  # query heads may have gone too
     if shared and len(group.parts) == 1:
         left = {(size(group.parts[0])[1] - size(group.reader)[1]) / (2 * block.attention.head_dim)}
     else:

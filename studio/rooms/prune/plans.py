@@ -28,7 +28,10 @@ STRUCTURE_WORDS = {
     "vocabulary": "rows of the vocabulary",
 }
 UNITS = ("neurons", "heads", "query_heads", "heads_and_neurons", "channels")
-WORDS = {"query_heads": "query heads", "heads_and_neurons": "heads and neurons, counted in parameters,"}  # where a structure's name is no word
+WORDS = {
+    "query_heads": "query heads",
+    "heads_and_neurons": "heads and neurons, counted in parameters,",
+}  # where a structure's name is no word
 # structures that go whole: a budget by hand has no meaning there
 WHOLE = {
     "blocks": "blocks",
