@@ -29,6 +29,8 @@ FALLS = {  # structure -> what falls when it goes
     **dict.fromkeys(MASKS, ("parameters", "flops")),
     "neurons": ("parameters", "bytes", "flops", "latency"),
     "heads": tuple(COSTS),
+    "query_heads": ("parameters", "bytes", "flops", "latency"),
+    "heads_and_neurons": ("parameters", "bytes", "flops", "latency"),
     "blocks": tuple(COSTS),
     "sublayers": tuple(COSTS),
     "experts": ("parameters", "bytes"),
@@ -54,6 +56,8 @@ def check(structure: str, cost: str) -> None:
     why = {
         "experts": "a token visits as many experts as before, whatever number there is",
         "neurons": "the key-value cache holds what attention heads say",
+        "query_heads": "the key-value cache holds keys and values, which stay",
+        "heads_and_neurons": "some of what goes, the neurons, has no part in the key-value cache",
     }.get(structure, "weights set to zero keep their place in memory and in every product")
     raise RecipeError(
         f"The {words} cannot fall with structure {structure}: {why}.",

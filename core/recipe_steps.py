@@ -16,6 +16,8 @@ STRUCTURES = (
     "channels",
     "neurons",
     "heads",
+    "query_heads",
+    "heads_and_neurons",
     "blocks",
     "sublayers",
     "experts",

@@ -74,8 +74,11 @@ STRUCTURES: dict[str, tuple[str, str, float]] = {
     "tiles": ("wanda", "tiles:8", 0.3),
     "neurons": ("wanda", "neurons", 0.25),
     "heads": ("wanda", "heads", 0.5),
+    "query heads": ("wanda", "query_heads", 0.5),
+    "heads and neurons": ("flap", "heads_and_neurons", 0.3),
     "channels": ("wanda", "channels", 0.25),
     "experts": ("reap", "experts", 0.5),
+    "weights inside experts": ("moe_pruner", "unstructured", 0.3),
     "blocks": ("random", "blocks", 0.34),
     "sub-layers": ("random", "sublayers", 0.25),
     "mixed": ("multi_pruner", "mixed", 0.2),
@@ -83,6 +86,9 @@ STRUCTURES: dict[str, tuple[str, str, float]] = {
     "slices": ("slicegpt", "slices", 0.25),
     "vocabulary": ("unused_tokens", "vocabulary", 0.1),
 }
+PARAMETERS = {
+    "flap": {"compensate": False}
+}  # a bias where the family has none would load with Prunarium only, whatever the widths
 # layers that activations cannot be collected of: their weights are read without running them, or they are grouped convolutions
 PROTECT = {
     "ConvNeXt": ("*.dwconv",),
@@ -164,8 +170,9 @@ def tried_without(family: str, column: str, protect: tuple[str, ...]) -> Cell:
     loaded.tokenizer = pairs_of_letters()
     try:
         loaded = prune(
-            loaded, Prune(method=method, structure=structure, sparsity=share, protect=protect), lambda: given, 0, Silent()
-        ).loaded
+            loaded, Prune(method=method, structure=structure, sparsity=share, protect=protect, params=PARAMETERS.get(method, {})),
+            lambda: given, 0, Silent(),
+        ).loaded  # fmt: skip
         given = given % loaded.model.config.vocab_size if structure == "vocabulary" else given  # ids are others now
         expected = outputs(loaded.model, given)
         with tempfile.TemporaryDirectory() as folder:
@@ -218,7 +225,8 @@ Made by `python -m tests.families`; do not edit. Each "yes" was tried: a tiny ra
 pruned a little, saved, loaded again, and said the same. "own loader": what is left has no config in transformers, so Prunarium loads the saved folder
 and plain `from_pretrained` refuses it. "but": with those layers protected. "no" is a refusal in a sentence, given below, before any weight changes.
 Families not listed may work too: what can be pruned is found from modules and shapes, except slices. Neurons and heads, those of vision transformers
-too, are found and cut by Prunarium itself; which channels of a convolutional network belong together, torch-pruning tells, and the cut is the same.
+too, are found and cut by Prunarium itself. Heads go by key-value group; query heads singly, as many from each group of a block. Which channels of a
+convolutional network belong together, torch-pruning tells, and the cut is the same.
 Channels that a norm over all of them reads (ConvNeXt's streams) stay: without one, its mean would be another.
 """
 

@@ -24,7 +24,7 @@ _Counts = tuple[int, ...]  # steps gone of each group, in the order of `prices`
         "2502.07780",
     ),
     needs={"scores", "fitness"},
-    structures=("unstructured", "neurons", "heads"),
+    structures=("unstructured", "neurons", "heads", "query_heads"),
     place="allocation/search",
 )
 def darwinlm(

@@ -13,7 +13,7 @@ from kernels.threshold import drops_per_array
     "global",
     label="Global ranking",
     needs={"scores"},
-    structures=("unstructured", "neurons", "heads", "channels"),
+    structures=("unstructured", "neurons", "heads", "query_heads", "heads_and_neurons", "channels"),
     place="allocation/one ranking",
 )
 def global_ranking(

@@ -18,7 +18,7 @@ from core.method import Paper, Param, allocator
         "2409.13199",
     ),
     needs={"influence", "angle"},
-    structures=("unstructured", "neurons", "heads"),
+    structures=("unstructured", "neurons", "heads", "query_heads"),
     place="allocation/block importance",
 )
 def influence_weighted(

@@ -19,7 +19,7 @@ _LEVELS = 1000  # a group with more units goes in so many equal parts, lowest sc
     "knapsack",
     label="Knapsack",
     needs={"scores"},
-    structures=("unstructured", "neurons", "heads"),
+    structures=("unstructured", "neurons", "heads", "query_heads", "heads_and_neurons"),
     place="allocation/importance per cost",
 )
 def knapsack(

@@ -17,7 +17,7 @@ from core.method import Paper, Param, allocator
         "SEAP: Training-free Sparse Expert Activation Pruning Unlock the Brainpower of Large Language Models",
         "2503.07605",
     ),
-    structures=("neurons", "heads"),
+    structures=("neurons", "heads", "query_heads"),
     place="allocation/depth",
 )
 def logistic_depth(

@@ -8,7 +8,18 @@ from core.method import allocator
 @allocator(
     "uniform",
     label="Uniform",
-    structures=("unstructured", "N:M", "tiles", "neurons", "heads", "channels", "width", "experts"),
+    structures=(
+        "unstructured",
+        "N:M",
+        "tiles",
+        "neurons",
+        "heads",
+        "query_heads",
+        "heads_and_neurons",
+        "channels",
+        "width",
+        "experts",
+    ),
     place="allocation/baseline",
 )
 def uniform(sizes: Mapping[str, int], sparsity: float) -> dict[str, float]:

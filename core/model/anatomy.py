@@ -235,14 +235,14 @@ def _refused(model: nn.Module, family: str, kind: str, blocks: tuple[Block, ...]
     what = type(model).__name__
     if not blocks:
         chain = f"{what} is not a chain of equal blocks, so only its single weights can be pruned."
-        said = dict.fromkeys(("blocks", "sublayers", "heads", "neurons", "mixed", "width", "slices"), chain)
+        said = dict.fromkeys(("blocks", "sublayers", *groups.IN_BLOCKS, "mixed", "width", "slices"), chain)
     else:
         attentive = all(block.attention or gone_from(model.get_submodule(block.path)) for block in blocks)
         if kind == "image_classifier" and not (attentive and even):
             said["blocks"] = said["sublayers"] = (
                 f"The blocks of {what} may change width and resolution, so one cannot be left out."
             )
-        for structure in groups.STRUCTURES:
+        for structure in groups.IN_BLOCKS:
             if why := groups.why_not(model, blocks, family, structure):
                 said[structure] = why
         if why := next((said[part] for part in ("sublayers", "neurons", "heads") if part in said), ""):

@@ -236,6 +236,10 @@ class _State:
                 name = f"blocks.{self.kept_blocks[int(block)]}.{rest}"
             left = self.units.setdefault(name, torch.ones(len(done.keep), dtype=torch.bool))
             left[left.clone()] = done.keep
+            if (inside := self.units.get(name.removesuffix(".heads") + ".query_heads")) is not None and name.endswith(".heads"):
+                inside[inside.clone()] = done.keep.repeat_interleave(
+                    int(inside.sum()) // len(done.keep)
+                )  # a whole group takes its own
             if isinstance(done.group, ExpertLayer):
                 self._cut_inside(done.group, done.keep)
             for part in done.group.everything:

@@ -16,7 +16,7 @@ from core.method import Paper, score
     ),
     needs={"input_norm"},
     compare="layer",
-    structures=("neurons", "heads", "channels", "width"),
+    structures=("neurons", "heads", "query_heads", "channels", "width"),
     place="criterion/activations only",
 )
 def activation(input_norm: Tensor) -> Tensor:

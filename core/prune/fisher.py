@@ -11,7 +11,7 @@ from core.method import Paper, score
     paper=Paper("LeCun, Denker, Solla", 1989, "Optimal Brain Damage"),
     needs={"gradient_square"},
     compare="layer",
-    structures=("unstructured", "N:M", "tiles", "neurons", "heads", "width"),
+    structures=("unstructured", "N:M", "tiles", "neurons", "heads", "query_heads", "width"),
     place="criterion/gradients",
 )
 def fisher(weight: Tensor, gradient_square: Tensor) -> Tensor:

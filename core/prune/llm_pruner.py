@@ -28,7 +28,7 @@ def _needs(params: dict[str, Any]) -> set[str]:
     needs=_NEEDS["mixed"],
     needs_of=_needs,
     compare="layer",
-    structures=("neurons", "heads"),
+    structures=("neurons", "heads", "query_heads"),
     place="criterion/gradients",
 )
 def llm_pruner(

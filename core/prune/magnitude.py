@@ -12,7 +12,7 @@ from core.method import Paper, score
         "Han, Pool, Tran, Dally", 2015, "Learning both Weights and Connections for Efficient Neural Networks", "1506.02626"
     ),
     compare="layer",
-    structures=("unstructured", "N:M", "tiles", "neurons", "heads", "channels", "width", "experts"),
+    structures=("unstructured", "N:M", "tiles", "neurons", "heads", "query_heads", "channels", "width", "experts"),
     place="criterion/weights only",
 )
 def magnitude(weight: Tensor) -> Tensor:

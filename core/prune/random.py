@@ -10,7 +10,19 @@ from core.method import score
     "random",
     label="Random",
     compare="layer",
-    structures=("unstructured", "N:M", "tiles", "neurons", "heads", "channels", "width", "blocks", "sublayers", "experts"),
+    structures=(
+        "unstructured",
+        "N:M",
+        "tiles",
+        "neurons",
+        "heads",
+        "query_heads",
+        "channels",
+        "width",
+        "blocks",
+        "sublayers",
+        "experts",
+    ),
     place="criterion/baseline",
 )
 def random(shape: tuple[int, ...], generator: Generator) -> Tensor:

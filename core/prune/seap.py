@@ -21,7 +21,7 @@ _FARTHEST, _TINY = 3.0, 1e-9
     ),
     needs={"input_variance", "input_mean"},
     compare="model",
-    structures=("neurons", "heads"),
+    structures=("neurons", "heads", "query_heads"),
     place="criterion/weights and activations",
 )
 def seap(

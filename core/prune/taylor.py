@@ -13,7 +13,7 @@ from core.method import Paper, score
     ),
     needs={"gradient"},
     compare="layer",
-    structures=("unstructured", "N:M", "tiles", "neurons", "heads", "width"),
+    structures=("unstructured", "N:M", "tiles", "neurons", "heads", "query_heads", "width"),
     place="criterion/gradients",
 )
 def taylor(weight: Tensor, gradient: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from core.method import Paper, Param, score
     ),
     needs={"input_norm"},
     compare="row",
-    structures=("unstructured", "N:M", "tiles", "neurons", "heads", "channels", "width"),
+    structures=("unstructured", "N:M", "tiles", "neurons", "heads", "query_heads", "channels", "width"),
     place="criterion/weights and activations",
 )
 def wanda(weight: Tensor, input_norm: Tensor, *, power: Annotated[float, Param("Input weight", 0.0, 2.0)] = 1.0) -> Tensor:

@@ -5,11 +5,11 @@ from torch import Tensor
 from core.method import statistic
 
 
-def _root_mean(total: Tensor, sequences: int) -> Tensor:
+def root_mean(total: Tensor, sequences: int) -> Tensor:
     return (total / sequences).sqrt()
 
 
-@statistic("input_norm", label="Input norm", of="layer", finish=_root_mean)
+@statistic("input_norm", label="Input norm", of="layer", finish=root_mean)
 def input_norm(total: Tensor | None, inputs: Tensor) -> Tensor:
     """How strongly each input feature of a layer is driven.
 

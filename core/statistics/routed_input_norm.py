@@ -3,13 +3,10 @@ from __future__ import annotations
 from torch import Tensor
 
 from core.method import statistic
+from core.statistics.input_norm import root_mean
 
 
-def _root_mean(total: Tensor, sequences: int) -> Tensor:
-    return (total / sequences).sqrt()
-
-
-@statistic("routed_input_norm", label="Gated input norm", of="expert weights", finish=_root_mean)
+@statistic("routed_input_norm", label="Gated input norm", of="expert weights", finish=root_mean)
 def routed_input_norm(total: Tensor | None, inputs: Tensor, gates: Tensor) -> Tensor:
     """How strongly each input feature of an expert's matrix is driven, by tokens that count with the gate that the router gives them.
 

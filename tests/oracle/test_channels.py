@@ -109,13 +109,18 @@ def loudness(model, made, read, unit) -> float:
     return sum(float(patches(model, path)[:, unit].square().sum()) / len(PIXELS) for path in read) ** 0.5
 
 
-def fluctuation(model, made, read, unit) -> float:
-    total = 0.0
+def fluctuations(model, made, read, unit) -> list[float]:
+    """One for each place of each layer that reads the channel."""
+    found = []
     for path in read:
         seen, column = patches(model, path)[:, unit], weight(model, path)[:, unit]
         for place in range(seen.shape[1]):
-            total += statistics.variance(seen[:, place].flatten().tolist()) * float(column[:, place].square().sum())
-    return total
+            found.append(statistics.variance(seen[:, place].flatten().tolist()) * float(column[:, place].square().sum()))
+    return found
+
+
+def fluctuation(model, made, read, unit) -> float:
+    return sum(fluctuations(model, made, read, unit))
 
 
 @pytest.mark.quick
@@ -146,8 +151,10 @@ def test_a_global_ranking_takes_the_lowest_channels_wherever_they_are_by_flap():
     model = resnet()
     ranked = []
     for name, (made, read) in GROUPS.items():
-        raw = [fluctuation(model, made, read, unit) for unit in range(model.get_submodule(made[0]).weight.shape[0])]
-        ranked += [((x - statistics.mean(raw)) / statistics.pstdev(raw), name) for x in raw]
+        raw = [fluctuations(model, made, read, unit) for unit in range(model.get_submodule(made[0]).weight.shape[0])]
+        entries = [value for each in raw for value in each]
+        mean, spread = statistics.mean(entries), statistics.pstdev(entries)
+        ranked += [((statistics.mean(each) - mean) / spread, name) for each in raw]
     lost = [name for _, name in sorted(ranked)[: len(ranked) // 4]]
     fields = {"allocation": {"method": "global", "params": {"floor": 0.0}}, "params": {"compensate": False}}
     done = gone(run(model, method="flap", sparsity=0.25, **fields))

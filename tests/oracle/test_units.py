@@ -154,6 +154,40 @@ def test_flap_ranks_all_blocks_together_by_how_far_a_neuron_is_from_its_blocks_m
 
 
 @pytest.mark.quick
+def test_flap_ranks_heads_and_neurons_together_and_takes_the_lowest_until_the_share_of_their_parameters_is_met():
+    """The paper's AL-AM: entries standardised in each block, a head the mean of its own. A head of this model has 2 * 8 rows or columns of query and output
+    layer and 8 of key and value, (16 + 8 + 8 + 16) * 32 = 1,536 weights; a neuron 3 * 32 = 96."""
+    model = llama(layers=3)
+    with torch.no_grad():
+        model.model.layers[1].mlp.down_proj.weight[:, :40] *= 0.01
+        model.model.layers[2].self_attn.o_proj.weight *= torch.linspace(0.01, 3, 32)
+    ranked = []
+    for index, block in enumerate(model.model.layers):
+        for name, reader, each in (("attention", block.self_attn.o_proj, 2 * HEAD), ("mlp", block.mlp.down_proj, 1)):
+            values = readings(model, f"model.layers.{index}.{'mlp.down_proj' if each == 1 else 'self_attn.o_proj'}")
+            raw = [fluctuation(block, reader, values, column, 1) for column in range(reader.weight.shape[1])]
+            mean, spread = statistics.mean(raw), statistics.pstdev(raw)
+            for start in range(0, len(raw), each):
+                score = statistics.mean((x - mean) / spread for x in raw[start : start + each])
+                ranked.append((score, f"blocks.{index}.{name}", 1536 if each > 1 else 96))
+    lost, gone, whole = [], 0, sum(cost for *_, cost in ranked)
+    for _, name, cost in sorted(ranked):
+        if gone >= 0.4 * whole:
+            break
+        lost, gone = [*lost, name], gone + cost
+    fields = {"allocation": {"method": "global", "params": {"floor": 0.0}}, "params": {"compensate": False}}
+    done = run(model, method="flap", structure="heads_and_neurons", sparsity=0.4, **fields)
+    counts = {cut.group.name: int((~cut.keep).sum()) for cut in done.cuts}
+    assert (
+        counts == {name: lost.count(name) for name in counts}
+        and 0 < counts["blocks.1.attention"] + counts["blocks.2.attention"] < 6
+    )
+    assert abs(done.said["sparsity"] - gone / whole) < 1e-9
+    after = sum(parameter.numel() for parameter in model.parameters())
+    assert after == sum(parameter.numel() for parameter in llama(layers=3).parameters()) - gone
+
+
+@pytest.mark.quick
 @pytest.mark.parametrize("build", [llama, gpt2], ids=["llama", "gpt2"])
 @pytest.mark.parametrize("structure", ["neurons", "heads"])
 def test_flap_leaves_the_mean_of_what_went_in_the_bias_of_the_layer_that_read_it(build, structure):

@@ -47,7 +47,7 @@ class TimedBlocks:
         if key not in self._known:
             self._known[key] = self._curve(block, group)
         at, off = self._known[key]
-        return Price(group.units, group.units - 1, at, off)
+        return Price(group.steps, group.steps - 1, at, off)
 
     def unit(self, unit: Unit) -> float:
         """Milliseconds that a whole block, or its attention or MLP, takes."""
@@ -67,20 +67,20 @@ class TimedBlocks:
         return self._known[key]
 
     def _curve(self, block: Block, group: Group) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        kept = sorted({max(round(group.units * (1 - i / (_WIDTHS - 1))), 1) for i in range(_WIDTHS)}, reverse=True)
+        kept = sorted({max(round(group.steps * (1 - i / (_WIDTHS - 1))), 1) for i in range(_WIDTHS)}, reverse=True)
         args, kwargs = self._arguments(self.loaded.module(block.path))
         narrowed = [self._narrowed(block, group, width) for width in kept]
         took = self._times_ms([lambda m=module: m(*args, **kwargs) for module in narrowed])
         off = np.maximum.accumulate([max(took[0] - ms, 0.0) for ms in took])
-        at = [float(group.units - width) for width in kept]
-        last = off[-1] + (off[-1] / at[-1] if at[-1] else 0.0) * (group.units - at[-1])  # none left is never asked for
+        at = [float(group.steps - width) for width in kept]
+        last = off[-1] + (off[-1] / at[-1] if at[-1] else 0.0) * (group.steps - at[-1])  # none left is never asked for
         self.watcher.say(Progress("latency curve", kind="note", text=_words(group, kept, took)))
-        return (*at, float(group.units)), (*map(float, off), float(last))
+        return (*at, float(group.steps)), (*map(float, off), float(last))
 
     def _narrowed(self, block: Block, group: Group, width: int) -> nn.Module:
         with stand_in(self.loaded, block.path) as copied:
-            if width < group.units:
-                cut(self.loaded.model, block, group, torch.arange(group.units) < width)
+            if width < group.steps:
+                cut(self.loaded.model, block, group, group.first(width))
         return copied
 
     def _arguments(self, module: nn.Module) -> blocks.Arguments:

@@ -31,7 +31,7 @@ from core.model.measuring.latency import latency
 from core.model.measuring.lean import counts_of
 from core.model.mixture.experts import ExpertLayer
 from core.model.pruning.pruned import Pruned
-from core.model.units.groups import Group
+from core.model.units.groups import QUERY_HEADS, Group
 from core.recipe import Prune, tile_size
 
 _ANOTHER = "Choose another cost, such as parameters."
@@ -118,13 +118,19 @@ def group_prices(loaded: LoadedModel, groups: Sequence[Group], asked: Owed, watc
         timed = TimedBlocks(loaded, asked, watcher)
         return {group.name: timed.group(group) for group in groups}
     places = _places(loaded, asked)
-    return {group.name: Price.linear(group.units, _unit_cost(loaded, group, asked, places), group.units - 1) for group in groups}
+    return {
+        group.name: Price.linear(group.steps, group.alike * _unit_cost(loaded, group, asked, places), group.steps - 1)
+        for group in groups
+    }
 
 
 def _unit_cost(loaded: LoadedModel, group: Group, asked: Owed, places: Mapping[nn.Module, int]) -> float:
     """One unit's share of the figure: its rows and columns, with their biases; the keys, values and scores of a head."""
     block = loaded.anatomy.blocks[group.block]
-    layers, heads = {layer.path: layer for layer in block.layers}, block.attention if group.structure == "heads" else None
+    layers, heads = (
+        {layer.path: layer for layer in block.layers},
+        block.attention if group.structure in ("heads", QUERY_HEADS) else None,
+    )
     stored = operations = 0.0
     for part in group.everything:
         shape, module, entries = layers[part.path].shape, loaded.module(part.path), part.index.shape[1]
@@ -137,7 +143,7 @@ def _unit_cost(loaded: LoadedModel, group: Group, asked: Owed, places: Mapping[n
         return stored * loaded.source_dtype.itemsize
     if asked.cost == "kv_bytes":
         return 2.0 * heads.head_dim * loaded.source_dtype.itemsize * asked.protocol["tokens"] * asked.protocol["batch"]
-    return operations + (_attention(loaded, block, asked, places) / heads.kv_heads if heads else 0.0)
+    return operations + (_attention(loaded, block, asked, places) / group.units if heads else 0.0)
 
 
 def _attention(loaded: LoadedModel, block: Block, asked: Owed, places: Mapping[nn.Module, int]) -> float:

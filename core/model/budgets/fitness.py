@@ -13,13 +13,13 @@ from core.model.anatomy import Layer
 from core.model.blocks import BATCH_TOKENS
 from core.model.depth.trials import NO_LOSS
 from core.model.loading import LoadedModel
-from core.model.masks import decide, nearest
+from core.model.masks import decide
 from core.model.measuring.counts import check_in_memory
 from core.model.measuring.likelihood import check_causal, mean_loss
 from core.model.memory import check_fits
 from core.model.observe import matrix
+from core.model.units.cutting import decided
 from core.model.units.groups import Group
-from kernels.masks import keep_highest
 
 SMALLER = "Choose fewer layers with `only`, or an allocation that tries nothing, such as owl or global."
 Mask = tuple[
@@ -96,7 +96,7 @@ def unit_masks(loaded: LoadedModel, groups: Sequence[Group], scores: Mapping[str
         layer = next(layer for layer in loaded.anatomy.blocks[group.block].layers if layer.path == group.reader.path)
 
         def keep(share: float) -> Tensor:
-            kept = keep_highest(scores[group.name][None], min(nearest(share * group.units), group.units - 1))[0]
+            kept = decided(scores[group.name], share, alike=group.alike)
             columns = torch.ones(layer.shape[1], dtype=torch.bool)
             columns[group.reader.index[~kept].flatten()] = False
             return columns[:, None] if layer.kind == "conv1d" else columns[None]

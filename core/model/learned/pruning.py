@@ -18,13 +18,13 @@ from core.model.masks import PackedMask
 from core.model.measuring.likelihood import check_causal
 from core.model.observe import matrix, of_kind
 from core.model.pruning.choosing import check_spared, chosen_groups, chosen_layers
-from core.model.pruning.pruned import Pruned, UnitCut
+from core.model.pruning.pruned import Pruned
 from core.model.pruning.task import Task
 from core.model.training import only_trains
+from core.model.units.cutting import Found, cut_out
 from core.model.units.groups import STRUCTURES as UNITS
 from core.model.units.groups import Group, unit_groups
-from core.model.width.narrow import cut
-from core.model.width.rehearse import rehearse
+from core.model.units.pruning import rehearse_each_kind
 from core.model.width.widths import settle
 from core.recipe import Prune
 from core.report import LayerRow
@@ -80,7 +80,7 @@ def prune_learned(task: Task) -> Pruned:
     finally:
         course.close()
     shares = course.final_shares(scores)
-    done = (_cut_out if step.structure in UNITS else _set_to_zero)(loaded, places, shares, scores, keep)
+    done = (_cut_out if step.structure in UNITS else _set_to_zero)(task, places, shares, scores, keep)
     return replace(done, said={"loss_before": before, "loss_after": after, "losses": [round(loss, 5) for loss in course.losses]})
 
 
@@ -88,9 +88,7 @@ def _groups(loaded: LoadedModel, step: Prune) -> tuple[Group, ...]:
     """The groups whose units may go, a cut tried on one block of each class."""
     anatomy = loaded.anatomy
     groups = chosen_groups(unit_groups(loaded.model, anatomy.blocks, anatomy.family, step.structure), anatomy, step)
-    kinds = {type(loaded.module(anatomy.blocks[group.block].path)): group for group in groups if group.units > 1}
-    for group in kinds.values():
-        rehearse(loaded, group)
+    rehearse_each_kind(loaded, groups)
     return tuple(groups)
 
 
@@ -124,28 +122,17 @@ def _learned(course: Course) -> tuple[float, Scores]:
     return before, scores
 
 
-def _cut_out(loaded: LoadedModel, groups: Sequence[Group], shares: Mapping[str, float], scores: Scores, keep: Scores) -> Pruned:
+def _cut_out(task: Task, groups: Sequence[Group], shares: Mapping[str, float], scores: Scores, keep: Scores) -> Pruned:
     """Units really go, and the config says so."""
-    rows, cuts, summary = [], [], {}
+    loaded, found = task.loaded, Found(task.step, task.method)
     for group in groups:
-        block, kept = loaded.anatomy.blocks[group.block], keep[group.name].cpu()
-        paths = {part.path for part in group.everything}
-        parameters = sum(layer.parameters for layer in block.layers if layer.path in paths)
-        if not kept.all():
-            cut(loaded.model, block, group, kept)
-        summary[group.key] = scores[group.name].cpu()
-        reached = int((~kept).sum()) / group.units
-        mean = float(summary[group.key].mean())
-        rows.append(LayerRow(group.name, group.block, (group.units,), parameters, shares[group.name], reached, mean))
-        cuts.append(UnitCut(group, kept))
+        cut_out(loaded, found.add(loaded, group, keep[group.name].cpu(), shares[group.name], scores[group.name]))
     settle(loaded.model)
-    return Pruned(replace(loaded, anatomy=read_anatomy(loaded.model)), rows=tuple(rows), scores=summary, cuts=tuple(cuts))
+    return found.pruned(replace(loaded, anatomy=read_anatomy(loaded.model)))
 
 
-def _set_to_zero(
-    loaded: LoadedModel, layers: Sequence[Layer], shares: Mapping[str, float], scores: Scores, keep: Scores
-) -> Pruned:
-    rows, masks, summary = [], {}, {}
+def _set_to_zero(task: Task, layers: Sequence[Layer], shares: Mapping[str, float], scores: Scores, keep: Scores) -> Pruned:
+    loaded, rows, masks, summary = task.loaded, [], {}, {}
     for layer in layers:
         flat, kept = matrix(layer, loaded.module(layer.path).weight.data), keep[layer.name]
         flat.masked_fill_(~kept.to(flat.device), 0.0)

@@ -18,8 +18,7 @@ from core.model.pruning.choosing import (
     removed_by_hand,
     units_by_hand,
 )
-from core.model.units.groups import STRUCTURES as UNITS
-from core.model.units.groups import unit_groups
+from core.model.units.groups import CHANNELS, UNITS, unit_groups
 from core.recipe import Prune, n_of_m, tile_size
 from core.recipe_steps import SUPER_WEIGHTS
 
@@ -31,7 +30,7 @@ def check_step(loaded: LoadedModel, step: Prune, method: Method) -> None:
         check_allocator(step)
     if step.structure in ("blocks", "sublayers"):
         _check_depth(loaded, step)
-    elif step.structure in UNITS:
+    elif step.structure in UNITS and step.structure != CHANNELS:
         anatomy = loaded.anatomy
         groups = chosen_groups(unit_groups(loaded.model, anatomy.blocks, anatomy.family, step.structure), anatomy, step)
         units_by_hand(step.allocation.shares, anatomy, groups)

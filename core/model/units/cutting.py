@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from core.events import Progress, Watcher
@@ -21,11 +22,17 @@ from core.report import LayerRow
 from kernels.masks import keep_highest
 
 
-def decided(scores: Tensor, share: float, ceiling: float | None = None) -> Tensor:
+def decided(scores: Tensor, share: float, ceiling: float | None = None, alike: int = 1) -> Tensor:
     """Scores of the units of a group and the share to remove -> bool, True = kept. One unit stays whatever is asked, and so does what scores above
-    the ceiling."""
-    keep = keep_highest(scores[None], asked_of(len(scores), share))[0].cpu()
+    the ceiling. alike: the units are so many sets, each of which loses as many and keeps one."""
+    sets = scores.reshape(alike, -1)
+    keep = torch.cat([keep_highest(each[None], asked_of(len(each), share))[0] for each in sets]).cpu()
     return keep if ceiling is None else keep | (scores.cpu() > ceiling)
+
+
+def by_step(group: Group, scores: Tensor) -> Tensor:
+    """(steps,): what goes at each step, where units go from several sets at a time: the lowest of each, then the next."""
+    return scores if group.alike == 1 else scores.reshape(group.alike, -1).sort(1).values.sum(0)
 
 
 def asked_of(units: int, share: float) -> int:
@@ -73,7 +80,7 @@ class Found:
 
     def note_spared(self, watcher: Watcher) -> None:
         """Where the method spares units that the share asked for, say how many."""
-        asked = sum(asked_of(cut.group.units, row.asked) for cut, row in zip(self.cuts, self.rows, strict=True))
+        asked = sum(asked_of(cut.group.steps, row.asked) * cut.group.alike for cut, row in zip(self.cuts, self.rows, strict=True))
         gone = sum(int((~cut.keep).sum()) for cut in self.cuts)
         if whole := [row.name for row in self.rows if row.shape[0] > 1 and row.asked == 1.0]:
             text = (

@@ -1,7 +1,8 @@
 """Which rows and columns of which layers go together: a neuron of an MLP, a key-value group of attention heads.
 
 A neuron is a row of every layer into the MLP and a column of the layer out of it. Heads go by key-value group: the query heads that share one key
-and value head, so that what is left is still grouped attention; where nothing is shared, a group is one head.
+and value head, so that what is left is still grouped attention; where nothing is shared, a group is one head. Query heads go one by one inside
+their key-value groups, as many from each group of a block, so that what is left is still grouped attention.
 """
 
 from __future__ import annotations
@@ -21,8 +22,11 @@ if TYPE_CHECKING:
     from core.model.anatomy import Block
 
 STRUCTURES = ("neurons", "heads")  # found here, from what the layers of a block do
+QUERY_HEADS = "query_heads"  # those that share a key and value head with others, which stays
+TOGETHER = "heads_and_neurons"  # both structures in one step, their units in one ranking
 CHANNELS = "channels"  # found from how an image goes through the model: core.model.units.channels
-UNITS = (*STRUCTURES, CHANNELS)
+IN_BLOCKS = (*STRUCTURES, QUERY_HEADS, TOGETHER)
+UNITS = (*IN_BLOCKS, CHANNELS)
 _ANOTHER = "Choose another structure for this model."
 # How one layer that makes query, key and value is laid out: whole parts one after another, or a group's heads side by side.
 _STACKED, _BY_GROUP = ("gpt2", "phi3", "modernbert"), ("gpt_neox", "falcon")
@@ -31,11 +35,12 @@ _STACKED, _BY_GROUP = ("gpt2", "phi3", "modernbert"), ("gpt_neox", "falcon")
 @dataclass(frozen=True)
 class Part:
     """A layer's share in a group. `axis` of its weight as (out, in) or (out, in, kernel...); `index` int64 (units, entries): which rows or
-    columns are each unit's. Together the units own the whole axis."""
+    columns are each unit's. Together the units own the whole axis, but for `stays` (int64), which no unit takes with it."""
 
     path: str
     axis: int
     index: Tensor
+    stays: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -43,7 +48,8 @@ class Group:
     """Units that can go one by one. `name`: blocks.I.mlp or blocks.I.attention; of channels the name of the layer that makes them, or stream.I.
 
     `block`: the one that makes them, None where several do. `parts`: the layers whose rows make the units. `reader`: the layer whose columns read
-    them, the first of `readers`. `beside`: norms that have numbers for each unit, and no part in its score.
+    them, the first of `readers`. `beside`: norms that have numbers for each unit, and no part in its score. `alike`: the units are so many sets of
+    equal size, one set after another, and each set loses as many.
     """
 
     name: str
@@ -54,6 +60,16 @@ class Group:
     reader: Part
     more_readers: tuple[Part, ...] = ()
     beside: tuple[Part, ...] = ()
+    alike: int = 1
+
+    @property
+    def steps(self) -> int:
+        """How many times units can be taken: one of each set at a time."""
+        return self.units // self.alike
+
+    def first(self, steps: int) -> Tensor:
+        """bool (units,): the first so many of each set."""
+        return (torch.arange(self.steps) < steps).repeat(self.alike)
 
     @property
     def key(self) -> str:
@@ -72,15 +88,27 @@ class Group:
 
 def unit_groups(model: nn.Module, blocks: Sequence[Block], family: str, structure: str) -> tuple[Group, ...]:
     """The groups of every block that has such units, in order. Raises ModelError, in a sentence, where they cannot be told apart safely."""
-    find = _neurons if structure == "neurons" else _heads
+    if structure == TOGETHER:
+        both = (group for part in ("heads", "neurons") for group in unit_groups(model, blocks, family, part))
+        return tuple(sorted(both, key=lambda group: group.block))
+    find = {"neurons": _neurons, "heads": _heads, QUERY_HEADS: _query_heads}[structure]
     found = [find(model, block, family) for block in blocks]
     groups = tuple(group for group in found if group is not None)
     if not groups:
         raise ModelError(f"No pair of layers into and out of an MLP was found in the blocks of {type(model).__name__}.", _ANOTHER)
-    if all(group.units == 1 for group in groups):
-        what = "key-value group, so its query heads stand or fall together" if structure == "heads" else "neuron"
-        raise ModelError(f"Each block of {type(model).__name__} has one {what}.", _ANOTHER)
+    if all(group.steps == 1 for group in groups):
+        raise ModelError(*_one_each(type(model).__name__, structure))
     return groups
+
+
+def _one_each(what: str, structure: str) -> tuple[str, str]:
+    """What is wrong where no group can give a unit, and what else to do."""
+    if structure == QUERY_HEADS:
+        return f"Each query head of {what} has a key and value head of its own, and goes with it.", "Use structure heads."
+    if structure == "heads":
+        said = f"Each block of {what} has one key-value group, which all its query heads need; structure query_heads takes them singly."
+        return said, "Use structure query_heads."
+    return f"Each block of {what} has one neuron.", _ANOTHER
 
 
 def why_not(model: nn.Module, blocks: Sequence[Block], family: str, structure: str) -> str:
@@ -151,6 +179,24 @@ def _heads(model: nn.Module, block: Block, family: str) -> Group | None:
     return Group(f"{block.name}.attention", block.index, "heads", units, parts, Part(by_role["output"].path, 1, query))
 
 
+def _query_heads(model: nn.Module, block: Block, family: str) -> Group | None:
+    whole = _heads(model, block, family)
+    if whole is None:
+        return None
+    attention = block.attention
+    heads, sets, dim = attention.query_heads, attention.kv_heads, attention.head_dim
+    columns = torch.arange(heads * dim).reshape(heads, dim)
+    first, rows, stays = whole.parts[0], columns, None
+    if (
+        len(whole.parts) == 1
+    ):  # queries, keys and values in one layer: a key-value group's own come with, or before, its key and value
+        queries = heads // sets * dim
+        rows = first.index[:, :queries].reshape(heads, dim)
+        stays = first.index[:, queries:].flatten()
+    parts = (Part(first.path, 0, rows, stays),)
+    return Group(whole.name, block.index, QUERY_HEADS, heads, parts, Part(whole.reader.path, 1, columns), alike=sets)
+
+
 def _check_attention(model: nn.Module, block: Block, inside: Sequence[Layer], family: str) -> None:
     """Raise ModelError where the attention holds something that a head would have to take with it, and that is not known here."""
     attention, what = block.attention, type(model).__name__
@@ -164,7 +210,7 @@ def _check_attention(model: nn.Module, block: Block, inside: Sequence[Layer], fa
     if getattr(getattr(model, "config", None), "alibi", False):
         raise ModelError(f"{what} gives each head a slope by its number, so the others would change if one went.", _ANOTHER)
     source = next(layer.path for layer in inside if layer.role in ("query", "qkv"))
-    widths = {attention.query_heads * attention.head_dim, attention.kv_heads * attention.head_dim}
+    widths = {attention.query_heads * attention.head_dim, attention.kv_heads * attention.head_dim} - {attention.head_dim}
     layers = {layer.path for layer in inside}
     for name, parameter in model.get_submodule(attention.path).named_parameters():
         path, beside = f"{attention.path}.{name}".rpartition(".")[0], source.rpartition(".")[0]

@@ -1,7 +1,8 @@
 """Whole neurons, attention heads and channels out: score -> allocate -> decide -> cut.
 
 Where the units of each block are its own, block by block, with the cut model's activations propagated. Where groups cross blocks or share layers
-(channels), or the model does something of its own between blocks: all scored on the dense model, all decided, then all cut.
+(channels), or the model does something of its own between blocks: all scored on the dense model, all decided, then all cut. Heads and neurons may go
+together: the share is then one of their parameters, and an allocator that ranks all units ranks both kinds.
 Gradients, where a method asks for them, are those of the dense model.
 """
 
@@ -13,7 +14,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from core.cost import Price
+from core.cost import Owed, Price
 from core.errors import ModelError, RecipeError
 from core.events import follow
 from core.method import get
@@ -32,8 +33,8 @@ from core.model.pruning.pruned import Pruned, UnitCut
 from core.model.pruning.scoring import criterion, output_error
 from core.model.pruning.task import Task
 from core.model.units.channels import channel_groups
-from core.model.units.cutting import Found, asked_of, cut_out, decided, make_up
-from core.model.units.groups import CHANNELS, Group, unit_groups
+from core.model.units.cutting import Found, asked_of, by_step, cut_out, decided, make_up
+from core.model.units.groups import CHANNELS, TOGETHER, Group, unit_groups
 from core.model.units.scoring import Statistics, observed, unit_scores
 from core.model.width.rehearse import rehearse, rehearse_together
 from core.model.width.widths import settle
@@ -48,6 +49,7 @@ def prune_units(task: Task) -> Pruned:
         rehearse_together(loaded, groups)
     else:
         rehearse_each_kind(loaded, groups)
+    prices = _parameters(task, groups) if step.structure == TOGETHER else {}
     work = _Work(task, groups, _gradients(task, groups), Found(step, task.method))
     if step.structure == CHANNELS or (loaded.anatomy.kind == "image_classifier" and not loaded.anatomy.hidden):
         _prune_together(work)
@@ -55,7 +57,11 @@ def prune_units(task: Task) -> Pruned:
         _prune_by_block(work, _shares(work, lambda: _dense_scores(work)))
     settle(loaded.model)
     work.found.note_spared(task.watcher)
-    return work.found.pruned(replace(loaded, anatomy=read_anatomy(loaded.model)))
+    done = work.found.pruned(replace(loaded, anatomy=read_anatomy(loaded.model)))
+    if not prices:
+        return done
+    gone = sum(prices[cut.group.name](float((~cut.keep).sum())) for cut in done.cuts)
+    return replace(done, said={"sparsity": gone / sum(price.off[-1] for price in prices.values())})
 
 
 def _all_groups(loaded: LoadedModel, structure: str) -> tuple[Group, ...]:
@@ -90,7 +96,11 @@ class _Work:
 
 def rehearse_each_kind(loaded: LoadedModel, groups: Sequence[Group]) -> None:
     """Try the cut on one block of each class, before anything changes."""
-    kinds = {type(loaded.module(loaded.anatomy.blocks[group.block].path)): group for group in groups if group.units > 1}
+    kinds = {
+        (type(loaded.module(loaded.anatomy.blocks[group.block].path)), group.structure): group
+        for group in groups
+        if group.steps > 1
+    }
     for group in kinds.values():
         rehearse(loaded, group)
 
@@ -109,21 +119,34 @@ def _shares(work: _Work, scores: Callable[[], Mapping[str, Tensor]]) -> dict[str
     if step.allocation.method == "by_hand":
         return units_by_hand(step.allocation.shares, loaded.anatomy, work.groups)
     allocator = get("allocator", step.allocation.method)
-    sizes = {group.name: group.units for group in work.groups}
-    asked = Asked(step, task.owed, sizes)
+    sizes = {group.name: group.steps for group in work.groups}
+    asked = Asked(step, _goal(task, work.groups), sizes)
     asked.priced(
-        group_prices(loaded, work.groups, task.owed, watcher)
-        if task.owed
+        group_prices(loaded, work.groups, asked.owed, watcher)
+        if asked.owed
         else {name: Price.linear(n, 1.0, n - 1) for name, n in sizes.items()}
     )
     known = scores() if "scores" in allocator.needs else {}
-    given = {"sizes": sizes, "scores": known.__getitem__, "watcher": watcher, "generator": task.generator("allocate")}
+    steps = {group.name: by_step(group, known[group.name]) for group in work.groups if known}
+    given = {"sizes": sizes, "scores": steps.__getitem__, "watcher": watcher, "generator": task.generator("allocate")}
     if figures := of_kind(allocator.needs, "block"):
         given |= {"blocks": {group.name: f"blocks.{group.block}" for group in work.groups}, **_block_figures(task, figures)}
     if "fitness" not in allocator.needs:
         return asked.spread(allocator, given)
     with trying(loaded, unit_masks(loaded, work.groups, known), task.inputs(), watcher) as fitness:
         return asked.spread(allocator, given | {"fitness": fitness, "sequences": fitness.sequences})
+
+
+def _goal(task: Task, groups: Sequence[Group]) -> Owed | None:
+    """The step's budget. Of heads and neurons together a share is one of their parameters, since a head and a neuron are no equal units."""
+    if task.owed or task.step.structure != TOGETHER:
+        return task.owed
+    whole = sum(price.off[-1] for price in _parameters(task, groups).values())
+    return Owed("parameters", TOGETHER, whole, whole * (1 - task.step.sparsity))
+
+
+def _parameters(task: Task, groups: Sequence[Group]) -> dict[str, Price]:
+    return group_prices(task.loaded, groups, Owed("parameters", TOGETHER, 0.0, 0.0), task.watcher)
 
 
 def _block_figures(task: Task, names: Sequence[str]) -> dict[str, dict[str, float]]:
@@ -158,15 +181,17 @@ def _prune_by_block(work: _Work, shares: Mapping[str, float]) -> None:
         for group in follow(work.groups, task.stage, watcher):
             _prune_group(work, group, shares[group.name], {})
         return
-    by_block = {group.block: group for group in work.groups}
+    by_block: dict[int, list[Group]] = {}
+    for group in work.groups:
+        by_block.setdefault(group.block, []).append(group)
     last = max(by_block)
     for block, module, hidden, extra in stream(loaded, task.inputs(), watcher, task.stage):
         if block.index > last:
             continue
-        group = by_block.get(block.index)
-        if group is not None:
-            part = replace(block, layers=observed(loaded, task.method, [group]))
+        if block.index in by_block:
+            part = replace(block, layers=observed(loaded, task.method, by_block[block.index]))
             statistics = observe_block(loaded, part, module, hidden, extra, work.needs, watcher)[0]
+        for group in by_block.get(block.index, ()):
             _prune_group(work, group, shares[group.name], statistics)
         if block.index < last:
             blocks.advance(module, hidden, extra, watcher)
@@ -178,7 +203,7 @@ def _prune_group(work: _Work, group: Group, share: float, statistics: Statistics
         done = _solved(work, group, share, statistics)
     else:
         scores = work.scores(group, statistics)
-        done = work.found.add(loaded, group, decided(scores, share, work.found.ceiling), share, scores)
+        done = work.found.add(loaded, group, decided(scores, share, work.found.ceiling, group.alike), share, scores)
     if work.found.adds_bias and not done.keep.all():
         make_up(loaded, group, done.keep, statistics)
     cut_out(loaded, done)
@@ -233,7 +258,9 @@ def _prune_together(work: _Work) -> None:
         _check_share(group, shares[group.name])
     for group in follow(work.groups, task.stage, watcher):
         share = shares[group.name]
-        work.found.add(loaded, group, decided(scores[group.name], share, work.found.ceiling), share, scores[group.name])
+        work.found.add(
+            loaded, group, decided(scores[group.name], share, work.found.ceiling, group.alike), share, scores[group.name]
+        )
     for done in work.found.cuts if work.found.adds_bias else ():
         make_up(loaded, done.group, done.keep, statistics)
     for done in work.found.cuts:
@@ -241,8 +268,8 @@ def _prune_together(work: _Work) -> None:
 
 
 def _check_share(group: Group, share: float) -> None:
-    if group.units > 1 and nearest(share * group.units) == group.units:
+    if group.steps > 1 and nearest(share * group.steps) == group.steps:
         raise RecipeError(
             f"A share of {share:g} takes all {group.units} {group.structure} of {group.name}, and nothing would come through.",
-            f"Ask for at most {(group.units - 1) / group.units:.3g} there, or protect it.",
+            f"Ask for at most {(group.steps - 1) / group.steps:.3g} there, or protect it.",
         )

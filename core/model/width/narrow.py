@@ -5,17 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from core.model.anatomy import Block
-from core.model.units.groups import Group, Part
+from core.model.units.groups import QUERY_HEADS, Group, Part
 
 _QUERY_COUNTS = ("num_heads", "num_attention_heads", "n_heads", "n_head")
 _KEY_COUNTS = ("num_key_value_heads", "num_kv_heads")
 _NORM_BUFFERS = ("running_mean", "running_var")
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)  # norms that see each channel by itself
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_SHARED_BY = ("num_key_value_groups", "n_rep")  # query heads to a key and value head
 _WIDTHS = ("all_head_size", "embed_dim", "split_size", "inner_dim")
 
 
@@ -23,17 +25,18 @@ def cut(model: nn.Module, block: Block | None, group: Group, keep: Tensor) -> No
     """Leave only the units that `keep` (bool, one a unit) names: smaller weights, and the counts of the attention's modules (heads: of `block`)."""
     for part in (*group.everything, *group.beside):
         cut_layer(model.get_submodule(part.path), part.axis, entries(part, keep))
-    if group.structure == "heads" and block is not None:
-        heads = block.attention
-        kept = int(keep.sum())
-        _set_heads(model, block, heads.query_heads // heads.kv_heads * kept, kept)
+    if group.structure in ("heads", QUERY_HEADS) and block is not None:
+        heads, kept = block.attention, int(keep.sum())
+        whole = group.structure == "heads"
+        _set_heads(model, block, heads.query_heads // heads.kv_heads * kept if whole else kept, kept if whole else heads.kv_heads)
     elif isinstance(getattr(owner := model.get_submodule(group.reader.path.rpartition(".")[0]), "intermediate_size", None), int):
         owner.intermediate_size = int(keep.sum())
 
 
 def entries(part: Part, keep: Tensor) -> Tensor:
     """Which rows or columns stay, ascending."""
-    return part.index[keep.cpu()].flatten().sort().values
+    kept = part.index[keep.cpu()].flatten()
+    return (kept if part.stays is None else torch.cat((kept, part.stays))).sort().values
 
 
 def cut_layer(layer: nn.Module, axis: int, kept: Tensor) -> None:
@@ -96,6 +99,7 @@ def _set_heads(model: nn.Module, block: Block, query_heads: int, kv_heads: int) 
     new = {
         **dict.fromkeys(_QUERY_COUNTS, (old.query_heads, query_heads)),
         **dict.fromkeys(_KEY_COUNTS, (old.kv_heads, kv_heads)),
+        **dict.fromkeys(_SHARED_BY, (old.query_heads // old.kv_heads, query_heads // kv_heads)),
         **dict.fromkeys(_WIDTHS, (old.query_heads * old.head_dim, query_heads * old.head_dim)),
     }
     for module in model.get_submodule(old.path).modules():

@@ -29,8 +29,7 @@ def rehearse(loaded: LoadedModel, group: Group) -> None:
     """
     block = loaded.anatomy.blocks[group.block]
     args, kwargs = block_arguments(loaded, loaded.module(block.path))
-    keep = torch.ones(group.units, dtype=torch.bool)
-    keep[group.units // 2] = False
+    keep = (torch.arange(group.steps) != group.steps // 2).repeat(group.alike)
     with stand_in(loaded, block.path) as copied, torch.no_grad():
         reader, ran = loaded.module(group.reader.path), []
         reader.register_forward_hook(lambda *_: ran.append(True))
@@ -127,9 +126,8 @@ def first_output(output: Any) -> Tensor:
 
 
 def _cannot(loaded: LoadedModel, group: Group, why: str) -> ModelError:
-    what = {"neurons": "one of its neurons", "heads": "one group of its heads", "channels": "one of its channels"}[
-        group.structure
-    ]
+    what = {"neurons": "one of its neurons", "heads": "one group of its heads", "query_heads": "a query head of each group",
+            "channels": "one of its channels"}[group.structure]  # fmt: skip
     return ModelError(
         f"{group.name} of {type(loaded.model).__name__} cannot do without {what}: tried on a copy, {why}.",
         "Choose another structure for this model; how its parts belong together is not known here.",

@@ -15,10 +15,10 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from core.errors import ModelError
-from core.model.anatomy import PRUNABLE, Anatomy, read_anatomy
+from core.model.anatomy import PRUNABLE, Anatomy, Block, read_anatomy
 from core.model.depth.gone import KEY, gone_from, say_gone, take_out
 from core.model.inputs.pixels import pixel_shape
-from core.model.units.groups import CHANNELS, STRUCTURES, Group, unit_groups
+from core.model.units.groups import CHANNELS, QUERY_HEADS, STRUCTURES, Group, Part, unit_groups
 from core.model.width.narrow import NORMS, cut, cut_layer, depthwise
 from core.model.width.sliced import said_of
 from core.model.width.slicing import rebuild as slice_as_said
@@ -144,13 +144,16 @@ def rebuild(model: PreTrainedModel) -> None:
         return
     widths, biases = _checked(model, said)
     anatomy = read_anatomy(model)
-    for structure in STRUCTURES:
+    for structure in (*STRUCTURES, QUERY_HEADS):
+        if structure in anatomy.refused:
+            continue
+        anatomy = read_anatomy(model) if structure == QUERY_HEADS else anatomy  # whole groups may have gone just now
         if structure in anatomy.refused:
             continue
         for group in unit_groups(model, anatomy.blocks, anatomy.family, structure):
-            kept = _kept(model, group, widths)
-            if kept < group.units:
-                cut(model, anatomy.blocks[group.block], group, torch.arange(group.units) < kept)
+            kept = _kept(model, group, anatomy.blocks[group.block], widths)
+            if kept < group.steps:
+                cut(model, anatomy.blocks[group.block], group, group.first(kept))
     if CHANNELS not in anatomy.refused:
         _narrow_channels(model, widths)
     for path, wanted in widths.items():
@@ -200,14 +203,24 @@ def _checked(model: PreTrainedModel, said: Any) -> tuple[dict[str, list[int]], l
     return widths, biases
 
 
-def _kept(model: PreTrainedModel, group: Group, widths: dict[str, list[int]]) -> int:
-    """Units that the widths leave in a group: all its layers must agree."""
-    left = set()
-    for part in group.everything:
+def _kept(model: PreTrainedModel, group: Group, block: Block, widths: dict[str, list[int]]) -> int:
+    """Units that the widths leave in a group (of each set of them): all its layers must agree."""
+
+    def size(part: Part) -> tuple[int, int]:
         there = _shape(model.get_submodule(part.path))[part.axis]
-        left.add(widths[part.path][part.axis] * group.units / there if part.path in widths else float(group.units))
+        fixed = 0 if part.stays is None else len(part.stays)
+        return there - fixed, (widths[part.path][part.axis] if part.path in widths else there) - fixed
+
+    shared = (
+        group.structure == "heads" and block.attention.query_heads > block.attention.kv_heads
+    )  # query heads may have gone too
+    if shared and len(group.parts) == 1:
+        left = {(size(group.parts[0])[1] - size(group.reader)[1]) / (2 * block.attention.head_dim)}
+    else:
+        sizes = [size(part) for part in (group.parts[1:] if shared else group.everything)]
+        left = {wanted * group.steps / there for there, wanted in sizes}
     kept = left.pop()
-    if left or kept != int(kept) or not 1 <= kept <= group.units:
+    if left or kept != int(kept) or not 1 <= kept <= group.steps:
         raise _damaged(f"the layers of {group.name} do not fit together")
     return int(kept)
 

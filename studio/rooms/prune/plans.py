@@ -17,6 +17,8 @@ STRUCTURE_WORDS = {
     "channels": "whole channels",
     "neurons": "whole neurons",
     "heads": "attention heads",
+    "query_heads": "query heads inside their groups",
+    "heads_and_neurons": "heads and neurons together",
     "blocks": "whole blocks",
     "sublayers": "attention or MLP parts of blocks",
     "experts": "experts",
@@ -25,7 +27,11 @@ STRUCTURE_WORDS = {
     "slices": "slices of the hidden width",
     "vocabulary": "rows of the vocabulary",
 }
-UNITS = ("neurons", "heads", "channels")
+UNITS = ("neurons", "heads", "query_heads", "heads_and_neurons", "channels")
+WORDS = {
+    "query_heads": "query heads",
+    "heads_and_neurons": "heads and neurons, counted in parameters,",
+}  # where a structure's name is no word
 # structures that go whole: a budget by hand has no meaning there
 WHOLE = {
     "blocks": "blocks",
@@ -211,13 +217,13 @@ def _amount(prune: Prune) -> str:
 
 
 def _place(structure: str) -> str:
-    return "block" if structure in ("neurons", "heads", "experts") else "layer"
+    return "block" if structure in (*UNITS[:-1], "experts") else "layer"
 
 
 def _named(structure: str) -> str:
     """tiles:16 -> 16 × 16 tiles"""
     size = tile_size(structure)
-    return f"{size} × {size} tiles" if size else structure
+    return f"{size} × {size} tiles" if size else WORDS.get(structure, structure)
 
 
 def _against(prune: Prune, card: catalogue.MethodCard) -> str:
@@ -231,7 +237,7 @@ def _what(prune: Prune, model: str) -> str:
     if prune.structure == "unstructured":
         return f"set weights of {model} to zero"
     verb = f"set {_named(prune.structure)} of {model} to zero" if tile_size(prune.structure) else ""
-    return verb or f"remove {WHOLE.get(prune.structure, prune.structure)} of {model}"
+    return verb or f"remove {WHOLE.get(prune.structure, _named(prune.structure))} of {model}"
 
 
 def _spread(prune: Prune, labels: dict[tuple[str, str], str]) -> str:
