@@ -10,8 +10,9 @@ the divergences of a few budgets of the whole model, c and d from their losses; 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from math import inf, isfinite, sqrt
+from typing import Any
 
 import numpy as np
 
@@ -44,6 +45,11 @@ class Probe:
     @property
     def usable(self) -> bool:
         return isfinite(self.cost) and LEAST < self.cost < 20
+
+
+def told(probes: Sequence[Probe]) -> list[dict[str, Any]]:
+    """Probes as plain data."""
+    return [asdict(probe) for probe in probes]
 
 
 @dataclass(frozen=True)
