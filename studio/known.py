@@ -54,16 +54,25 @@ def remember(source: str, described: dict[str, Any], cache: Path) -> None:
 def observations(source: str, runs: Path, curves: bool = False, cache: Path | None = None, of: str = WEIGHTS) -> Observed | None:
     """The newest observations of this source among the runs, else the demo's. `curves`: only such that hold cost curves, of the structure `of` (EVERYTHING:
     of any). `cache`: where its description is kept; observations of other weights that lay at the same place before are passed over."""
-    weights = fingerprint(source, cache) if cache else None
+    weights, plainer = fingerprint(source, cache) if cache else None, None
     for path in folder.runs(runs):
         file = path / folder.OBSERVATIONS
         if not file.is_file() or _source_of(path) != source:
             continue
         found = _read(file)
-        if found and (_has_curves(found, of) or not curves) and _is_of(found, weights):
+        if not found or not _is_of(found, weights) or (curves and not _has_curves(found, of)):
+            continue
+        if curves or not _for_a_budget(found):
             return Observed(found, "measured", path.name)
+        plainer = plainer or Observed(found, "measured", path.name)
     found = _read(_demo(source) / folder.OBSERVATIONS)
-    return Observed(found, "precomputed demo") if found and (_has_curves(found, of) or not curves) else None
+    demo = Observed(found, "precomputed demo") if found and (_has_curves(found, of) or not curves) else None
+    return demo if demo and (plainer is None or not _for_a_budget(demo.data)) else plainer
+
+
+def _for_a_budget(found: dict[str, Any]) -> bool:
+    """Was this run made for its curves? It takes few scores of a short text, so a look of its own, or the demo's, says more where both are there."""
+    return bool(found.get("curves")) and found.get("ablation") is None
 
 
 def _has_curves(found: dict[str, Any], of: str) -> bool:

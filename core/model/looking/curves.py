@@ -42,7 +42,7 @@ from core.model.units.groups import STRUCTURES
 from core.prediction import Probe
 from core.recipe import Curves
 
-FORMAT = 4  # of what is kept: counts up when the measurements or the fit change
+FORMAT = 5  # of what is kept: counts up when the measurements or the fit change
 ERROR_LEVELS = (0.1, 0.25, 0.4, 0.55, 0.7, 0.85)
 ERROR_ROWS = 256  # of a layer, evenly spaced: a relative error needs no more
 _ATTENTION = ("query", "key", "value", "output", "qkv")
