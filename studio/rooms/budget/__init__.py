@@ -63,7 +63,7 @@ def build(bench: Bench) -> None:
     bars = equaliser.equaliser(bench.workspace, held)
     with gr.Row():
         go = gr.Button("Prune with this budget", variant="primary", scale=0, min_width=250, size="md", elem_id="budget-prune")
-        measure = gr.Button("Measure curves", scale=0, min_width=220, size="md", elem_id="budget-measure")
+        measure = gr.Button("Measure curves", scale=0, min_width=290, size="md", elem_id="budget-measure")
     note = facts.component("budget-note")
     with gr.Accordion("Table: the budget, editable", open=False, elem_classes="twin"):
         table = gr.Dataframe(
@@ -204,7 +204,7 @@ def _about(bench: Bench, held: _Held, source: str, of: str) -> tuple[Any, ...]:
 
 def _note(bench: Bench, held: _Held, source: str, of: str) -> dict[str, Any]:
     """Where the prediction comes from, and whom the budget costs most where a damage map says so."""
-    pays = damage.who_pays(held.damage, bench.workspace.read().budget.shares)
+    pays = "" if of else damage.who_pays(held.damage, bench.workspace.read().budget.shares)  # maps are of single weights
     seen = equaliser.face(held(source), of).seen if of else held.origin
     curves = (seen.data if seen else {}).get("curves")
     if curves is None and of:
@@ -228,9 +228,9 @@ def origin(found: dict[str, Any]) -> str:
         else ""
     )
     units = found.get("structure") in known.UNITS
-    what, alone = (f"What each block's output loses without some of its {found['structure']}", "each block's alone") if units else (
-        "Each layer's local error at six shares", "each block's attention and MLP alone")  # fmt: skip
+    what, alone = (f"What each block's output loses without some of its {found['structure']}", "the block without them alone turns") if units else (
+        "Each layer's local error at six shares", "each block's attention and MLP alone turn")  # fmt: skip
     return (
-        f"{what} {how}, weighted by how far {alone} turn the answers, and added up with the power {found['power']:.2f} that budgets of the whole model "
+        f"{what} {how}, weighted by how far {alone} the answers, and added up with the power {found['power']:.2f} that budgets of the whole model "
         f"showed.{fit}"
     )

@@ -147,7 +147,7 @@ function paintBar(bar, cost, highest) {
   bar.track.setAttribute('aria-valuetext', `remove ${text}${mixed ? `, its layers ${percent(low)} to ${percent(high)}` : ''}${closed ? ', locked' : ''}`);
   bar.lock.setAttribute('aria-pressed', closed); bar.lock.setAttribute('aria-label', `Lock ${bar.title}`); bar.path.setAttribute('d', closed ? SHUT : OPEN);
   bar.cost.style.height = `${100 * cost / highest}%`; bar.cost.parentNode.title = !curvesNow() ? '' : `${bar.title} alone: ${metricOf()} × ${Math.exp(cost).toFixed(3)}`;
-  const was = model.measured && !groupsOf() && mean(names, model.measured.shares); bar.was.hidden = was == null; bar.was.style.bottom = `${100 * (was || 0)}%`;
+  const was = model.measured && !groupsOf() ? mean(names, model.measured.shares) : null; bar.was.hidden = was == null; bar.was.style.bottom = `${100 * (was || 0)}%`;
   bar.idea.hidden = !ghost; if (ghost) bar.idea.style.bottom = `${100 * mean(names, ghost.shares)}%`;
   const spared = !groupsOf() && names.some(name => parts[name].spared && shares[name] > 0);
   bar.flag.textContent = high >= COLLAPSE ? '!' : spared ? '◆' : ''; bar.flag.hidden = !bar.flag.textContent;

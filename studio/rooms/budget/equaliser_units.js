@@ -57,7 +57,7 @@ function relabel() {
   const on = !!groupsOf();
   for (const key in LABELS) { const text = on ? LABELS[key][1]() : LABELS[key][0]; if (ui[key + 'Term'].firstChild.textContent !== text) ui[key + 'Term'].firstChild.textContent = text; }
   ui.latencyBadge.hidden = !on; ui.qualityBadge.hidden = !curvesNow();
-  if (on !== host.classList.contains('units')) host.classList.toggle('units', on);
+  host.classList.toggle('units', on); host.classList.toggle('unpriced', on && !curvesNow());
 }
 
 function unitFigures() {
@@ -102,9 +102,9 @@ function structureChoice() {
 }
 
 function choose(of) {
-  structure = of; keepChoice(); unfolded = new Set(); solo = null; ghost = null; proposedAt = null;
+  structure = of; keepChoice(); unfolded = new Set(); solo = null; ghost = null; proposed = []; proposedAt = null;
   const before = JSON.stringify(shares);
-  shares = snapped(shares); listUnits(); build(); if (model.parts.length) drawFrontier(); paint(); ask(); commit();
+  shares = snapped(shares); listUnits(); build(); if (model.parts.length) drawFrontier(); listIdeas(); paint(); ask(); commit();
   host.querySelector('[aria-label="What goes"]').focus();
   const moved = before !== JSON.stringify(shares);
   say(of ? `Bars now remove whole ${unitWord()} of each block.${moved ? ' They moved to whole ones; Undo brings the former budget back.' : ''}` : 'Bars now remove single weights.');
