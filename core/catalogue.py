@@ -109,6 +109,9 @@ def pruner(cards: tuple[MethodCard, ...], name: str) -> MethodCard:
     return find(cards, kind, name)
 
 
+UNITS_IN_CURVES = ("neurons", "heads")
+
+
 def resolve(recipe: Recipe, cards: tuple[MethodCard, ...] | None = None) -> Recipe:
     """Check every method and parameter that the recipe names, and fill in the parameters left out. Raises RecipeError."""
     cards = load() if cards is None else cards
@@ -118,7 +121,10 @@ def resolve(recipe: Recipe, cards: tuple[MethodCard, ...] | None = None) -> Reci
         for name in recipe.observe.scores:
             _seen_without_pruning(find(cards, "score", name), ("unstructured", "blocks"))
         if recipe.observe.curves:
-            _seen_without_pruning(find(cards, "score", recipe.observe.curves.method), ("unstructured",))
+            of = recipe.observe.curves
+            _seen_without_pruning(
+                find(cards, "score", of.method), (of.structure if of.structure in UNITS_IN_CURVES else "unstructured",)
+            )
     if recipe.damage:
         _seen_without_pruning(find(cards, "score", recipe.damage.method), ("unstructured",))
     for text in recipe.evolve.start if recipe.evolve else ():
@@ -133,7 +139,7 @@ def resolve(recipe: Recipe, cards: tuple[MethodCard, ...] | None = None) -> Reci
 
 
 def _seen_without_pruning(card: MethodCard, structures: tuple[str, ...]) -> None:
-    """The X-ray shows scores of weights and blocks, and its curves prune weights. Raises RecipeError for a method of other structures."""
+    """The X-ray shows scores of weights and blocks, and its curves prune weights, neurons or heads. Raises RecipeError for a method of other structures."""
     if card.inside or not set(structures) & set(card.structures):
         scored = f"weights inside {card.inside}" if card.inside else ", ".join(card.structures)
         raise RecipeError(

@@ -10,8 +10,9 @@ the divergences of a few budgets of the whole model, c and d from their losses; 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from math import inf, isfinite, sqrt
+from typing import Any
 
 import numpy as np
 
@@ -44,6 +45,11 @@ class Probe:
     @property
     def usable(self) -> bool:
         return isfinite(self.cost) and LEAST < self.cost < 20
+
+
+def told(probes: Sequence[Probe]) -> list[dict[str, Any]]:
+    """Probes as plain data."""
+    return [asdict(probe) for probe in probes]
 
 
 @dataclass(frozen=True)
@@ -82,7 +88,9 @@ def fit(
     off = np.array([p.increase / (c * k**d) - 1 for k, p in heard]) if heard else np.array(best.left_out)
     spread = spread if heard else sqrt(float(np.mean(np.square(off)))) if len(off) else 0.0
     sure = len(off) >= 3
-    within = _T90[min(len(off) - 3, 9)] * spread * sqrt(1 + 1 / len(off)) if sure else None
+    # All budgets are measured on the same text, whose luck no fit averages away: the range is never narrower than that, of it and of the text to come.
+    luck = 1.645 * sqrt(2.0) * float(np.median([p.noise / (c * k**d) for k, p in heard])) if heard else 0.0
+    within = max(_T90[min(len(off) - 3, 9)] * spread * sqrt(1 + 1 / len(off)), luck) if sure else None
     floor = 1.645 * sqrt(2.0) * min(p.noise for _, p in heard) if sure and heard else 0.0
     curves = {name: tuple(map(float, curve)) for name, curve in fine.items()}
     return Fit(

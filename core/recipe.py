@@ -99,7 +99,7 @@ class Measure(Section):
 
 class Curves(Section):
     """What predicts a budget's cost: every layer's local error, the quality that each block's attention and MLP alone leave at each of `levels`, and
-    that of `together` budgets of the whole model."""
+    that of `together` budgets of the whole model. `structure`: neurons or heads for curves of whole ones, block by block."""
 
     method: str = "wanda"
     structure: str = "unstructured"

@@ -57,9 +57,9 @@ class Bench:
         self.workspace.change(run=path.name)
         return path.name
 
-    def observed(self, source: str | None, curves: bool = False) -> known.Observed | None:
-        """The newest observations of this model, of the weights that were opened last; None without a source. `curves`: such that hold cost curves."""
-        return known.observations(source, self.runs, curves, self.workspace.folder) if source else None
+    def observed(self, source: str | None, curves: bool = False, of: str = known.WEIGHTS) -> known.Observed | None:
+        """The newest observations of this model, of the weights that were opened last; None without a source. `curves`: such that hold curves (of `of`)."""
+        return known.observations(source, self.runs, curves, self.workspace.folder, of) if source else None
 
     def path_of(self, name: str) -> Path:
         """The folder of a run by its name (a name, never a path, travels from the page). Raises ResourceError."""

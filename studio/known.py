@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -16,6 +18,8 @@ from core.proposals import Parts
 
 DEMOS = Path(__file__).resolve().parent.parent / "assets" / "demo"
 ANATOMY = "anatomy.json"
+WEIGHTS = "unstructured"
+UNITS = ("neurons", "heads")  # structures whose bars are shares of a block's units
 EVERYTHING = "*"  # the one name in the shares of a uniform run
 BROKEN_COST = 20.0  # the log increase shown for a level at which the model's quality was no number: e**20 times worse
 
@@ -47,19 +51,33 @@ def remember(source: str, described: dict[str, Any], cache: Path) -> None:
     folder.write_json(path, described)
 
 
-def observations(source: str, runs: Path, curves: bool = False, cache: Path | None = None) -> Observed | None:
-    """The newest observations of this source among the runs, else the demo's. `curves`: only such that hold cost curves. `cache`: where its
-    description is kept; observations of other weights that lay at the same place before are passed over."""
-    weights = fingerprint(source, cache) if cache else None
+def observations(source: str, runs: Path, curves: bool = False, cache: Path | None = None, of: str = WEIGHTS) -> Observed | None:
+    """The newest observations of this source among the runs, else the demo's. `curves`: only such that hold cost curves, of the structure `of` (EVERYTHING:
+    of any). `cache`: where its description is kept; observations of other weights that lay at the same place before are passed over."""
+    weights, plainer = fingerprint(source, cache) if cache else None, None
     for path in folder.runs(runs):
         file = path / folder.OBSERVATIONS
         if not file.is_file() or _source_of(path) != source:
             continue
         found = _read(file)
-        if found and (found.get("curves") or not curves) and _is_of(found, weights):
+        if not found or not _is_of(found, weights) or (curves and not _has_curves(found, of)):
+            continue
+        if curves or not _for_a_budget(found):
             return Observed(found, "measured", path.name)
+        plainer = plainer or Observed(found, "measured", path.name)
     found = _read(_demo(source) / folder.OBSERVATIONS)
-    return Observed(found, "precomputed demo") if found and (found.get("curves") or not curves) else None
+    demo = Observed(found, "precomputed demo") if found and (_has_curves(found, of) or not curves) else None
+    return demo if demo and (plainer is None or not _for_a_budget(demo.data)) else plainer
+
+
+def _for_a_budget(found: dict[str, Any]) -> bool:
+    """Was this run made for its curves? It takes few scores of a short text, so a look of its own, or the demo's, says more where both are there."""
+    return bool(found.get("curves")) and found.get("ablation") is None
+
+
+def _has_curves(found: dict[str, Any], of: str) -> bool:
+    curves = found.get("curves")
+    return isinstance(curves, dict) and of in (EVERYTHING, curves.get("structure") or WEIGHTS)
 
 
 def fingerprint(source: str, cache: Path) -> str | None:
@@ -126,19 +144,46 @@ def super_weights(data: dict[str, Any] | None, parts: Parts) -> dict[str, int]:
 @dataclass(frozen=True)
 class Units:
     """What whole units of one structure give back. `groups`: {block: its group as `core.model.looking.unit_prices` tells it}; `refused`: why this model has no
-    such units, a sentence; `dense_ms`: the dense model's latency on this machine, None where it was not measured here."""
+    such units, a sentence; `dense_ms`: the dense model's latency on this machine, None where it was not measured here; `seen`: the observations with curves
+    of these units, and `curves`: those, by block; None where nobody has measured them."""
 
     groups: dict[str, dict[str, Any]]
     refused: str = ""
     dense_ms: float | None = None
+    seen: Observed | None = None
+    curves: CostCurves | None = None
+
+    @property
+    def parts(self) -> Parts:
+        """As parts of a budget: a bar a block, of so many units."""
+        blocks = {block: block for block in self.groups}
+        return Parts({block: group["units"] for block, group in self.groups.items()}, blocks, {}, {})
+
+    def shares(self, of_layers: Mapping[str, float], block_of: Mapping[str, str]) -> dict[str, float]:
+        """{layer: share} -> {block: the share of its units that goes}, in whole ones, as a run counts (`core.model.units.cutting.asked_of`)."""
+        by_block: dict[str, list[float]] = {}
+        for layer, block in block_of.items():
+            by_block.setdefault(block, []).append(of_layers.get(layer, 0.0))
+        return {block: gone_of(group, sum(mine) / len(mine)) / group["units"]
+                for block, group in self.groups.items() if (mine := by_block.get(block))}  # fmt: skip
 
 
-def units(seen: Observed | None) -> dict[str, Units]:
-    """{structure: what is known of its units}, where the curves' run priced them. A demo's were priced elsewhere: its milliseconds are not this machine's."""
+def gone_of(group: Mapping[str, Any], share: float) -> int:
+    """How many whole units of a group a share asks for."""
+    return min(math.floor(share * group["units"] + 0.5 + 1e-9), int(group["most"]))
+
+
+def units(seen: Observed | None, of_units: Mapping[str, Observed | None] | None = None) -> dict[str, Units]:
+    """{structure: what is known of its units}, where a run of curves priced them. A demo's were priced elsewhere: its milliseconds are not this machine's.
+
+    `of_units`: {structure: the observations with curves of it}.
+    """
+    of_units = of_units or {}
     found = (seen.data if seen else {}).get("units") or {}
     here = (found.get("latency") or {}).get("ms") if seen and seen.badge == "measured" else None
-    return {structure: Units({group["block"]: group for group in told.get("groups", ())}, told.get("refused", ""), here)
-            for structure, told in found.items() if structure != "latency"}  # fmt: skip
+    return {structure: Units({group["block"]: group for group in told.get("groups", ())}, told.get("refused", ""), here, mine,
+                             cost_curves(mine.data) if mine else None)
+            for structure, told in found.items() if structure != "latency" for mine in [of_units.get(structure)]}  # fmt: skip
 
 
 def sizes(data: dict[str, Any]) -> dict[str, int]:
@@ -233,7 +278,7 @@ def _asked(path: Path) -> tuple[str, str, dict[str, float]]:
     only = prunes[0]
     if only.allocation.method == "by_hand":
         return only.method, only.structure, dict(only.allocation.shares)
-    uniform = only.allocation.method == "uniform" and only.structure == "unstructured"
+    uniform = only.allocation.method == "uniform" and only.structure in (WEIGHTS, *UNITS)
     return only.method, only.structure, {EVERYTHING: float(only.sparsity or 0.0)} if uniform else {}
 
 

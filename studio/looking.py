@@ -16,19 +16,23 @@ _ALWAYS = ("magnitude", "wanda", "relative_importance")
 _GRADIENTS = ("taylor", "fisher", "gblm", "pruner_zero")
 
 
-def recipe_for(bench: Bench, source: str, curves: bool) -> dict[str, Any]:
-    """The run that looks at a model: importance and similarity, and with `curves` what each block costs alone."""
+_UNIT_LEVELS = [0.3, 0.6]  # of a block's units, taken out of it alone
+
+
+def recipe_for(bench: Bench, source: str, curves: bool, structure: str = "") -> dict[str, Any]:
+    """The run that looks at a model: importance and similarity, and with `curves` what each block costs alone: its weights, or its whole units of a
+    `structure`."""
     described = known.description(source, bench.workspace.folder) or {}
     depth = ["block_influence"] if described.get("hidden", 1) else []  # undefined where the width changes between blocks
     observe: dict[str, Any] = {"scores": [*depth, "magnitude", "wanda"]}
     if curves:
-        observe["curves"] = {}
+        observe["curves"] = {"structure": structure, "levels": _UNIT_LEVELS} if structure else {}
     else:
         observe |= {"scores": [*depth, *scores(described)], "ablation": "blocks" not in described.get("refused", {})}
     name = slug(source.removeprefix("builtin:").rstrip("/").rpartition("/")[2]).strip("-.")[:60] or "model"
     return {
         "recipe": 1,
-        "name": f"{'curves' if curves else 'xray'}-{name}",
+        "name": f"{f'curves-{structure}'.rstrip('-') if curves else 'xray'}-{name}",
         "model": {"source": source},
         "calibration": {"samples": 16 if curves else 64, "tokens": 256},
         "observe": observe,

@@ -8,6 +8,8 @@ from core.events import Progress, Silent
 from core.model.inputs import text
 from core.model.loading import load
 from core.model.looking import curves
+from core.model.looking import meter as meter_module
+from core.model.looking.meter import Meter
 from core.recipe import Curves
 
 ASK = Curves(samples=2, tokens=128, together=4, levels=(0.6,))
@@ -109,7 +111,7 @@ class _Answers:
 def test_divergence_and_loss_are_read_together_and_equal_the_rule_written_out():
     check = _Answers()
     before = check.logits.log_softmax(-1)
-    meter = curves._Meter(check, Silent())
+    meter = Meter(check, Silent())
     right = torch.arange(4)
     assert meter.dense == pytest.approx(float(torch.exp(-before[:, range(4), right].double().mean())), rel=1e-6)
     assert meter.read(Silent(), True) == pytest.approx((0.0, 0.0, 0.0), abs=1e-7)
@@ -122,10 +124,10 @@ def test_divergence_and_loss_are_read_together_and_equal_the_rule_written_out():
 
 
 def test_a_large_vocabulary_keeps_fewer_answers_evenly_spaced(monkeypatch):
-    monkeypatch.setattr(curves, "MOST_KEPT", 17)  # two predictions of eight answers, where there are four
+    monkeypatch.setattr(meter_module, "MOST_KEPT", 17)  # two predictions of eight answers, where there are four
     check = _Answers()
     before = check.logits.log_softmax(-1)
-    meter = curves._Meter(check, Silent())
+    meter = Meter(check, Silent())
     assert meter.compared == 2 and sum(kept.numel() for kept in meter._answers) <= 17
     check.shift = torch.arange(8) / 4
     after = (check.logits + check.shift).log_softmax(-1)

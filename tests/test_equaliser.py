@@ -10,7 +10,7 @@ from core.errors import RecipeError
 from studio import known
 from studio.known import DEMOS, Trial
 from studio.rooms.budget import asks as equaliser_asks
-from studio.rooms.budget.equaliser import Known, flops_a_token, kv_bytes, value
+from studio.rooms.budget.equaliser import Known, compared, face, flops_a_token, kv_bytes, value
 from studio.workspace import Workspace
 
 pytestmark = pytest.mark.quick
@@ -120,19 +120,56 @@ def priced(has, ms=20.0, badge="measured"):
         ("neurons", "faster", "1.25", "16 ms of 20 ms, × 1.25", {6: 1 / 3}),  # 4 of the 12 ms
         ("heads", "faster", "2", "cannot be reached by heads alone: the nearest is 14 ms of 20 ms", {6: 0.5}),  # one stays
         ("neurons", "size", "99", "Nothing more needs to go", {6: 0.0}),
-        ("neurons", "quality", "10", "Nothing predicts yet", None),
     ],
 )
 def test_targets_in_whole_units_are_met_by_what_was_priced(has, structure, kind, wish, says, share):
     asked = {"kind": kind, "value": wish, "structure": structure, "shares": {}, "locked": []}
     shares, told = equaliser_asks.solved(asked, priced(has))
     assert says in told
-    if share is None:
-        assert shares is None
-        return
     of_blocks = [shares[f"blocks.{i}.self_attn.q_proj"] for i in range(6)]
     for count, wanted in share.items():
         assert sum(abs(one - wanted) < 2 / 512 for one in of_blocks) == count
+
+
+def with_curves(has, structure="neurons", cost=0.1):
+    """Half of a block's units cost `cost`, all of them twice that; those of block 0 three times as much."""
+    units = priced(has).units
+    each = {block: (0.0, *((1 + 2 * (block == "blocks.0")) * cost * at for at in (1, 2))) for block in units[structure].groups}
+    found = {"structure": structure, "method": "wanda", "metric": "perplexity", "dense": 50.0, "levels": [0.0, 0.5, 1.0], "cost": each,
+             "within": 0.1, "floor": 0.01}  # fmt: skip
+    seen = known.Observed({"curves": found}, "measured")
+    mine = replace(units[structure], seen=seen, curves=known.cost_curves(seen.data))
+    return replace(has, units=units | {structure: mine})
+
+
+def test_whole_neurons_are_predicted_from_their_own_curves_and_aimed_at_a_quality(has):
+    mine = with_curves(has)
+    faced = face(mine, "neurons")
+    shares = faced.shares({"blocks.0": 0.5, "blocks.1.mlp.up_proj": 0.7})  # the second: one of seven layers, so a tenth
+    assert shares["blocks.0"] == 0.5 and shares["blocks.1"] == round(0.1 * 512) / 512 and shares["blocks.2"] == 0
+    said = estimate(faced.curves, faced.parts.sizes, shares)
+    assert math.log(said.quality / 50) == pytest.approx(0.3 + 0.2 * 51 / 512) and said.low < said.quality < said.high
+    asked = {"kind": "quality", "value": "10", "structure": "neurons", "shares": {"blocks.1": 0.25}, "locked": ["blocks.1"]}
+    shares, told = equaliser_asks.solved(asked, mine)
+    assert shares["blocks.1.mlp.up_proj"] == 0.25 and shares["blocks.0.mlp.up_proj"] == 0  # it costs three times as much
+    spent = 0.2 * sum(shares[f"blocks.{i}.mlp.up_proj"] for i in range(6))
+    assert math.log(1.1) - 0.2 / 512 <= spent <= math.log(1.1) and "go, for perplexity +10.0 %, as predicted" in told
+    assert "cannot be had; the nearest: 128" in equaliser_asks.solved(asked | {"value": "2"}, mine)[1]
+    with pytest.raises(RecipeError, match="Press Measure curves of heads first"):
+        equaliser_asks.solved(asked | {"structure": "heads"}, mine)
+
+
+def test_runs_of_whole_units_test_the_curves_of_units_alone(has, tmp_path):
+    runs = tuple(
+        known.Trial(structure, "wanda", 60.0, 50.0, 0.0, {"blocks.0": 0.5}, structure)
+        for structure in ("neurons", "unstructured")
+    )
+    mine = replace(with_curves(has), trials=runs, method="wanda")
+    (found,) = compared(mine, "neurons")
+    assert found[0].run == "neurons" and found[1:] == pytest.approx((0.3, math.log(1.2)))
+    assert [pair[0].run for pair in compared(mine)] == ["unstructured"] and compared(mine, "heads") == []
+    told = value(Workspace(tmp_path).read(), mine, {})["units"]["neurons"]
+    assert told["past"]["error"] == pytest.approx(0.3 / math.log(1.2) - 1) and told["curves"]["dense"] == 50
 
 
 def test_a_locked_block_keeps_its_units_and_counts(has):
@@ -152,11 +189,11 @@ def test_milliseconds_of_another_machine_are_not_shown_as_this_ones(has):
 
 def test_whole_units_are_counted_as_a_run_counts_them(has):
     from core.model.units.cutting import asked_of
-    from studio.rooms.budget.units import gone, price
+    from studio.known import gone_of
 
     group = priced(has).units["neurons"].groups["blocks.0"]
     for share in (0.0, 0.0009, 0.001, 0.3, 0.5, 0.94999, 1.0):
-        assert gone(price(group, "bytes"), share) == asked_of(512, share)
+        assert gone_of(group, share) == asked_of(512, share)
 
 
 def test_the_frontiers_table_starts_with_the_present_budget(has):

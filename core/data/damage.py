@@ -38,6 +38,8 @@ FORMAT = 1
 STAGE = "damage"
 _IMAGES_A_BATCH = 64
 _MOST_BYTES = 1_000_000_000  # that the final representations of all cells may take
+_CHEAP = ("pixels", "tfidf")  # vectors of all rows in seconds
+_MOST_CLUSTERED = 20_000
 FEWEST = 4  # rows that a CKA needs
 Cell = tuple[str, float]  # layer, level ("*" for all layers together; level 0 where each has its own share)
 TOGETHER = "*"
@@ -78,7 +80,7 @@ def run_damage(recipe: Recipe, path: Path, watcher: Watcher, loaded: LoadedModel
     _check(loaded, whole)
     cells = _cells(loaded, ask)
     rows = _taken(whole, ask, len(cells), loaded, recipe.seed)
-    names, words, group = _groups(rows, recipe, loaded, watcher)
+    names, words, group = _groups(whole, rows, recipe, loaded, watcher)
     masks = _masks(loaded, ask, cells, calibration, recipe.seed, watcher)
     told = _measured(loaded, rows, group, len(names), ask, cells, masks, watcher)
     found = {
@@ -141,9 +143,12 @@ def _taken(whole: Dataset, ask: Damage, cells: int, loaded: LoadedModel, seed: i
 
 
 def _groups(
-    rows: Dataset, recipe: Recipe, loaded: LoadedModel, watcher: Watcher
+    whole: Dataset, rows: Dataset, recipe: Recipe, loaded: LoadedModel, watcher: Watcher
 ) -> tuple[list[str], Sequence[Sequence[str]], np.ndarray]:
-    """(names, the words that set each group's texts apart, each row's group). No words for classes, which have a name, and for images."""
+    """(names, the words that set each group's texts apart, each row's group). No words for classes, which have a name, and for images.
+
+    Clusters are those of all rows, as the Data room has them, where vectors are cheap: of the few that take part the words would be those of single texts.
+    """
     assert recipe.damage is not None
     if recipe.damage.by == "labels":
         labels = need_labels(rows, "damage by label")
@@ -152,10 +157,14 @@ def _groups(
     source = recipe.embedding
     if source.source == "pixels" and rows.images is None:
         source = Embedding(source="tfidf")  # nobody said how: pixels are the default, and these rows have none
-    vectors = embed(rows, source, loaded, watcher, recipe.seed)
+    cheap = source.source in _CHEAP or source.source.startswith("column:")
+    ground = whole if cheap and len(whole) <= _MOST_CLUSTERED else rows
+    vectors = embed(ground, source, loaded, watcher, recipe.seed)
     clusters = spherical_kmeans(vectors, recipe.clusters.count, recipe.seed, Silent())
-    words = [()] * len(clusters) if rows.texts is None else distinctive_words(list(rows.texts), clusters)
-    return [f"cluster {at}" for at in range(len(clusters))], words, clusters.assignment
+    words = [()] * len(clusters) if ground.texts is None else distinctive_words(list(ground.texts), clusters)
+    mine = clusters.assignment[np.isin(ground.row, rows.row)]
+    present = np.unique(mine)  # a small cluster may have no row that takes part
+    return [f"cluster {at}" for at in present], [words[at] for at in present], np.searchsorted(present, mine)
 
 
 def _masks(

@@ -124,7 +124,7 @@ def of_block(block: str, values: Mapping[str, float], sizes: Mapping[str, int], 
 def curves_of(seen: Mapping[str, Any] | None, sizes: Mapping[str, int], blocks: Mapping[str, str]) -> CostCurves | None:
     """The cost of each layer from observations; a curve of a whole block is shared out by size. None where there is none."""
     given = (seen or {}).get("curves")
-    if not given or given.get("dense") is None:
+    if not given or given.get("dense") is None or given.get("structure") in ("neurons", "heads"):
         return None
     cost = {unit: tuple(_BROKEN if x is None else float(x) for x in values) for unit, values in given["cost"].items()}
     if not set(cost) & set(sizes):

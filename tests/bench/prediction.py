@@ -16,13 +16,15 @@ from core.budget import CostCurves, estimate, redistribute
 from core.events import Silent
 from core.model.inputs import text
 from core.model.loading import LoadedModel, load
-from core.model.looking import curves
+from core.model.looking import curves, unit_curves
 from core.model.measuring.measure import perplexity
 from core.model.pruning.step import prune
+from core.model.units.groups import STRUCTURES
 from core.recipe import Allocation, Curves, Prune
 from tests.bench import Figure
 
 BUDGETS, LOW, HIGH, AROUND = 30, 0.2, 0.6, 0.2
+UNIT_BUDGETS, UNIT_LEVELS = 16, (0.3, 0.6)
 MODELS = (  # source; windows of 256 tokens that the curves see, and that each pruning sees; test windows, and their tokens
     ("builtin:tiny-llama", 16, 32, 64, 256),
     ("builtin:smollm2-135m", 16, 8, 16, 256),
@@ -31,7 +33,8 @@ ABOUT = (
     f"{BUDGETS} random budgets, totals drawn evenly between {100 * LOW:.0f} and {100 * HIGH:.0f} %, half of them with a share for each block and half for "
     f"each layer, drawn within {100 * AROUND:.0f} % of the total. Predicted by one run of curves with the Budget room's settings (quality on WikiText-2 "
     "valid, 12 windows of 256), then each pruned by Wanda block by block and measured on WikiText-2 test: another text, another seed, and activations "
-    "that are already pruned. The error is that of the increase of the log-perplexity, relative to the measured one."
+    "that are already pruned. The error is that of the increase of the log-perplexity, relative to the measured one. Whole neurons and heads: "
+    f"{UNIT_BUDGETS} budgets of 10 to 50 % of the units."
 )  # fmt: skip
 
 
@@ -68,7 +71,33 @@ def measured(loaded: LoadedModel, budgets: list[dict[str, float]], calibration: 
 
 
 def measure() -> list[Figure]:
-    return [figure for source, *protocol in MODELS for figure in _of(source, *protocol)]
+    weights = [figure for source, *protocol in MODELS for figure in _of(source, *protocol)]
+    return weights + [figure for structure in STRUCTURES for figure in of_units("builtin:tiny-llama", structure)]
+
+
+def of_units(source: str, structure: str) -> list[Figure]:
+    """The same for whole neurons or heads: each budget cut out of a model of its own, as a run would."""
+    loaded = load(source)
+    ids = text.sequences("builtin:wikitext2/train", loaded.tokenizer, 16, 256, 0)
+    start = time.monotonic()
+    found = curves.measured_anew(loaded, Curves(structure=structure, levels=UNIT_LEVELS), ids, 0, Silent())
+    took = time.monotonic() - start
+    budgets = unit_curves.draw_budgets(found["measured"]["units"], UNIT_BUDGETS, "bench")
+    calibration = text.sequences("builtin:wikitext2/train", loaded.tokenizer, 32, 256, 1)
+    test = text.sequences("builtin:wikitext2/test", loaded.tokenizer, 64, 256, 1)
+    before, true = perplexity(loaded, test, Silent()), []
+    for shares in budgets:
+        by_hand = Allocation(method="by_hand", shares={block: share for block, share in shares.items() if share})
+        step = Prune(method="wanda", structure=structure, allocation=by_hand)
+        done = prune(load(source), step, lambda: calibration, 0, Silent()).loaded
+        true.append(math.log(perplexity(done, test, Silent()) / before))
+    off, inside = errors(found, budgets, true)
+    name = f"{source.removeprefix('builtin:')}, whole {structure}"
+    return [
+        Figure(f"{name}: median relative error of the predicted increase", f"{100 * median(off):.1f} %", "<= 15 %", median(off) <= 0.15),
+        Figure(f"{name}: measured values inside the interval shown", f"{inside} of {len(off)}"),
+        Figure(f"{name}: the curves' run", f"{took:.0f} s"),
+    ]  # fmt: skip
 
 
 def _of(source: str, seen: int, windows: int, tests: int, tokens: int) -> list[Figure]:

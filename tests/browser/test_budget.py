@@ -3,6 +3,7 @@
 import json
 import math
 import re
+import shutil
 
 import pytest
 from playwright.sync_api import expect
@@ -189,6 +190,45 @@ def test_prune_with_this_budget_goes_to_the_prune_room_and_chooses_the_budget(ro
     expect(page.get_by_role("tab", name="Prune & recover")).to_have_attribute("aria-selected", "true")
     expect(page.get_by_label("The budget by hand")).to_be_checked()
     expect(page.locator("#plan .plan")).to_contain_text("what your budget says")
+
+
+def test_whole_neurons_have_a_prediction_of_their_own_or_say_how_to_get_one(room, house):
+    page, lead = room("budget", shares={"blocks.1": 0.5}), ".eq-figure.lead"
+    saved_after(page, lambda: page.locator("#equaliser").get_by_label("What goes").select_option("neurons"))
+    expect(page.locator(lead)).to_contain_text("none yet for whole neurons: press Measure curves of neurons")
+    expect(page.locator(f"{lead} .badge")).to_be_hidden()
+    expect(page.locator("#budget-measure")).to_have_text("Measure curves of neurons")
+    assert "Press Measure curves of neurons first" in solve(page, "quality", "10")
+    run = house.runs / "curves-of-neurons"  # as such a run leaves them: half of a block's neurons cost 0.1, of block 0's 0.3
+    run.mkdir(parents=True)
+    (run / folder.RECIPE).write_text(
+        "recipe: 1\nname: c\nmodel: {source: builtin:tiny-llama}\nobserve: {curves: {structure: neurons}}\n"
+    )
+    demo = known.observations("builtin:tiny-llama", house.runs, curves=True).data
+    cost = {f"blocks.{i}": [0.0, 0.1 + 0.2 * (i == 0), 0.2 + 0.4 * (i == 0)] for i in range(6)}
+    made = {"structure": "neurons", "method": "wanda", "metric": "perplexity", "dense": 50.0, "levels": [0.0, 0.5, 1.0], "cost": cost, "scale": 1.0,
+            "power": 1.0, "within": 0.2, "floor": 0.0, "error": 0.05, "measured": {"together": [{}] * 6}}  # fmt: skip
+    folder.write_json(run / folder.OBSERVATIONS, {**demo, "curves": made})
+    try:
+        page = room("budget", shares={"blocks.1": 0.5})
+        saved_after(page, lambda: page.locator("#equaliser").get_by_label("What goes").select_option("neurons"))
+        expect(page.locator(lead)).to_contain_text("55.26")  # 50 * exp(0.1)
+        expect(page.locator(lead)).to_contain_text("54.27 to 56.49")  # exp(0.1 * exp(-0.2)), exp(0.1 * exp(0.2))
+        expect(page.locator("#budget-note")).to_contain_text(
+            "What each block's output loses without some of its neurons (wanda, neurons)"
+        )
+        saved_after(page, lambda: bar(page, "0").press("Shift+ArrowUp"))  # 51 of 512
+        assert predicted(page) == pytest.approx(50 * math.exp(0.1 + 0.6 * 51 / 512))
+        page.wait_for_function(
+            "() => { const d = document.querySelector('#equaliser .eq').dataset; return Math.abs(d.confirmed / d.quality - 1) < 1e-9; }"
+        )
+        assert "go, for perplexity +10.0 %, as predicted" in solve(page, "quality", "10")
+        assert 1.098 < predicted(page) / 50 < 1.1
+        saved_after(page, lambda: page.locator("#equaliser").get_by_label("What goes").select_option(""))
+        expect(page.locator("#budget-measure")).to_have_text("Measure curves again")
+        assert predicted(page) != pytest.approx(55, rel=0.01)
+    finally:
+        shutil.rmtree(run)
 
 
 def test_a_finished_run_of_the_budget_stands_beside_its_prediction(room, house):

@@ -1,5 +1,7 @@
 """The Geometry room as a person meets it: look, read the curves, set pruned against dense, take the most changed rows to the Data room."""
 
+import json
+import math
 import os
 import re
 import subprocess
@@ -9,7 +11,12 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import expect
 
+from studio.charts import damage as charts
+from tests.browser.equaliser_page import write_workspace
+
 pytestmark = pytest.mark.browser
+KINDS = [("match", "stadium"), ("game", "league"), ("song", "theatre"), ("concert", "hall"), ("film", "cinema"), ("tune", "studio"), ("final", "cup"),
+         ("solo", "opera")]  # fmt: skip
 DRAWN = ".plotview[data-rev]:not(.empty)"
 
 
@@ -83,3 +90,34 @@ def test_dense_against_pruned_stand_on_the_same_axes_at_any_width_and_in_the_dar
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth + 1")
     grave = [at["id"] for at in Axe().run(page).response["violations"] if at["impact"] in ("serious", "critical")]
     assert grave == []
+
+
+def test_the_damage_of_a_budget_says_who_pays_and_a_click_takes_their_rows(studio, visit, shots):
+    """A small file, a budget of one block: map, click, Data room, and the sentence beside the bars, right to the percent."""
+    write_workspace(studio, shares={"blocks.4": 0.75})
+    rows = studio.folder / "here" / "texts.csv"
+    rows.write_text(
+        "text\n" + "\n".join(f"The {a} played a fine {b} in the {c}." for a in ("team", "club", "band") for b, c in KINDS)
+    )
+    page = visit(studio.address, "geometry")
+    box = page.locator("#geometry-data input")
+    box.fill(str(rows))
+    box.press("Enter")
+    page.locator("#damage-go").click()
+    expect(page.locator("#damage-finding h3")).to_contain_text(
+        re.compile(r"\) pays most: .* of blocks\.4\..* goes|No group of rows pays")
+    )
+    found = json.loads(next(studio.runs.glob("damage-*/damage.json")).read_text())
+    assert all(len(group["words"]) == 3 for group in found["groups"])
+    order = charts.groups(found, 0.0)
+    page.locator("#damage-map .nsewdrag").first.click(position={"x": 6, "y": 4})  # the first line: who pays most
+    expect(page.get_by_role("tab", name="Data")).to_have_attribute("aria-selected", "true")
+    expect(page.locator("#data-samples")).to_contain_text(f"{len(found['groups'][order[0]]['rows'])} rows chosen")
+    expect(page.locator("#data-samples")).to_contain_text(charts.group_name(found, order[0]).capitalize()[:12])
+    page.get_by_role("tab", name="Budget").click()
+    together, worst = next(cell for cell in found["cells"] if cell["layer"] == "*")["loss"], charts.named(found, 0.0)[0]
+    said = [f"{100 * math.expm1(together[at]):+.0f} %" for at in (len(found["groups"]), worst)]
+    sentence = f"With this budget, measured on texts.csv: {said[0]} perplexity over all rows, {said[1]} on {charts.group_name(found, worst)}"
+    expect(page.locator("#budget-note")).to_contain_text(sentence)
+    page.get_by_role("button", name="Uniform 20 %").click()
+    expect(page.locator("#budget-note")).to_contain_text("With another budget, measured on texts.csv")

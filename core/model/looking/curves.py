@@ -12,7 +12,6 @@ import random
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from math import ceil, exp, inf, isfinite
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ from core import folder, prediction
 from core.allocate.owl import OUTLIER, outlier_share
 from core.budget import redistribute
 from core.builtins import cache_dir
-from core.errors import ModelError, ResourceError
+from core.errors import ResourceError
 from core.events import Progress, Watcher
 from core.method import Method, get
 from core.model import blocks
@@ -32,24 +31,24 @@ from core.model.depth.bypass import answer_in_tuples, starting_at
 from core.model.files.source import fingerprint
 from core.model.gradients import gradients_of
 from core.model.loading import LoadedModel
+from core.model.looking.meter import Meter
 from core.model.looking.super_weights import SEQUENCES, find_super_weights
+from core.model.looking.unit_curves import unit_curves
 from core.model.masks import decide, generator
 from core.model.measuring.quality import Check, open_check
 from core.model.observe import Statistics, have, matrix, observe_block, statistics_of, stream
 from core.model.pruning.scoring import layer_weight, output_error
+from core.model.units.groups import STRUCTURES
 from core.prediction import Probe
 from core.recipe import Curves
 
-FORMAT = 4  # of what is kept: counts up when the measurements or the fit change
+FORMAT = 5  # of what is kept: counts up when the measurements or the fit change
 ERROR_LEVELS = (0.1, 0.25, 0.4, 0.55, 0.7, 0.85)
 ERROR_ROWS = 256  # of a layer, evenly spaced: a relative error needs no more
 _ATTENTION = ("query", "key", "value", "output", "qkv")
 _TOTALS = (0.2, 0.6)  # whole-model budgets are drawn between these
 _AROUND = 0.2  # a unit's share lies at most so far from its budget's total
 _ROLE_SHARE = 0.6
-_FEW = 6  # one in so many batches is read for divergences, of which there are many
-MOST_KEPT = 2**25  # log-probabilities of the dense model in memory (128 MB): a large vocabulary leaves predictions out
-_AT_ONCE = 16  # predictions compared at a time: what they need stays in the cache (of 255 at once, 0.37 CPU-seconds; so, 0.03)
 
 
 def measure_curves(loaded: LoadedModel, ask: Curves, calibration: Tensor, seed: int, watcher: Watcher) -> dict[str, Any]:
@@ -78,6 +77,8 @@ def measured_anew(
     loaded: LoadedModel, ask: Curves, calibration: Tensor, seed: int, watcher: Watcher, check: Check | None = None
 ) -> dict[str, Any]:
     """`measure_curves` without the cache."""
+    if ask.structure in STRUCTURES:
+        return {"format": FORMAT, **unit_curves(loaded, ask, calibration, seed, watcher, check or open_check(loaded, ask))}
     observed = _observed(loaded, ask, calibration, watcher, seed)
     return _Bench(loaded, ask, seed, watcher, observed).curves(check or open_check(loaded, ask), calibration)
 
@@ -132,12 +133,7 @@ class _Bench:
     observed: _Observed
 
     def curves(self, check: Check, calibration: Tensor) -> dict[str, Any]:
-        self.watcher.check()
-        meter = _Meter(check, self.watcher)
-        if not isfinite(meter.dense):
-            raise ModelError(
-                f"The {check.metric} of the whole model is not a number.", "Check its weights, or compute in float32."
-            )
+        meter = Meter.of(check, self.watcher)
         layers = self.loaded.anatomy.layers
         alone = self._alone(meter)
         roles = sorted({layer.role for layer in layers})
@@ -151,7 +147,7 @@ class _Bench:
                 "levels": list(prediction.LEVELS), **asdict(found), "protocol": check.protocol | {"budgets": len(together), "compared": meter.compared},
                 "super_weights": self._super_weights(calibration),
                 "measured": {"levels": [0.0, *ERROR_LEVELS], "errors": errors, "outliers": self.observed.outliers,
-                             "alone": _said(alone), "roles": _said(of_roles), "together": _said(together)}}  # fmt: skip
+                             "alone": prediction.told(alone), "roles": prediction.told(of_roles), "together": prediction.told(together)}}  # fmt: skip
 
     def _super_weights(self, calibration: Tensor) -> list[dict[str, Any]]:
         """Single weights that a budget should spare, where the model is one that has such."""
@@ -160,7 +156,7 @@ class _Bench:
         found = find_super_weights(self.loaded, calibration[:SEQUENCES], watcher=self.watcher)
         return [{"layer": weight.layer, "row": weight.row, "column": weight.column} for weight in found]
 
-    def _alone(self, meter: _Meter) -> list[Probe]:
+    def _alone(self, meter: Meter) -> list[Probe]:
         """Each block's attention and MLP alone, by divergence. The text waits at the entrance of the block, so only the rest of the model runs."""
         loaded, check, probes = self.loaded, meter.check, []
         states, extras = blocks.enter(loaded, check.inputs, batch=check.batch), blocks.arguments(loaded, check.inputs)
@@ -180,7 +176,7 @@ class _Bench:
                 probes.append(Probe(shares, *meter.read(self.watcher)))
         return probes
 
-    def _whole(self, meter: _Meter, budgets: Sequence[Mapping[str, float]], loss: bool, stage: str) -> list[Probe]:
+    def _whole(self, meter: Meter, budgets: Sequence[Mapping[str, float]], loss: bool, stage: str) -> list[Probe]:
         """Budgets of the whole model, by their divergence, and with `loss` by the loss on all of the text too."""
         probes = []
         for done, shares in enumerate(budgets):
@@ -207,50 +203,6 @@ class _Bench:
                 self.loaded.module(path).weight.data.copy_(weight)
 
 
-class _Meter:
-    """How far the model now is from what it was: in its answers, on a few batches, and in its loss, on all.
-
-    The divergence from the dense model's own answers is the increase of the loss that a calibrated model expects, without the luck of which word came
-    next: a twentieth of the noise on the same text. The loss itself needs many more predictions. `dense`: the quality figure of the model as it was;
-    `compared`: how many of its answers are kept for divergences, evenly spaced where MOST_KEPT allows no more.
-    """
-
-    def __init__(self, check: Check, watcher: Watcher) -> None:
-        self.check, self.few = check, max(check.batches // _FEW, 1)
-        self._answers: list[Tensor] = []
-        self._losses: list[Tensor] = []
-        for number in range(check.batches):
-            watcher.check()
-            answers, right = check.read(number)
-            self._losses.append(_loss(answers, right))
-            if number < self.few:
-                self._every = self._every if number else ceil(answers.numel() * self.few / MOST_KEPT) or 1
-                self._answers.append(answers[:: self._every].clone())
-        mean = float(torch.cat(self._losses).double().mean())
-        self.dense, self.compared = exp(mean) if mean < 700 else inf, sum(map(len, self._answers))
-
-    def read(self, watcher: Watcher, loss: bool = False) -> tuple[float, ...]:
-        """(mean Kullback-Leibler divergence, in nats a prediction,), and with `loss` the mean increase of the loss and its standard error, in one reading."""
-        far, more = [], []
-        for number in range(self.check.batches if loss else self.few):
-            watcher.check()
-            answers, right = self.check.read(number)
-            if number < self.few:
-                pairs = zip(self._answers[number].split(_AT_ONCE), answers[:: self._every].split(_AT_ONCE), strict=True)
-                far += [(dense.exp() * (dense - now)).sum(-1) for dense, now in pairs]
-            if loss:
-                more.append(_loss(answers, right) - self._losses[number])
-        divergence = float(torch.cat(far).double().mean())
-        if not loss:
-            return (divergence,)
-        change = torch.cat(more).double()
-        return divergence, float(change.mean()), float(change.std() / len(change) ** 0.5) if len(change) > 1 else 0.0
-
-
-def _loss(answers: Tensor, right: Tensor) -> Tensor:
-    return -answers.gather(1, right[:, None])[:, 0]
-
-
 def draw_budgets(layers: Sequence[Layer], count: int, seed: int) -> list[dict[str, float]]:
     """Budgets of the whole model, totals evenly between 20 and 60 %: by turns all alike, drawn by block, drawn by layer around the total."""
     chance, sizes = random.Random(seed), {layer.name: layer.parameters for layer in layers}
@@ -267,11 +219,6 @@ def draw_budgets(layers: Sequence[Layer], count: int, seed: int) -> list[dict[st
             shares = redistribute(shares, sizes, total)
         budgets.append({name: round(share, 4) for name, share in shares.items()})
     return budgets
-
-
-def _said(probes: Sequence[Probe]) -> list[dict[str, Any]]:
-    """Probes as plain data; a share that many layers have in common is said once."""
-    return [asdict(probe) for probe in probes]
 
 
 def kept_at(loaded: LoadedModel, ask: Curves, inputs: Sequence[Tensor], seed: int) -> Path:

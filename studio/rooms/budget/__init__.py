@@ -41,12 +41,16 @@ class _Held:
     def fresh(self, source: str) -> Known:
         described = known.description(source, self._bench.workspace.folder)
         self.origin = self._bench.observed(source, curves=True)
+        of_units = {structure: self._bench.observed(source, curves=True, of=structure) for structure in known.UNITS}
+        priced = self._bench.observed(
+            source, curves=True, of=known.EVERYTHING
+        )  # any run of curves prices whole units; the newest counts
         parts = known.parts(described, self.origin) if described else Known().parts
         data = self.origin.data if self.origin else None
         runs, weights = self._bench.runs, known.fingerprint(source, self._bench.workspace.folder)
         self._found = Known(
             described, parts, known.cost_curves(data, parts), tuple(known.trials(source, runs, weights=weights)), known.latency(source, runs, weights),
-            known.super_weights(data, parts), ((data or {}).get("curves") or {}).get("method", ""), known.units(self.origin),
+            known.super_weights(data, parts), ((data or {}).get("curves") or {}).get("method", ""), known.units(priced, of_units),
         )  # fmt: skip
         self.damage = damage.maps(source, runs, self._bench.workspace.folder)
         self._source = source
@@ -59,7 +63,7 @@ def build(bench: Bench) -> None:
     bars = equaliser.equaliser(bench.workspace, held)
     with gr.Row():
         go = gr.Button("Prune with this budget", variant="primary", scale=0, min_width=250, size="md", elem_id="budget-prune")
-        measure = gr.Button("Measure curves", scale=0, min_width=220, size="md", elem_id="budget-measure")
+        measure = gr.Button("Measure curves", scale=0, min_width=290, size="md", elem_id="budget-measure")
     note = facts.component("budget-note")
     with gr.Accordion("Table: the budget, editable", open=False, elem_classes="twin"):
         table = gr.Dataframe(
@@ -74,16 +78,16 @@ def build(bench: Bench) -> None:
         pairs = PlotlyView(height=340, alt="Predicted against measured increase: a point a run", elem_id="budget-tested")
         rows = table_twin("predicted and measured")
     drawer("sparsity", "perplexity", "estimate-and-measured")
-    _wire(bench, held, bars, table, [note, measure, title, proof, tested, pairs, rows, lines, sizes])
     structure = gr.State("")
+    _wire(bench, held, bars, table, [note, measure, title, proof, tested, pairs, rows, lines, sizes], structure)
     bars.committed(_structure_of, None, structure, **_TOLD, trigger_mode="always_last")
     go.click(_to_prune, [bench.by_hand, structure], [bench.tabs, bench.by_hand], **_TOLD)
 
     @plainly
-    def start(source: str | None) -> str:
-        return bench.start(recipe_for(bench, source or "", curves=True))
+    def start(source: str | None, of: str) -> str:
+        return bench.start(recipe_for(bench, source or "", curves=True, structure=of))
 
-    measure.click(start, bench.model, bench.run, **_TOLD)
+    measure.click(start, [bench.model, structure], bench.run, **_TOLD)
 
 
 def _structure_of(event: gr.EventData) -> str:
@@ -94,23 +98,28 @@ def _to_prune(pressed: list[Any] | None, structure: str) -> tuple[gr.Tabs, list[
     return gr.Tabs(selected="prune"), [(pressed or [0])[0] + 1, structure]
 
 
-def _wire(bench: Bench, held: _Held, bars: gr.HTML, table: gr.Dataframe, about: list[Any]) -> None:
+def _wire(bench: Bench, held: _Held, bars: gr.HTML, table: gr.Dataframe, about: list[Any], structure: gr.State) -> None:
     remembered = gr.State()
     rows = [table, remembered]
 
-    def draw(source: str | None) -> Any:
+    def draw(source: str | None, of: str) -> Any:
         """Everything, anew from disk: another model is open, or a run has ended."""
         if not source:
             return gr.skip()
         held.fresh(source)
-        return _bars(bench, held, source), *_table(bench, held, source), *_about(bench, held, source)
+        return _bars(bench, held, source), *_table(bench, held, source), *_about(bench, held, source, of)
 
-    def moved(source: str | None) -> Any:
+    def turned(source: str | None, of: str) -> Any:
+        """The bars remove something else: what is said below them is about that."""
+        return _about(bench, held, source, of) if source else gr.skip()
+
+    def moved(source: str | None, of: str) -> Any:
         """The budget changed: by a hand on the bars, in the table, or in another tab."""
         if not source:
             return gr.skip()
-        drawn = _lines(bench, held, source), _sizes(bench, held, source)
-        return _bars(bench, held, source), *_table(bench, held, source), _note(bench, held) if held.damage else gr.skip(), *drawn
+        drawn = _lines(bench, held, source, of), _sizes(bench, held, source, of)
+        noted = _note(bench, held, source, of) if held.damage else gr.skip()
+        return _bars(bench, held, source), *_table(bench, held, source), noted, *drawn
 
     def committed(event: gr.EventData) -> int:
         return int((event._data or {}).get("revision") or 0)
@@ -126,9 +135,11 @@ def _wire(bench: Bench, held: _Held, bars: gr.HTML, table: gr.Dataframe, about: 
             revision, shown = bench.workspace.read().revision, _table(bench, held, source)[0]
         return revision, shown, _table(bench, held, source)[1]
 
-    bench.model.change(draw, bench.model, [bars, *rows, *about], **_QUIET)
-    bench.ended.change(draw, bench.model, [bars, *rows, *about], **_QUIET)
-    bench.budget.change(moved, bench.model, [bars, *rows, about[0], *about[-2:]], **_QUIET, trigger_mode="always_last")
+    asked = [bench.model, structure]
+    bench.model.change(draw, asked, [bars, *rows, *about], **_QUIET)
+    bench.ended.change(draw, asked, [bars, *rows, *about], **_QUIET)
+    structure.change(turned, asked, about, **_QUIET)
+    bench.budget.change(moved, asked, [bars, *rows, about[0], *about[-2:]], **_QUIET, trigger_mode="always_last")
     bars.committed(committed, None, bench.budget, **_TOLD, trigger_mode="always_last")
     table.input(typed, [table, bench.model, remembered], [bench.budget, *rows], **_TOLD)
 
@@ -152,15 +163,15 @@ def _table(bench: Bench, held: _Held, source: str) -> tuple[pd.DataFrame, dict[s
     return shown, sent(shown, opened)
 
 
-def _lines(bench: Bench, held: _Held, source: str) -> Any:
-    has = held(source)
-    return budget.cost_lines(has.curves, has.parts, bench.workspace.read().budget.shares) if has.curves else None
+def _lines(bench: Bench, held: _Held, source: str, of: str) -> Any:
+    mine = equaliser.face(held(source), of)
+    return budget.cost_lines(mine.curves, mine.parts, mine.shares(bench.workspace.read().budget.shares)) if mine.curves else None
 
 
-def _sizes(bench: Bench, held: _Held, source: str) -> pd.DataFrame | None:
-    """The frontier in figures."""
+def _sizes(bench: Bench, held: _Held, source: str, of: str) -> pd.DataFrame | None:
+    """The frontier in figures: of single weights, whose picture it belongs to."""
     has = held(source)
-    if has.curves is None or not has.parts.sizes:
+    if has.curves is None or not has.parts.sizes or of:
         return None
     described, shares = has.described or {}, bench.workspace.read().budget.shares
     total = int(described.get("parameters") or 0)
@@ -168,37 +179,37 @@ def _sizes(bench: Bench, held: _Held, source: str) -> pd.DataFrame | None:
     return budget.frontier_table(has.curves, has.parts, equaliser.best_by_size(has), shares, each, total)
 
 
-def _about(bench: Bench, held: _Held, source: str) -> tuple[Any, ...]:
+def _about(bench: Bench, held: _Held, source: str, of: str) -> tuple[Any, ...]:
     """Where the prediction comes from, the button that measures it here, and how runs have borne it out."""
-    has = held(source)
+    has, what = held(source), f"Measure curves of {of}" if of else "Measure curves"
+    mine = equaliser.face(has, of)
     if not has.parts.sizes:
-        return None, gr.Button("Measure curves", interactive=False), None, gr.Column(visible=False), None, None, None, None, None
-    if has.curves is None:
-        return (
-            _note(bench, held),
-            gr.Button("Measure curves", variant="primary", interactive=True),
-            None,
-            gr.Column(visible=False),
-            *[None] * 5,
-        )
-    pairs = equaliser.compared(has)
+        return None, gr.Button(what, interactive=False), None, gr.Column(visible=False), *[None] * 5
+    if mine.curves is None:
+        button = gr.Button(what, variant="primary", interactive=True)
+        return _note(bench, held, source, of), button, None, gr.Column(visible=False), *[None] * 5
+    pairs, seen = equaliser.compared(has, of), mine.seen or held.origin
     return (
-        _note(bench, held),
-        gr.Button("Measure curves again", variant="secondary", interactive=True),
-        facts.said(budget.cost_finding(has.curves, has.parts), badge=held.origin.badge),
+        _note(bench, held, source, of),
+        gr.Button(f"{what} again", variant="secondary", interactive=True),
+        facts.said(budget.cost_finding(mine.curves, mine.parts), badge=seen.badge),
         gr.Column(visible=bool(pairs)),
-        facts.said(budget.tested_finding(pairs, has.curves), badge="measured" if pairs else ""),
-        budget.tested(pairs, has.curves) if pairs else None,
+        facts.said(budget.tested_finding(pairs, mine.curves), badge="measured" if pairs else ""),
+        budget.tested(pairs, mine.curves) if pairs else None,
         budget.tested_table(pairs),
-        _lines(bench, held, source),
-        _sizes(bench, held, source),
+        _lines(bench, held, source, of),
+        _sizes(bench, held, source, of),
     )
 
 
-def _note(bench: Bench, held: _Held) -> dict[str, Any]:
+def _note(bench: Bench, held: _Held, source: str, of: str) -> dict[str, Any]:
     """Where the prediction comes from, and whom the budget costs most where a damage map says so."""
-    pays = damage.who_pays(held.damage, bench.workspace.read().budget.shares)
-    curves = (held.origin.data if held.origin else {}).get("curves")
+    pays = "" if of else damage.who_pays(held.damage, bench.workspace.read().budget.shares)  # maps are of single weights
+    seen = equaliser.face(held(source), of).seen if of else held.origin
+    curves = (seen.data if seen else {}).get("curves")
+    if curves is None and of:
+        return facts.said(f"No prediction for whole {of} yet", f"Press Measure curves of {of}: each block without some of its {of}, and a few budgets of "
+                          f"the whole model, are measured. Size and speed are counted without it.{pays}")  # fmt: skip
     if curves is None:
         return facts.said("No prediction yet", "Measure what each block costs when it alone is pruned; the prediction adds these costs up. The bars "
                           f"work without it.{pays}")  # fmt: skip
@@ -216,7 +227,10 @@ def origin(found: dict[str, Any]) -> str:
         if error
         else ""
     )
+    units = found.get("structure") in known.UNITS
+    what, alone = (f"What each block's output loses without some of its {found['structure']}", "the block without them alone turns") if units else (
+        "Each layer's local error at six shares", "each block's attention and MLP alone turn")  # fmt: skip
     return (
-        f"Each layer's local error at six shares {how}, weighted by how far each block's attention and MLP alone turn the answers, and added up with the "
-        f"power {found['power']:.2f} that budgets of the whole model showed.{fit}"
+        f"{what} {how}, weighted by how far {alone} the answers, and added up with the power {found['power']:.2f} that budgets of the whole model "
+        f"showed.{fit}"
     )

@@ -40,13 +40,15 @@ def _told(workspace: Workspace, opened: Opened, told: str = "") -> dict[str, Any
 
 
 def _confirm(workspace: Workspace, known: Callable[[str], Known]) -> Ask:
-    def confirm(shares: dict[str, Any]) -> dict[str, Any]:
+    def confirm(asked: dict[str, Any]) -> dict[str, Any]:
         """What the engine predicts for these shares, and how long it took: the page compares it with its own figure."""
+        from studio.rooms.budget.equaliser import face
+
         start = time.perf_counter()
-        has = known(workspace.read().model)
-        if has.curves is None:
+        mine = face(known(workspace.read().model), str(asked.get("structure") or ""))
+        if mine.curves is None:
             return {"quality": None, "sparsity": None, "server_ms": 0.0}
-        found = budget.estimate(has.curves, has.parts.sizes, budget.by_part(shares, has.parts.block))
+        found = budget.estimate(mine.curves, mine.parts.sizes, mine.shares(asked["shares"]))
         return {"quality": found.quality, "sparsity": found.sparsity, "server_ms": 1000 * (time.perf_counter() - start)}
 
     return confirm

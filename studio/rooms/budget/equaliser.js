@@ -19,7 +19,7 @@ const whole = n => Math.round(n).toLocaleString('en-US');
 const quality = x => x == null ? '–' : x < 1e6 ? x.toLocaleString('en-US', { maximumFractionDigits: x < 100 ? 2 : 0, minimumFractionDigits: x < 100 ? 2 : 0 }) : x.toExponential(1).replace('e+', ' × 10^');
 const millions = n => n >= 1e9 ? `${(n / 1e9).toFixed(2)} B` : n >= 1e6 ? `${(n / 1e6).toFixed(2)} M` : n >= 1e4 ? `${(n / 1e3).toFixed(0)} k` : whole(n);
 const bytes = n => n >= 1e9 ? `${(n / 1e9).toFixed(2)} GB` : n >= 1e6 ? `${(n / 1e6).toFixed(2)} MB` : `${(n / 1e3).toFixed(0)} kB`;
-const metricOf = () => model.curves ? model.curves.metric : 'quality';
+const metricOf = () => { const known = curvesNow() || model.curves; return known ? known.metric : 'quality'; };
 const mean = (names, of = shares) => { let gone = 0, all = 0; for (const name of names) { gone += of[name] * sizes[name]; all += sizes[name]; } return all ? gone / all : 0; };
 const shut = names => names.every(name => locked.has(name));
 const pick = (of, names) => Object.fromEntries(names.map(name => [name, of[name]]));
@@ -52,7 +52,7 @@ function help() {
   const line = make('div', 'eq-help');
   const keys = [['↑ ↓', '1 %'], ['Shift ↑ ↓', '10 %'], ['← →', 'next bar'], ['0–9', 'type a share'], ['L', 'lock'], ['S', 'solo'], ['U', 'unfold'], ['Space', 'A / B'], ['Shift + drag', 'draw across the bars']];
   for (const [key, text] of keys) line.append(put(make('span'), make('kbd', '', key), document.createTextNode(text)));
-  if (model.curves) line.append(make('span', 'of-weights', `Cost: what a bar alone adds to the log of the ${metricOf()}.`));
+  if (curvesNow()) line.append(make('span', '', `Cost: what a bar alone adds to the log of the ${metricOf()}.`));
   return line;
 }
 
@@ -64,7 +64,7 @@ function board() {
     const mark = make('span', '', level === 100 ? '100 %' : String(level)), line = make('b'); mark.style.bottom = line.style.bottom = level + '%';
     axis.append(mark); grid.append(line);
   }
-  ui.mean = make('b', 'mean'); grid.append(ui.mean); axis.append(make('i', '', model.curves ? 'cost' : ''));
+  ui.mean = make('b', 'mean'); grid.append(ui.mean); axis.append(make('i', '', curvesNow() ? 'cost' : ''));
   row.setAttribute('role', 'group'); row.setAttribute('aria-label', 'Share of weights to remove, a bar a block or layer');
   ui.row = row; ui.grid = grid; ui.pager = make('div', 'eq-pager');
   fillBars();
@@ -112,17 +112,18 @@ function column(unit, index) {
 
 // ---- painting: everything that a change of the budget changes
 
-const costOf = names => {
-  if (!model.curves || groupsOf()) return 0;
+const costOf = unit => {
+  const curves = curvesNow(), groups = groupsOf();
+  if (!curves) return 0;
   let sum = 0;
-  for (const name of names) if (name in model.curves.cost) sum += Budget.costAt(model.curves, name, shares[name]);
-  return Math.max(0, Budget.combined(model.curves, sum));
+  for (const [name, share] of groups ? [[unit.name, reached(unit.name, mean(unit.names))]] : unit.names.map(name => [name, shares[name]])) if (name in curves.cost) sum += Budget.costAt(curves, name, share);
+  return Math.max(0, Budget.combined(curves, sum));
 };
 
 function paint() {
   if (!model || !model.parts.length) return;
   const now = Budget.estimate(model.curves, sizes, shares), costs = {};
-  for (const name in bars) costs[name] = costOf(bars[name].unit.names);
+  for (const name in bars) costs[name] = costOf(bars[name].unit);
   const highest = Math.max(...Object.values(costs), 0.02);
   for (const name in bars) paintBar(bars[name], costs[name], highest);
   const inScope = scopeParts(), at = mean(inScope);
@@ -145,8 +146,8 @@ function paintBar(bar, cost, highest) {
   bar.track.setAttribute('aria-valuenow', Math.round(100 * share));
   bar.track.setAttribute('aria-valuetext', `remove ${text}${mixed ? `, its layers ${percent(low)} to ${percent(high)}` : ''}${closed ? ', locked' : ''}`);
   bar.lock.setAttribute('aria-pressed', closed); bar.lock.setAttribute('aria-label', `Lock ${bar.title}`); bar.path.setAttribute('d', closed ? SHUT : OPEN);
-  bar.cost.style.height = `${100 * cost / highest}%`; bar.cost.parentNode.title = groupsOf() ? '' : `${bar.title} alone: ${metricOf()} × ${Math.exp(cost).toFixed(3)}`;
-  const was = model.measured && !groupsOf() && mean(names, model.measured.shares); bar.was.hidden = was == null; bar.was.style.bottom = `${100 * (was || 0)}%`;
+  bar.cost.style.height = `${100 * cost / highest}%`; bar.cost.parentNode.title = !curvesNow() ? '' : `${bar.title} alone: ${metricOf()} × ${Math.exp(cost).toFixed(3)}`;
+  const was = model.measured && !groupsOf() ? mean(names, model.measured.shares) : null; bar.was.hidden = was == null; bar.was.style.bottom = `${100 * (was || 0)}%`;
   bar.idea.hidden = !ghost; if (ghost) bar.idea.style.bottom = `${100 * mean(names, ghost.shares)}%`;
   const spared = !groupsOf() && names.some(name => parts[name].spared && shares[name] > 0);
   bar.flag.textContent = high >= COLLAPSE ? '!' : spared ? '◆' : ''; bar.flag.hidden = !bar.flag.textContent;

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -18,7 +18,7 @@ import gradio as gr
 from core import budget, frontier
 from core.folder import finite
 from core.proposals import Parts
-from studio.known import Trial, Units
+from studio.known import WEIGHTS, Observed, Trial, Units
 from studio.rooms.budget import asks as equaliser_asks
 from studio.workspace import Opened, Shares, Workspace
 
@@ -91,7 +91,7 @@ def value(opened: Opened, known: Known, snapshots: Mapping[str, Shares]) -> dict
         "measured": None if hand is None else {"method": hand.method, "value": hand.value, "dense": hand.dense, "sparsity": hand.sparsity,
                                                "run": hand.run, "shares": hand.by_part(parts), "foretold": hand.method == known.method},
         "past": past(known),
-        "units": {structure: asdict(of) for structure, of in known.units.items()},
+        "units": {structure: _units(known, structure, of) for structure, of in known.units.items()},
         **state(opened, snapshots),
     }  # fmt: skip
 
@@ -118,23 +118,47 @@ def state(opened: Opened, snapshots: Mapping[str, Shares], told: str = "") -> di
     }
 
 
-def compared(known: Known) -> list[tuple[Trial, float, float]]:
-    """(run, predicted, measured log increase) of every finished run that the curves can speak of: their criterion, single weights."""
-    if known.curves is None:
+@dataclass(frozen=True)
+class Face:
+    """What the bars remove, seen as parts of a budget: `curves` of these parts, `method` they were made with, shares(those of layers) -> of the parts."""
+
+    parts: Parts
+    curves: budget.CostCurves | None
+    method: str
+    seen: Observed | None
+    shares: Callable[[Mapping[str, float]], dict[str, float]]
+
+
+def face(known: Known, structure: str = "") -> Face:
+    """Of single weights, layer by layer, or of the whole units of a structure, block by block."""
+    units = known.units.get(structure)
+    if units is None or not units.groups:
+        return Face(known.parts, known.curves, known.method, None, lambda shares: budget.by_part(shares, known.parts.block))
+    method = str(((units.seen.data if units.seen else {}).get("curves") or {}).get("method", ""))
+    block_of = known.parts.block
+    return Face(
+        units.parts, units.curves, method, units.seen, lambda shares: units.shares(budget.by_part(shares, block_of), block_of)
+    )
+
+
+def compared(known: Known, structure: str = "") -> list[tuple[Trial, float, float]]:
+    """(run, predicted, measured log increase) of every finished run that the curves can speak of: their criterion, their structure."""
+    mine = face(known, structure)
+    if mine.curves is None:
         return []
     out = []
     for trial in known.trials:
         measured = math.log(trial.value / trial.dense)
-        if trial.method != known.method or trial.structure != "unstructured" or measured < _SURE:
+        if trial.method != mine.method or trial.structure != (structure or WEIGHTS) or measured < _SURE:
             continue
-        said = budget.estimate(known.curves, known.parts.sizes, trial.by_part(known.parts))
-        out.append((trial, math.log(said.quality / known.curves.dense), measured))
+        said = budget.estimate(mine.curves, mine.parts.sizes, mine.shares(trial.by_part(known.parts)))
+        out.append((trial, math.log(said.quality / mine.curves.dense), measured))
     return out
 
 
-def past(known: Known) -> dict[str, Any] | None:
+def past(known: Known, structure: str = "") -> dict[str, Any] | None:
     """How far these curves were off on runs that measured what they predict: the median relative error of the log increase."""
-    pairs = compared(known)
+    pairs = compared(known, structure)
     return {"runs": len(pairs), "error": median(abs(said / true - 1) for _, said, true in pairs)} if pairs else None
 
 
@@ -167,6 +191,17 @@ def _part(parts: Parts, name: str, spared: Mapping[str, int]) -> dict[str, Any]:
     label = name.removeprefix(parts.block[name] + ".")
     return {"name": name, "block": parts.block[name], "label": label.rpartition(".")[2], "size": parts.sizes[name],
             "attention": parts.role[name] in _ATTENTION, "spared": spared.get(name, 0)}  # fmt: skip
+
+
+def _units(known: Known, structure: str, of: Units) -> dict[str, Any]:
+    """What the page counts whole units with."""
+    return {
+        "groups": of.groups,
+        "refused": of.refused,
+        "dense_ms": of.dense_ms,
+        "curves": _curves(of.curves),
+        "past": past(known, structure),
+    }
 
 
 def _curves(curves: budget.CostCurves | None) -> dict[str, Any] | None:

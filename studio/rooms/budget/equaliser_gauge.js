@@ -25,13 +25,8 @@ function figures(now) {
   relabel();
   host.dataset.sparsity = now.sparsity;
   if (groupsOf()) return unitFigures();
-  const other = model.parameters - now.total, change = model.curves && now.quality ? now.quality / model.curves.dense - 1 : 0;
-  ui.quality.textContent = model.curves ? quality(now.quality) : '–';
-  const range = model.curves && model.curves.within && Math.abs(change) > 5e-4 ? ` · ${quality(now.low)} to ${quality(now.high)}` : '';
-  ui.qualityUnder.textContent = model.curves ? `dense ${quality(model.curves.dense)}${change && signed(change) ? ', ' + signed(change) : ''}${range}` : 'measure the curves first';
-  ui.qualityUnder.title = range ? 'The range that holds nine times in ten, from budgets of the whole model measured with the curves.' : '';
-  ui.past.textContent = model.past ? `past predictions: off by ${(100 * model.past.error).toFixed(0)} % (median of ${model.past.runs} run${model.past.runs > 1 ? 's' : ''})` : model.curves ? 'no run has tested these curves yet' : '';
-  measured(now);
+  const other = model.parameters - now.total;
+  predictedFigure(now, model.past); measured(now);
   ui.sparsity.textContent = percent(now.sparsity); ui.sparsityUnder.textContent = `${percent(model.parameters ? (now.total - now.kept) / model.parameters : 0)} of all parameters`;
   ui.kept.textContent = millions(now.kept + other); ui.keptUnder.textContent = `of ${millions(model.parameters)}`;
   ui.bytes.textContent = bytes((now.kept + other) * model.bytes_per_parameter); ui.bytesUnder.textContent = `of ${bytes(model.parameters * model.bytes_per_parameter)}`;
@@ -40,6 +35,16 @@ function figures(now) {
   if (model.kv) { ui.kv.textContent = bytes(model.kv); ui.kvUnder.textContent = `${model.kv_tokens} tokens; zeros leave it`; }
   ui.latency.textContent = model.latency ? `${model.latency.ms < 10 ? model.latency.ms.toFixed(1) : whole(model.latency.ms)} ms` : '× 1';
   ui.latencyUnder.textContent = model.latency ? `as dense: zeros are no faster` : 'zeros give no speed-up'; ui.latencyBox.title = model.latency ? `Measured in run ${model.latency.run}.` : 'No run has measured this model’s latency here.';
+}
+
+// What the curves of what the bars remove predict, how far it may be off, and how far it was; without curves, how to get them.
+function predictedFigure(now, past) {
+  const curves = curvesNow(), change = curves ? now.quality / curves.dense - 1 : 0;
+  ui.quality.textContent = curves ? quality(now.quality) : '–';
+  const range = curves && curves.within && Math.abs(change) > 5e-4 ? ` · ${quality(now.low)} to ${quality(now.high)}` : '';
+  ui.qualityUnder.textContent = curves ? `dense ${quality(curves.dense)}${change && signed(change) ? ', ' + signed(change) : ''}${range}` : groupsOf() ? `none yet for whole ${structure}: press Measure curves of ${structure}` : 'measure the curves first';
+  ui.qualityUnder.title = range ? 'The range that holds nine times in ten, from budgets of the whole model measured with the curves.' : '';
+  ui.past.textContent = past ? `past predictions: off by ${(100 * past.error).toFixed(0)} % (median of ${past.runs} run${past.runs > 1 ? 's' : ''})` : curves ? 'no run has tested these curves yet' : '';
   host.dataset.quality = now.quality ?? ''; host.dataset.low = now.low ?? ''; host.dataset.high = now.high ?? '';
 }
 

@@ -98,14 +98,14 @@ function listIdeas() {
 // ---- while a hand moves, the server confirms what this file has worked out: one question in flight, always the last state
 
 async function ask() {
-  if (!model.curves || groupsOf()) return;
+  if (!curvesNow()) return;
   if (asking) { again = true; return; }
   asking = true; again = false;
-  const mine = { ...shares };
+  const mine = { ...shares }, of = structure;
   try {
-    const said = await server.confirm(Budget.compact(mine, blockOf)), own = Budget.estimate(model.curves, sizes, mine);
+    const said = await server.confirm({ shares: Budget.compact(mine, blockOf), structure: of }), own = of === structure && estimated(mine);
     host.dataset.confirmed = said.quality; host.dataset.serverMs = said.server_ms;
-    if (said.quality != null && Math.abs(said.quality / own.quality - 1) > 1e-6) say('The server predicts otherwise; reload the page.');
+    if (own && said.quality != null && Math.abs(said.quality / own.quality - 1) > 1e-6) say('The server predicts otherwise; reload the page.');
   } catch (error) { say('The studio does not answer; changes are kept here until it does.'); }
   asking = false; if (again) ask();
 }

@@ -1,5 +1,6 @@
 // Bars that remove whole neurons or heads: a bar is then the share of its block's units, in steps of one. What goes is counted with prices that the curves'
-// run took of this model (and timed on this machine); nothing predicts the quality yet. Heads go by key-value group, so that what is left is still grouped.
+// run took of this model (and timed on this machine), and the quality is predicted from curves of whole units, where they were measured. Heads go by key-value
+// group, so that what is left is still grouped.
 
 let structure = ''; // '' single weights, 'neurons', 'heads'
 const KEPT_AS = 'prunarium-what-goes';
@@ -8,6 +9,15 @@ const groupsOf = () => { const of = structure && model && model.units && model.u
 const unitWord = () => structure === 'heads' ? 'key-value groups' : structure;
 const goneOf = (group, share) => Math.min(Math.floor(share * group.units + 0.5 + 1e-9), group.most); // as a run counts (units/cutting.py)
 const reached = (block, share) => { const group = groupsOf()[block]; return group ? goneOf(group, share) / group.units : 0; };
+
+// The curves that speak of what the bars remove, and what they predict for these shares.
+const curvesNow = () => groupsOf() ? model.units[structure].curves : model.curves;
+function unitEstimate(of) {
+  const groups = groupsOf(), counts = {}, gone = {};
+  for (const block in groups) { counts[block] = groups[block].units; gone[block] = goneOf(groups[block], mean(members[block] || [], of)) / groups[block].units; }
+  return Budget.estimate(curvesNow(), counts, gone);
+}
+const estimated = of => groupsOf() ? unitEstimate(of) : Budget.estimate(model.curves, sizes, of);
 
 // Every block's layers at one share that is a whole number of its units; a locked one as it is.
 function snapped(next) {
@@ -46,13 +56,13 @@ const LABELS = { sparsity: ['Sparsity of the blocks', () => `${unitWord()[0].toU
 function relabel() {
   const on = !!groupsOf();
   for (const key in LABELS) { const text = on ? LABELS[key][1]() : LABELS[key][0]; if (ui[key + 'Term'].firstChild.textContent !== text) ui[key + 'Term'].firstChild.textContent = text; }
-  ui.latencyBadge.hidden = !on; ui.qualityBadge.hidden = on;
-  if (on !== host.classList.contains('units')) host.classList.toggle('units', on);
+  ui.latencyBadge.hidden = !on; ui.qualityBadge.hidden = !curvesNow();
+  host.classList.toggle('units', on); host.classList.toggle('unpriced', on && !curvesNow());
 }
 
 function unitFigures() {
   const sum = unitsGone(), dense = model.units[structure].dense_ms, total = model.parameters * model.bytes_per_parameter;
-  ui.quality.textContent = '–'; ui.qualityUnder.textContent = `no prediction of the ${metricOf()} for whole ${structure} yet: a run measures it`; ui.qualityUnder.title = ''; ui.past.textContent = '';
+  predictedFigure(unitEstimate(shares), model.units[structure].past);
   ui.measuredBox.hidden = true;
   ui.sparsity.textContent = percent(sum.units ? sum.gone / sum.units : 0); ui.sparsityUnder.textContent = `${whole(sum.gone)} of ${whole(sum.units)}`;
   ui.kept.textContent = millions(model.parameters - sum.parameters); ui.keptUnder.textContent = `of ${millions(model.parameters)}`;
@@ -63,7 +73,7 @@ function unitFigures() {
   const ms = dense == null ? null : Math.max(dense - sum.ms, 0), short = x => x < 100 ? x.toFixed(1) : whole(x);
   ui.latency.textContent = ms == null ? '–' : `${short(ms)} ms`; ui.latencyUnder.textContent = ms == null ? 'measure the curves here first' : `of ${short(dense)} ms, × ${(dense / Math.max(ms, 1e-9)).toFixed(2)}`;
   ui.latencyBox.title = ms == null ? 'A run of curves times the model and its blocks on this machine.' : 'The dense model’s latency less what single blocks, timed with fewer units on this machine, gave back.';
-  host.dataset.quality = host.dataset.low = host.dataset.high = ''; host.dataset.ms = ms ?? ''; host.dataset.gone = sum.gone;
+  host.dataset.ms = ms ?? ''; host.dataset.gone = sum.gone;
 }
 
 function unitGuards(named) {
@@ -92,9 +102,9 @@ function structureChoice() {
 }
 
 function choose(of) {
-  structure = of; keepChoice(); unfolded = new Set(); solo = null; ghost = null; proposedAt = null;
+  structure = of; keepChoice(); unfolded = new Set(); solo = null; ghost = null; proposed = []; proposedAt = null;
   const before = JSON.stringify(shares);
-  shares = snapped(shares); listUnits(); build(); if (model.parts.length) drawFrontier(); paint(); ask(); commit();
+  shares = snapped(shares); listUnits(); build(); if (model.parts.length) drawFrontier(); listIdeas(); paint(); ask(); commit();
   host.querySelector('[aria-label="What goes"]').focus();
   const moved = before !== JSON.stringify(shares);
   say(of ? `Bars now remove whole ${unitWord()} of each block.${moved ? ' They moved to whole ones; Undo brings the former budget back.' : ''}` : 'Bars now remove single weights.');

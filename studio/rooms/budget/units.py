@@ -6,9 +6,11 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from core.budget import by_part
+from core.budget import HIGHEST_SHARE, by_part, estimate
 from core.cost import Price, Prices, meet, most_removed, removed, said, whole
 from core.errors import RecipeError
+from core.frontier import ladder, smallest_model
+from studio.known import Units, gone_of
 
 if TYPE_CHECKING:
     from studio.rooms.budget.equaliser import Known
@@ -23,19 +25,15 @@ def solved(kind: str, wish: float, structure: str, has: Known, shut: Mapping[str
     units = has.units.get(structure)
     if units is None or not units.groups:
         raise RecipeError(f"Nothing is known of this model's {structure}.", "Press Measure curves first.")
+    fixed = _fixed(units, has, shut)
     if kind == "quality":
-        return (
-            None,
-            f"Nothing predicts yet what removing {structure} does to the quality: choose a size or a speed, prune, and the run measures it.",
-        )
+        return _of_quality(wish, structure, has, units, fixed)
     if kind == "faster" and units.dense_ms is None:
         return None, UNTIMED
     cost = "latency" if kind == "faster" else "bytes"
     now = float(units.dense_ms if kind == "faster" else (has.described or {})["size_bytes"])
     target = now / max(wish, 1e-9) if kind == "faster" else wish * 1e6
     prices = {block: price(group, cost) for block, group in units.groups.items()}
-    locked = {has.parts.block[part]: share for part, share in shut.items()}
-    fixed = {block: gone(prices[block], share) / prices[block].steps for block, share in locked.items() if block in prices}
     free = {block: one for block, one in prices.items() if block not in fixed}
     owed = now - target - removed(fixed, {block: prices[block] for block in fixed})
     shares = _even(free, owed)
@@ -44,16 +42,40 @@ def solved(kind: str, wish: float, structure: str, has: Known, shut: Mapping[str
     return by_part(shares | fixed, has.parts.block), _sentence(structure, said(cost, target), told, owed, most_removed(free))
 
 
+def _fixed(units: Units, has: Known, shut: Mapping[str, float]) -> dict[str, float]:
+    """{locked block: the share of its units that goes}; a block is locked where any of its layers is."""
+    locked = {has.parts.block[part]: share for part, share in shut.items()}
+    return {block: gone_of(group, locked[block]) / group["units"] for block, group in units.groups.items() if block in locked}
+
+
+def _of_quality(
+    wish: float, structure: str, has: Known, units: Units, fixed: Mapping[str, float]
+) -> tuple[dict[str, float], str]:
+    """The most units, block by block, while the predicted increase is at most so many percent."""
+    curves, sizes = units.curves, units.parts.sizes
+    if curves is None:
+        raise RecipeError(
+            f"Nobody has measured yet what removing {structure} costs.", f"Press Measure curves of {structure} first."
+        )
+    most = max(group["most"] / group["units"] for group in units.groups.values())
+    found = smallest_model(curves, ladder(curves, sizes, fixed, min(most, HIGHEST_SHARE)), math.log1p(max(wish, 0.0) / 100))
+    down = {
+        block: min(math.floor(share * sizes[block] + 1e-6), units.groups[block]["most"]) for block, share in found.shares.items()
+    }
+    shares = {block: count / sizes[block] for block, count in down.items()}
+    said = estimate(curves, sizes, shares)
+    change = 100 * (said.quality / curves.dense - 1)
+    told = f"{sum(down.values()):,} of {said.total:,} {structure} go, for {curves.metric} {change:+.1f} %, as predicted."
+    if not (found.met and wish >= 0):
+        told = f"{curves.metric.capitalize()} at most {wish:+g} % cannot be had; the nearest: {told}"
+    return by_part(shares, has.parts.block), told
+
+
 def price(group: Mapping[str, Any], cost: str) -> Price:
     """What a group of units takes off, as the curves' run observed it."""
     if cost == "latency":
         return Price(group["units"], group["most"], tuple(group["at"]), tuple(group["off"]))
     return Price.linear(group["units"], group["each"][cost], group["most"])
-
-
-def gone(price: Price, share: float) -> int:
-    """How many whole units a share asks for, as a run counts them (`core.model.units.cutting.asked_of`)."""
-    return min(math.floor(share * price.steps + 0.5 + 1e-9), price.most)
 
 
 def _even(prices: Prices, owed: float) -> dict[str, float]:

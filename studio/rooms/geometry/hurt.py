@@ -65,7 +65,7 @@ def build() -> Hurt:
         table = table_twin("damage by layer and group")
         with gr.Row(equal_height=False):
             group = gr.Dropdown([], label="Rows of", elem_id="damage-group", filterable=False, scale=2, min_width=220)
-            take = gr.Button("Take them to the Data room", elem_id="damage-take", scale=0, min_width=215, size="md")
+            take = gr.Button("Take them to the Data room", elem_id="damage-take", scale=0, min_width=260, size="md")
     return Hurt(by, go, found, measure, level, title, drawn, table, group, take)
 
 
