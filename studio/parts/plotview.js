@@ -17,6 +17,13 @@ const themed = layout => {
   out.yaxis = out.yaxis || axis();
   return out;
 };
+// Plotly sets a colour bar's upright title so near its ticks that they touch, and its dark ink in a heat map's cells is a grey.
+const spaced = trace => {
+  for (const bar of [trace.colorbar, trace.marker && trace.marker.colorbar]) {
+    if (bar && bar.title && !bar.ticktext) bar.ticksuffix = (bar.ticksuffix || '') + '\u2002';
+  }
+};
+const inked = () => { for (const text of host.querySelectorAll('.heatmap-label text')) if (text.style.fill === 'rgb(68, 68, 68)') text.style.fill = '#0d1511'; };
 const point = p => ({
   curve: p.curveNumber, i: p.pointIndex ?? p.pointNumber, x: p.x, y: p.y, custom: p.customdata ?? null, total: p.data?.x?.length ?? 0,
 });
@@ -27,6 +34,7 @@ const config = {
 const current = () => props.value && props.value.rev === rev;
 const bind = () => {
   bound = true;
+  host.on('plotly_afterplot', inked);
   host.on('plotly_click', e => {
     if (current() && e.points.length) trigger('select', {rev, ...point(e.points[0])});
   });
@@ -50,10 +58,12 @@ const paint = async () => {
   if (value !== props.value) return;  // a newer figure is already waiting
   const figure = value.fig ? JSON.parse(value.fig) : {data: [], layout: {xaxis: {visible: false}, yaxis: {visible: false}}};
   host.classList.toggle('empty', !value.fig);
+  for (const trace of figure.data) spaced(trace);
   const light = document.body.classList.contains('dark') ? 'dark' : 'light';
   await drawn(() => plotly.react(host, figure.data, themed(figure.layout || {}), config));
   rev = value.rev;
   if (!bound) bind();
+  inked();
   host.dataset.rev = rev;
   host.dataset.light = light;
 };
