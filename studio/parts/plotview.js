@@ -4,6 +4,10 @@ const css = name => getComputedStyle(document.body).getPropertyValue(name).trim(
 const axis = () => ({
   gridcolor: css('--plot-grid'), zerolinecolor: css('--plot-grid'), linecolor: css('--plot-grid'), tickcolor: css('--plot-grid'),
 });
+const axled = given => {
+  const title = typeof given.title === 'string' ? {text: given.title} : given.title;
+  return {...axis(), ...given, ...(title && {title: {...title, font: {size: 12, ...(title.font || {})}}})};
+};
 const themed = layout => {
   const out = {
     autosize: true, margin: {l: 56, r: 16, t: 24, b: 44}, ...layout,
@@ -12,7 +16,7 @@ const themed = layout => {
     hoverlabel: {bgcolor: css('--plot-hover'), bordercolor: css('--plot-grid'), font: {color: css('--body-text-color'), family: css('--font')}},
     modebar: {bgcolor: 'rgba(0,0,0,0)', color: css('--body-text-color-subdued'), activecolor: css('--color-accent')},
   };
-  for (const key of Object.keys(out)) if (/^[xy]axis\d*$/.test(key)) out[key] = {...axis(), ...out[key]};
+  for (const key of Object.keys(out)) if (/^[xy]axis\d*$/.test(key)) out[key] = axled(out[key]);
   out.xaxis = out.xaxis || axis();
   out.yaxis = out.yaxis || axis();
   return out;

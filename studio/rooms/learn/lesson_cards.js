@@ -7,7 +7,7 @@ const act = (text, one, step, anew, cls) => {
   node.setAttribute('aria-label', `${text}: ${one.title}`); return node;
 };
 function card(one) {
-  const box = make('article', one.broken ? 'broken' : ''); box.dataset.lesson = one.name; box.setAttribute('role', 'listitem');
+  const box = make('article', one.broken ? 'broken' : ''); box.dataset.lesson = one.name;
   box.append(make('h3', '', one.title));
   if (one.broken) { box.append(make('p', 'about', one.broken), make('p', 'small', 'This lesson cannot be taught as it is.')); return box; }
   const far = make('div', 'far'), line = make('i'), acts = make('div', 'acts');
