@@ -34,7 +34,8 @@ if wrong_python(sys.version_info):
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))
-from core.install import EXTRAS, PINS, PYTHON, Refused, bring, say  # noqa: E402 (the check of Python comes first)
+from core import listing  # noqa: E402 (the check of Python comes first)
+from core.install import EXTRAS, PINS, PYTHON, Refused, bring, say  # noqa: E402
 
 MODULES = {
     "studio": "studio.app",
@@ -164,6 +165,8 @@ def main(argv: list[str]) -> int:
     try:
         command, words, methods = read_order(argv)
         around = environment(methods)
+        if command == "methods" and not around.get("PRUNARIUM_METHODS"):
+            return listing.main(words)  # a list that the checkout holds: nothing is set up for it
         needed = [PINS, EXTRAS] if command in ("test", "screens") else [PINS]
         bring(needed, ["-c", BOOT, MODULES["fetch"], "fetch", "wikitext2"], around)
         return start(command, words, around)
@@ -173,6 +176,9 @@ def main(argv: list[str]) -> int:
     except KeyboardInterrupt:
         say("\nStopped.")
         return 130
+    except BrokenPipeError:  # as in BOOT, for what this process prints itself
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 141
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from core import cost, formula
+from core import cost, formula, listing
 from core.errors import RecipeError
 from core.recipe import Prune, Recipe, Step, Text, n_of_m, tile_size
 
@@ -26,7 +26,7 @@ PRUNERS = (
     "learned",
 )  # the kinds of method that a prune step may name; a name belongs to one of them
 GENERAL = "builtin:wikitext2/train"  # the general text where a step names none
-FILE = Path(os.environ.get("PRUNARIUM_CATALOGUE") or Path(__file__).resolve().parent.parent / "assets" / "catalogue.json")
+FILE = Path(os.environ.get("PRUNARIUM_CATALOGUE") or listing.FILE)
 
 
 @dataclass(frozen=True)
@@ -325,12 +325,7 @@ def main(arguments: list[str]) -> int:
             return 0
     else:
         found = load()
-    if "--json" in arguments:
-        print(json.dumps(json.loads(to_json(found))["methods"], ensure_ascii=False))
-        return 0
-    for card in found:
-        paper = f"{card.paper.authors.split(',')[0]} {card.paper.year}" if card.paper else ""
-        print(f"{card.kind:12} {card.name:18} {card.label:28} {paper:14} {card.problem or card.summary}")
+    listing.show([asdict(card) for card in found], "--json" in arguments)
     return 0
 
 

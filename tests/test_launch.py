@@ -30,11 +30,13 @@ WAIT = "import sys\nprint('ready', flush=True)\nsys.stdin.read()\n"
 def copy_to(folder: Path, checkout: Path) -> Path:
     """A checkout that needs one tiny package, and whose commands say how they were called."""
     (folder / "core").mkdir(parents=True)
-    for name in ("launch.py", "core/__init__.py", "core/install.py"):
+    for name in ("launch.py", "core/__init__.py", "core/install.py", "core/listing.py"):
         shutil.copy(checkout / name, folder / name)
     (folder / "requirements.txt").write_text("six==1.17.0\n")
     (folder / "requirements-test.txt").write_text("pytest==9.2.0\n")
     (folder / "core/catalogue.py").write_text(SHOW)
+    (folder / "studio").mkdir()
+    (folder / "studio/check.py").write_text(SHOW)
     (folder / "core/supervise.py").write_text(WAIT)
     (folder / "tests").mkdir()
     (folder / "tests/bench.py").write_text(POUR)
@@ -51,7 +53,7 @@ def copy(tmp_path: Path, checkout: Path) -> Path:
 def made(tmp_path_factory: pytest.TempPathFactory, checkout: Path) -> tuple[Path, subprocess.CompletedProcess[str]]:
     """A copy after its first start, and what that start said."""
     folder = copy_to(tmp_path_factory.mktemp("made") / "checkout", checkout)
-    return folder, call(folder, "methods", "--json")
+    return folder, call(folder, "check")
 
 
 def around(**changes: str) -> dict[str, str]:
@@ -133,12 +135,23 @@ def test_help_names_every_command_and_sets_nothing_up(copy: Path):
 
 
 @pytest.mark.quick
-@pytest.mark.parametrize("name", ["launch.py", "core/install.py"])
+def test_the_list_of_methods_needs_no_set_up(copy: Path, checkout: Path):
+    (copy / "assets").mkdir()
+    shutil.copy(checkout / "assets/catalogue.json", copy / "assets")
+    done, whole = call(copy, "methods"), call(copy, "methods", "--json")
+    assert (done.returncode, done.stderr, whole.returncode, whole.stderr) == (0, "", 0, "")
+    names = [card["name"] for card in json.loads(whole.stdout)]
+    assert "wanda" in names and [line.split()[1] for line in done.stdout.splitlines()] == names
+    assert not (copy / ".venv").exists()
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize("name", ["launch.py", "core/install.py", "core/listing.py"])
 def test_launching_needs_the_standard_library_only(checkout: Path, name: str):
     tree = ast.parse((checkout / name).read_text())
     imported = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
     imported |= {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
-    assert {module.split(".")[0] for module in imported - {"core.install"}} <= sys.stdlib_module_names
+    assert {module.split(".")[0] for module in imported - {"core", "core.install"}} <= sys.stdlib_module_names
 
 
 @pytest.mark.quick
@@ -169,7 +182,7 @@ def test_the_first_start_sets_up_on_standard_error_and_leaves_standard_output_to
     _, first = made
     assert first.returncode == 0
     shown = json.loads(first.stdout)
-    assert shown["six"] == "1.17.0" and shown["words"] == ["--json"]
+    assert shown["six"] == "1.17.0" and shown["words"] == []
     assert all(words in first.stderr for words in ("GB on disk", "1 of 3", "2 of 3", "3 of 3", "Set-up done in"))
 
 
@@ -193,7 +206,7 @@ def test_a_second_start_calls_no_pip(made):
     pip = next((folder / ".venv").glob("lib/python*/site-packages/pip"))
     pip.rename(pip.with_name("gone"))
     try:
-        done = call(folder, "methods")
+        done = call(folder, "check")
     finally:
         pip.with_name("gone").rename(pip)
     assert done.returncode == 0 and done.stderr == ""
@@ -228,7 +241,7 @@ def test_the_test_command_adds_its_packages_once_and_hands_over_the_arguments(ma
 def test_changed_pins_are_installed_at_the_next_start(made):
     folder, _ = made
     (folder / "requirements.txt").write_text("six==1.16.0\n")
-    assert json.loads(call(folder, "methods").stdout)["six"] == "1.16.0"
+    assert json.loads(call(folder, "check").stdout)["six"] == "1.16.0"
 
 
 def test_half_unpacked_packages_and_a_broken_python_are_repaired(made):
@@ -237,34 +250,34 @@ def test_half_unpacked_packages_and_a_broken_python_are_repaired(made):
     six.write_text("")
     (next(six.parent.glob("six-*.dist-info")) / "INSTALLER").unlink()
     (folder / ".venv/prunarium-ready").unlink()
-    assert call(folder, "methods").returncode == 0
+    assert call(folder, "check").returncode == 0
     for name in ("python", "python3"):
         (folder / ".venv/bin" / name).unlink()
         (folder / ".venv/bin" / name).symlink_to("/nowhere/python")
-    assert call(folder, "methods").returncode == 0
+    assert call(folder, "check").returncode == 0
 
 
 @pytest.mark.parametrize(("step", "whole_group"), [("1 of 3", True), ("2 of 3", False)])
 def test_a_set_up_killed_in_the_middle_is_repaired_by_starting_again(copy: Path, begin, step: str, whole_group: bool):
-    first = begin("methods")
+    first = begin("check")
     said(first, step)
     os.killpg(first.pid, signal.SIGKILL) if whole_group else first.kill()
     first.wait()
     assert not (copy / ".venv/prunarium-ready").exists()
-    assert json.loads(call(copy, "methods").stdout)["six"] == "1.17.0"
+    assert json.loads(call(copy, "check").stdout)["six"] == "1.17.0"
 
 
 def test_two_starts_at_once_install_once_and_the_second_says_that_it_waits(copy: Path, begin):
-    first = begin("methods")
+    first = begin("check")
     said(first, "1 of 3")
-    second = begin("methods")
+    second = begin("check")
     said(second, "Another set-up of this folder is at work; waiting for it.")
     assert json.loads(first.communicate()[0])["six"] == json.loads(second.communicate()[0])["six"] == "1.17.0"
     assert (copy / ".venv/prunarium-setup.log").read_text().count(" -m pip install ") == 1
 
 
 def test_ctrl_c_is_one_line_and_130_in_set_up_and_in_a_command(copy: Path, begin):
-    setting_up = begin("methods")
+    setting_up = begin("check")
     said(setting_up, "2 of 3")
     os.killpg(setting_up.pid, signal.SIGINT)
     assert setting_up.communicate()[1].split() == ["Stopped."] and setting_up.returncode == 130
@@ -279,7 +292,7 @@ def test_no_network_is_one_sentence_with_the_remedy(copy: Path):
         taken.bind(("127.0.0.1", 0))
         index = f"http://127.0.0.1:{taken.getsockname()[1]}/simple"
         only = {"PIP_CONFIG_FILE": os.devnull, "PIP_INDEX_URL": index, "PIP_FIND_LINKS": "", "PIP_RETRIES": "1"}
-        done = call(copy, "methods", **only)
+        done = call(copy, "check", **only)
     assert refusal(done).startswith("The package registry cannot be reached: check the network")
     assert not (copy / ".venv/prunarium-ready").exists()
 
@@ -288,7 +301,7 @@ def test_no_disk_is_one_sentence_and_nothing_is_made(copy: Path):
     small = "import collections, runpy, shutil, sys; sys.argv = sys.argv[1:]; "
     small += "shutil.disk_usage = lambda path: collections.namedtuple('usage', 'total used free')(9, 9, 1.5e9); "
     small += "runpy.run_path(sys.argv[0], run_name='__main__')"
-    command = [sys.executable, "-c", small, str(copy / "launch.py"), "methods"]
+    command = [sys.executable, "-c", small, str(copy / "launch.py"), "check"]
     done = subprocess.run(command, capture_output=True, text=True, env=around(), check=False)
     assert "needs 4 GB of disk" in refusal(done) and "1.5 GB are free: free some space" in refusal(done)
     assert not (copy / ".venv").exists()
@@ -304,7 +317,7 @@ def test_a_folder_that_may_not_be_written_is_one_sentence(checkout: Path):
         folder.chmod(0o555)
         try:
             done = subprocess.run(
-                [python, str(folder / "launch.py"), "methods"],
+                [python, str(folder / "launch.py"), "check"],
                 capture_output=True,
                 text=True,
                 env=around(),

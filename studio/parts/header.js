@@ -18,3 +18,9 @@ watch('value', show);
 show();
 document.addEventListener('visibilitychange', () => { if (!document.hidden) trigger('focus', {}); });
 window.addEventListener('focus', () => trigger('focus', {}));
+// A table's own field for filtering has a title but no name, and comes and goes with its rows.
+let naming = 0;
+new MutationObserver(() => { naming ||= requestAnimationFrame(() => {
+  naming = 0;
+  for (const field of document.querySelectorAll('input.search-input:not([aria-label])')) field.setAttribute('aria-label', 'Filter the table');
+}); }).observe(document.body, {childList: true, subtree: true});

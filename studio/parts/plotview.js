@@ -4,6 +4,10 @@ const css = name => getComputedStyle(document.body).getPropertyValue(name).trim(
 const axis = () => ({
   gridcolor: css('--plot-grid'), zerolinecolor: css('--plot-grid'), linecolor: css('--plot-grid'), tickcolor: css('--plot-grid'),
 });
+const axled = given => {
+  const title = typeof given.title === 'string' ? {text: given.title} : given.title;
+  return {...axis(), ...given, ...(title && {title: {...title, font: {size: 12, ...(title.font || {})}}})};
+};
 const themed = layout => {
   const out = {
     autosize: true, margin: {l: 56, r: 16, t: 24, b: 44}, ...layout,
@@ -12,11 +16,25 @@ const themed = layout => {
     hoverlabel: {bgcolor: css('--plot-hover'), bordercolor: css('--plot-grid'), font: {color: css('--body-text-color'), family: css('--font')}},
     modebar: {bgcolor: 'rgba(0,0,0,0)', color: css('--body-text-color-subdued'), activecolor: css('--color-accent')},
   };
-  for (const key of Object.keys(out)) if (/^[xy]axis\d*$/.test(key)) out[key] = {...axis(), ...out[key]};
+  for (const key of Object.keys(out)) if (/^[xy]axis\d*$/.test(key)) out[key] = axled(out[key]);
   out.xaxis = out.xaxis || axis();
   out.yaxis = out.yaxis || axis();
   return out;
 };
+// Plotly sets a colour bar's upright title so near its ticks that they touch; on a phone the bar would take half of the picture, and lies above it.
+const NARROW = 480;
+let slim = false;
+const fitted = ({data, layout}) => {
+  const bars = [...data.map(at => at.showscale !== false && at.colorbar), ...data.map(at => at.marker && at.marker.colorbar), layout.coloraxis && layout.coloraxis.colorbar].filter(Boolean);
+  for (const bar of bars) {
+    const title = typeof bar.title === 'string' ? {text: bar.title} : bar.title;
+    if (slim && bars.length === 1) {
+      Object.assign(bar, {orientation: 'h', x: .5, xanchor: 'center', y: 1, yanchor: 'bottom', len: 1, thickness: 8, ...(title && {title: {...title, side: 'top'}})});
+    } else if (title && !bar.ticktext) bar.ticksuffix = (bar.ticksuffix || '') + '\u2002';
+  }
+};
+// Plotly's dark ink in the cells of a heat map is a grey.
+const inked = () => { for (const text of host.querySelectorAll('.heatmap-label text')) if (text.style.fill === 'rgb(68, 68, 68)') text.style.fill = '#0d1511'; };
 const point = p => ({
   curve: p.curveNumber, i: p.pointIndex ?? p.pointNumber, x: p.x, y: p.y, custom: p.customdata ?? null, total: p.data?.x?.length ?? 0,
 });
@@ -27,6 +45,7 @@ const config = {
 const current = () => props.value && props.value.rev === rev;
 const bind = () => {
   bound = true;
+  host.on('plotly_afterplot', inked);
   host.on('plotly_click', e => {
     if (current() && e.points.length) trigger('select', {rev, ...point(e.points[0])});
   });
@@ -50,10 +69,13 @@ const paint = async () => {
   if (value !== props.value) return;  // a newer figure is already waiting
   const figure = value.fig ? JSON.parse(value.fig) : {data: [], layout: {xaxis: {visible: false}, yaxis: {visible: false}}};
   host.classList.toggle('empty', !value.fig);
+  slim = host.offsetWidth < NARROW;
+  fitted({layout: {}, ...figure});
   const light = document.body.classList.contains('dark') ? 'dark' : 'light';
   await drawn(() => plotly.react(host, figure.data, themed(figure.layout || {}), config));
   rev = value.rev;
   if (!bound) bind();
+  inked();
   host.dataset.rev = rev;
   host.dataset.light = light;
 };
@@ -64,5 +86,6 @@ new MutationObserver(draw).observe(document.body, {attributes: true, attributeFi
 new ResizeObserver(() => {
   if (!host.offsetWidth) return;
   if (waiting) draw();
+  else if (bound && (host.offsetWidth < NARROW) !== slim) draw();
   else if (bound) window.Plotly.Plots.resize(host);
 }).observe(host);

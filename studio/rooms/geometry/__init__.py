@@ -73,7 +73,7 @@ def build(bench: Bench) -> None:
 
 
 def _asked() -> Asked:
-    with gr.Row(equal_height=False):
+    with gr.Row(equal_height=False, elem_classes="by-the-field"):
         data = gr.Dropdown(list(_DATA), value=None, label="Rows", info="A built-in set, a file, or a hub id", allow_custom_value=True,
                            elem_id="geometry-data", scale=3, min_width=260)  # fmt: skip
         against = gr.Dropdown([("Nothing: from block to block", "")], value="", label="Set it against", info="Pruned by a finished run, or as the budget says",

@@ -45,7 +45,7 @@ class Hurt:
 
 def build() -> Hurt:
     gr.Markdown(_INTRO)
-    with gr.Row(equal_height=False):
+    with gr.Row(equal_height=False, elem_classes="by-the-field"):
         by = gr.Radio([("Clusters", "clusters"), ("Classes", "labels")], value="clusters", label="Rows grouped by", elem_id="damage-by",
                       scale=0, min_width=260)  # fmt: skip
         go = gr.Button("Measure the damage", elem_id="damage-go", scale=0, min_width=215, size="md")
@@ -63,7 +63,7 @@ def build() -> Hurt:
             height=430, alt="Groups of rows by layers, coloured by the damage; a click takes a group's rows", elem_id="damage-map"
         )
         table = table_twin("damage by layer and group")
-        with gr.Row(equal_height=False):
+        with gr.Row(equal_height=False, elem_classes="by-the-field"):
             group = gr.Dropdown([], label="Rows of", elem_id="damage-group", filterable=False, scale=2, min_width=220)
             take = gr.Button("Take them to the Data room", elem_id="damage-take", scale=0, min_width=260, size="md")
     return Hurt(by, go, found, measure, level, title, drawn, table, group, take)

@@ -55,8 +55,8 @@ def build() -> Moves:
             layer = gr.Dropdown([], label="After", elem_id="geometry-layer", filterable=False)
             share = gr.Slider(1, 20, _SHARE, step=1, label="Suggest the most changed (% of the rows)", elem_id="geometry-share")
             with gr.Row():
-                show = gr.Button("Show these rows", elem_id="geometry-show", min_width=140)
-                take = gr.Button("Take them to the Data room", elem_id="geometry-take", min_width=140)
+                show = gr.Button("Show these rows", elem_id="geometry-show", size="md", min_width=140)
+                take = gr.Button("Take them to the Data room", elem_id="geometry-take", size="md", min_width=250)
             cards = samples.component("geometry-samples")
     return Moves(layer, share, title, drawn, table, show, take, cards)
 

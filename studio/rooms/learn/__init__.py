@@ -27,7 +27,7 @@ def build(bench: Bench) -> None:
     notes = Notebook(bench.workspace.folder)
     cards = gr.HTML(
         value=None,
-        html_template='<div class="lessons" role="list" aria-label="Lessons"></div>',
+        html_template='<div class="lessons" role="region" aria-label="Lessons"></div>',
         js_on_load=_CODE,
         apply_default_css=False,
         elem_id="lessons",

@@ -7,7 +7,7 @@ const act = (text, one, step, anew, cls) => {
   node.setAttribute('aria-label', `${text}: ${one.title}`); return node;
 };
 function card(one) {
-  const box = make('article', one.broken ? 'broken' : ''); box.dataset.lesson = one.name; box.setAttribute('role', 'listitem');
+  const box = make('article', one.broken ? 'broken' : ''); box.dataset.lesson = one.name;
   box.append(make('h3', '', one.title));
   if (one.broken) { box.append(make('p', 'about', one.broken), make('p', 'small', 'This lesson cannot be taught as it is.')); return box; }
   const far = make('div', 'far'), line = make('i'), acts = make('div', 'acts');
@@ -16,7 +16,8 @@ function card(one) {
   if (one.finished) acts.append(act('Do it again', one, 1, true, 'main'), act('Look again', one, 1, false, ''));
   else if (one.begun) acts.append(act('Go on', one, one.step, false, 'main'), act('Begin anew', one, 1, true, ''));
   else acts.append(act('Begin', one, 1, false, 'main'));
-  box.append(make('p', 'about', one.about), make('p', 'small', one.small), make('p', 'small', one.said), far, acts);
+  const small = make('p', 'small whole'); small.append(...one.small.split(' · ').flatMap((word, i) => [i ? ' · ' : '', make('span', '', word)])); // a name does not break at its hyphen
+  box.append(make('p', 'about', one.about), small, make('p', 'small', one.said), far, acts);
   return box;
 }
 const draw = () => { host.replaceChildren(...(props.value || []).map(card)); host.dataset.rev = Number(host.dataset.rev || 0) + 1; };

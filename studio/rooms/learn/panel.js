@@ -69,8 +69,10 @@ function offers() {
 function verdict() {
   parts.said.replaceChildren(); parts.said.className = 'lesson-said'; parts.said.dataset.state = at.state || '';
   const text = at.problem || at.said;
+  const asked = at.ask || at.budget; // what a step only waits for is no answer that fell short
   if (at.problem) parts.said.dataset.state = 'problem';
-  if (text) put(parts.said, make('b', '', at.problem ? 'Not done' : at.state === 'right' ? 'Right' : 'Not yet'), make('span', '', text));
+  else if (at.state === 'not_yet' && !asked) parts.said.dataset.state = 'to_do';
+  if (text) put(parts.said, make('b', '', at.problem ? 'Not done' : at.state === 'right' ? 'Right' : asked ? 'Not yet' : 'To do'), make('span', '', text));
   parts.told.textContent = at.told || '';
 }
 

@@ -21,7 +21,7 @@ What there is to prune. Open a built-in model, a folder with safetensors, a .ggu
 
 def build(bench: Bench) -> None:
     gr.Markdown(_INTRO)
-    with gr.Row(equal_height=False, elem_id="model-source-row"):
+    with gr.Row(equal_height=False, elem_id="model-source-row", elem_classes="by-the-field"):
         source = gr.Dropdown(
             choices=[(f"{found.label} (built in)", f"builtin:{name}") for name, found in builtins.BUILTINS.items() if found.kind == "model"],
             value=None, allow_custom_value=True, scale=5, min_width=290, label="Model", elem_id="model-source",

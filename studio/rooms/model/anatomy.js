@@ -1,7 +1,8 @@
 // A model as it is built: a row a block, each weight matrix a rectangle to scale. Names are set as textContent.
 const host = element.querySelector('.anatomy'), NS = 'http://www.w3.org/2000/svg';
 if (element.parentElement) element.parentElement.style.padding = '0';
-const LEFT = 52, BARS = 210, GAP = 7, TOP = 40;
+const TOP = 40, NARROW = 560; // below that width figures stand without their bars
+let left = 52, bars_wide = 210, gap = 7, tail = 40;
 const tone = role => ({ query: 'attention', key: 'attention', value: 'attention', output: 'attention', qkv: 'attention', gate: 'mlp', up: 'mlp', down: 'mlp', mlp: 'mlp' }[role] || 'conv');
 const count = n => n >= 1e9 ? `${(n / 1e9).toFixed(2)} B` : n >= 1e6 ? `${(n / 1e6).toFixed(2)} M` : n >= 1e4 ? `${Math.round(n / 1e3)} k` : n.toLocaleString('en-US');
 const svg = (tag, given, text) => { const node = document.createElementNS(NS, tag); for (const [key, value] of Object.entries(given)) node.setAttribute(key, value);
@@ -33,8 +34,8 @@ function sizeOf(rows, width) {
   const tall = Math.max(...rows.flatMap(row => row.layers.map(layer => extent(layer)[0])), 1);
   const wide = Math.max(...rows.map(row => row.layers.reduce((sum, layer) => sum + extent(layer)[1], 0)), 1);
   const most = Math.max(...rows.map(row => row.layers.length), 1), height = Math.min(Math.max(520 / rows.length, 26), 92);
-  const scale = Math.min((height - 10) / tall, (width - LEFT - BARS - 40 - GAP * most) / wide);
-  return { height, scale, right: LEFT + wide * scale + GAP * most + 40 };
+  const scale = Math.max(Math.min((height - 10) / tall, (width - left - bars_wide - tail - gap * most) / wide), 0);
+  return { height: Math.max(Math.min(height, tall * scale + 14), 26), scale, right: left + wide * scale + gap * most + tail };
 }
 
 function matrix(layer, x, middle, scale, attention) {
@@ -47,7 +48,7 @@ function matrix(layer, x, middle, scale, attention) {
 }
 
 function bar(row, x, middle, most, total, width) {
-  const group = svg('g', { class: 'bar' }), full = width - 120; let at = x;
+  const group = svg('g', { class: 'bar' }), full = Math.max(width - 120, 0); let at = x;
   group.append(svg('title', {}, `${row.title}: ${row.parameters.toLocaleString('en-US')} parameters, ${(100 * row.parameters / total).toFixed(1)} % of the model`));
   for (const kind of ['attention', 'mlp', 'conv', 'rest']) {
     const mine = kind === 'rest' ? row.parameters - (row.all || row.layers).reduce((sum, l) => sum + l.parameters, 0) : (row.all || row.layers).filter(l => tone(l.role) === kind).reduce((sum, l) => sum + l.parameters, 0);
@@ -59,38 +60,40 @@ function bar(row, x, middle, most, total, width) {
 }
 
 function heads(drawing, row, scale, right) {
-  let x = LEFT, last = '';
+  let x = left, last = '';
   drawing.append(svg('text', { x: 0, y: 14, class: 'soft' }, 'block'), svg('text', { x: right, y: 14, class: 'soft' }, 'parameters'));
   for (const layer of row.layers) {
     const w = Math.max(extent(layer)[1] * scale, 2), word = { attention: 'attention', mlp: 'MLP', conv: 'convolution' }[tone(layer.role)];
     if (word !== last) drawing.append(svg('text', { x, y: 14, class: `word ${tone(layer.role)}` }, word));
-    last = word; x += w + GAP;
+    last = word; x += w + gap;
   }
 }
 
 function paint() {
   const whole = props.value?.whole || ''; host.replaceChildren(); if (whole !== read) { read = whole; value = whole && JSON.parse(whole); from = 0; }
   if (!value || !value.layers) return;
-  const all = rowsOf(value), rows = all.slice(from, from + WINDOW), width = Math.max(560, Math.min((host.clientWidth || 936) - 36, 1180)), { height, scale, right } = sizeOf(rows, width), bars = width - right;
+  const all = rowsOf(value), rows = all.slice(from, from + WINDOW), narrow = host.clientWidth && host.clientWidth < NARROW;
+  [left, bars_wide, gap, tail] = narrow ? [44, 96, 4, 12] : [52, 210, 7, 40];
+  const room = Math.min((host.clientWidth || 936) - 36, 1180), { height, scale, right } = sizeOf(rows, room), width = Math.max(room, right + bars_wide), bars = width - right;
   const others = (value.elsewhere || []).map(part => ({ label: '', layers: [], parameters: part.parameters, title: part.name, flat: true, part }));
   const most = [...all, ...others].reduce((most, row) => Math.max(most, row.parameters), 1);
-  const drawing = svg('svg', { viewBox: `0 0 ${width} ${TOP + rows.length * height + others.length * 26 + 14}`, width, 'aria-hidden': 'true' });
+  const drawing = svg('svg', { viewBox: `0 0 ${width} ${TOP + rows.length * height + others.length * 26 - 4}`, width, 'aria-hidden': 'true' });
   heads(drawing, rows[0], scale, right);
   let y = TOP - 14;
   for (const row of rows) {
-    const middle = y + height / 2; let x = LEFT;
+    const middle = y + height / 2; let x = left;
     drawing.append(svg('text', { x: 12, y: middle + 4, 'text-anchor': 'middle', class: 'number' }, row.label));
     drawing.append(svg('line', { x1: 30, x2: 30, y1: y + (row === rows[0] ? height / 2 : 0), y2: y + (row === rows.at(-1) ? height / 2 : height), class: 'stream' }));
-    drawing.append(svg('line', { x1: 30, x2: LEFT - 8, y1: middle, y2: middle, class: 'stream' }), svg('circle', { cx: 30, cy: middle, r: 3, class: 'joint' }));
-    for (const layer of row.layers) { const [node, w] = matrix(layer, x, middle, scale, row.attention); drawing.append(node); x += w + GAP; }
+    drawing.append(svg('line', { x1: 30, x2: left - 8, y1: middle, y2: middle, class: 'stream' }), svg('circle', { cx: 30, cy: middle, r: 3, class: 'joint' }));
+    for (const layer of row.layers) { const [node, w] = matrix(layer, x, middle, scale, row.attention); drawing.append(node); x += w + gap; }
     drawing.append(bar(row, right, middle, most, value.parameters, bars)); y += height;
   }
   for (const row of others) {
     const middle = y + 16, shape = row.part.shape.join(' × ');
-    drawing.append(svg('text', { x: LEFT, y: middle + 4, class: 'soft' }, `${short(row.title)}  ${shape}${row.part.tied ? ', tied to the embedding' : ', not pruned'}`));
+    drawing.append(svg('text', { x: left, y: middle + 4, class: 'soft' }, narrow ? `${row.title.split('.').at(-1)}, ${row.part.tied ? 'tied' : 'not pruned'}` : `${short(row.title)}  ${shape}${row.part.tied ? ', tied to the embedding' : ', not pruned'}`));
     if (row.parameters) drawing.append(bar(row, right, middle, most, value.parameters, bars)); y += 26;
   }
-  host.append(drawing); if (all.length > WINDOW) host.append(pager(all.length)); host.dataset.rev = Number(host.dataset.rev || 0) + 1;
+  host.append(drawing); host.tabIndex = host.scrollWidth > host.clientWidth ? 0 : -1; if (all.length > WINDOW) host.append(pager(all.length)); host.dataset.rev = Number(host.dataset.rev || 0) + 1;
 }
 watch('value', paint); paint();
 let seen = 0; new ResizeObserver(() => { if (Math.abs(host.clientWidth - seen) > 8) { seen = host.clientWidth; paint(); } }).observe(host);
