@@ -44,7 +44,7 @@ def build(bench: Bench) -> None:
             results(bench)
     laid = keeping.wire(bench, controls, params)
     _wire(bench, controls, params, [plan, diff, go, *codes], laid)
-    _wire_controls(bench, controls, params)
+    _wire_controls(bench, controls, laid)
     adopting.wire(bench, controls, params)
     compare.click(lambda: gr.Tabs(selected="compare"), None, bench.tabs, **_QUIET)
 
@@ -120,8 +120,8 @@ def _wire(bench: Bench, controls: Controls, params: Params, shown: list[Any], la
     pressed.then(planned, inputs, [read, *shown], **_QUIET)
 
 
-def _wire_controls(bench: Bench, controls: Controls, params: Params) -> None:
-    """Controls that depend on each other: each shows only what means something with the others."""
+def _wire_controls(bench: Bench, controls: Controls, laid: Any) -> None:
+    """Controls that depend on each other: each shows only what means something with the others, after the plan was laid too: a hand may have been quicker."""
 
     def method_chosen(name: str, structure: str) -> Any:
         choices = structures(card_of(name))
@@ -148,6 +148,7 @@ def _wire_controls(bench: Bench, controls: Controls, params: Params) -> None:
     controls.method.input(method_chosen, [controls.method, controls.structure], chosen, **_TELL, trigger_mode="always_last")
     fitted = [controls.structure, controls.allocation, controls.target]
     gr.on([part.change for part in fitted], keeping.shapes, fitted, controls.shaped(), **_QUIET)
+    laid.then(keeping.shapes, fitted, controls.shaped(), **_QUIET)
 
     def scoped(model: str | None, name: str, structure: str) -> Any:
         return scope.offered(known.description(model, bench.workspace.folder) if model else None, card_of(name), structure)

@@ -64,7 +64,7 @@ def asked(
     """The recipe's `only` and `protect`; nothing where the controls are not shown."""
     if not parts(card, structure):
         return (), ()
-    first, second = ([name.strip() for name in chosen or () if name.strip()] for chosen in (only, protect))
+    first, second = (dict.fromkeys(name.strip() for name in chosen or () if name.strip()) for chosen in (only, protect))
     return tuple(first), (*second, *([SUPER_WEIGHTS] if spare and spares(card, structure) else []))
 
 
