@@ -28,7 +28,7 @@ from core.recipe import read
 from core.sweep import is_sweep
 from core.sweep_run import run_sweep
 from core.views import slug
-from core.watch import limits, signals_mean_stop, spawn, watch
+from core.watch import endings, limits, signals_mean_stop, spawn, watch
 
 RUN = ("-m", "core.run")
 
@@ -165,7 +165,8 @@ def main(arguments: list[str]) -> int:
     asked = parser.parse_args(arguments)
     if asked.wait == (asked.recipe is not None):
         parser.error("give either RECIPE or --wait")
-    signal.signal(signal.SIGTERM, _interrupt)
+    for number in endings()[1:]:  # Ctrl-C is Python's own
+        signal.signal(number, _interrupt)
     try:
         if asked.wait:
             return wait_for_order()
@@ -176,7 +177,8 @@ def main(arguments: list[str]) -> int:
         print(error, file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("Stopped.", file=sys.stderr)
+        with suppress(OSError):  # the terminal may be the one that closed
+            print("Stopped.", file=sys.stderr)
         return 130
 
 

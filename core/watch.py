@@ -176,9 +176,17 @@ def _say_how_it_ended(code: int, out: Path) -> None:
         folder.end(out, "failed", problem.rstrip(".") + ".", f"All it said is in {log}.")
 
 
+def endings() -> tuple[int, ...]:
+    """What Ctrl-C, a machine that shuts down, and a terminal that closes send. Whoever was started to outlive its terminal (nohup) is left to."""
+    hangup = getattr(signal, "SIGHUP", None)
+    kept = hangup is not None and signal.getsignal(hangup) is not signal.SIG_IGN
+    return (signal.SIGINT, signal.SIGTERM, *([hangup] if kept else ()))
+
+
 @contextmanager
 def signals_mean_stop(out: Path, child: subprocess.Popen[bytes] | None = None, *signals: int) -> Iterator[list[int]]:
-    """The first Ctrl-C or SIGTERM asks the run or sweep in `out` to stop, as the page does; a second one ends `child` at once. Yields the signals heard."""
+    """The first of `signals`, or of `endings`, asks the run or sweep in `out` to stop, as the page does; a second one ends `child` at once. Yields the
+    signals heard."""
     heard: list[int] = []
 
     def hear(number: int, frame: FrameType | None) -> None:
@@ -188,7 +196,7 @@ def signals_mean_stop(out: Path, child: subprocess.Popen[bytes] | None = None, *
         with suppress(OSError):  # a full disk: the second Ctrl-C ends it
             folder.ask_stop(out)
 
-    before = {number: signal.signal(number, hear) for number in signals or (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, hear) for number in signals or endings()}
     try:
         yield heard
     finally:

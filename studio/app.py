@@ -175,10 +175,13 @@ def _place(options: argparse.Namespace) -> Place:
 
 
 def _wait(quit_now: threading.Event) -> None:
+    from core.watch import endings
+
     def ended(signum: int, frame: FrameType | None) -> None:
         quit_now.set()
 
-    signal.signal(signal.SIGTERM, ended)
+    for number in endings()[1:]:  # a terminal that closes ends the studio as Quit does; its runs go on
+        signal.signal(number, ended)
     while not quit_now.wait(1.0):
         continue
 

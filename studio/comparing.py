@@ -16,7 +16,7 @@ def finished(runs: Path) -> list[str]:
     """Names of the runs that have a model to compare, newest first; cells of sweeps as SWEEP/CELL."""
     out = []
     for at in jobs.all_runs(runs):
-        if at.state == "done" and (jobs.report(at.path) or {}).get("pruned"):
+        if at.state in ("done", "failed") and (jobs.report(at.path) or {}).get("pruned"):
             out.append(at.name)
         elif (at.path / sweep.FILE).is_file():
             out += [f"{at.name}/{cell.name}" for cell in sweep.cells_in(at.path) if cell.state == "done"]

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from core import folder
-from core.errors import RecipeError, Stopped
+from core.errors import RecipeError, ResourceError, Stopped
 from core.events import Silent
 from core.model import resuming
 from core.model.circumstances import differences
@@ -135,3 +135,23 @@ def test_a_model_that_is_read_block_by_block_is_begun_anew(tmp_path):
     recipe = read(tmp_path / "first" / folder.RECIPE).model_copy(update={"resume": str(tmp_path / "first")})
     assert resuming.take_up(recipe, load("builtin:tiny-llama")) is not None
     assert resuming.take_up(recipe, load("builtin:tiny-llama", lazy=True)) is None
+
+
+def test_a_model_that_cannot_be_saved_leaves_its_figures_and_going_on_only_saves_it(tmp_path, monkeypatch):
+    asked = {**RECIPE, "steps": RECIPE["steps"][:1], "save": {"model": True}}
+
+    def full(*_):
+        raise ResourceError("The disk is too full.", "Free some space.")
+
+    with monkeypatch.context() as patched, pytest.raises(ResourceError, match="too full"):
+        patched.setattr("core.model.files.export.save", full)
+        run(parse(asked), tmp_path / "first", Silent())
+    at, report = folder.status(tmp_path / "first"), json.loads((tmp_path / "first" / folder.REPORT).read_text())
+    assert (at.state, at.problem) == ("failed", "The disk is too full.")
+    assert report["pruned"]["nonzero"] < report["dense"]["nonzero"] and "too full" in report["protocol"]["not_saved"]
+    watcher = Silent()
+    run(parse({**asked, "resume": str(tmp_path / "first")}), tmp_path / "second", watcher)
+    assert {told.stage for told in watcher.heard if told.kind == "progress"} == {"load", "save"}
+    assert (tmp_path / "second" / folder.MODEL / "model.safetensors").is_file()
+    again = json.loads((tmp_path / "second" / folder.REPORT).read_text())
+    assert again["pruned"]["perplexity"] == report["pruned"]["perplexity"] and "not_saved" not in again["protocol"]

@@ -27,10 +27,21 @@ def recipe(**changes):
 def test_a_plan_is_told_by_what_it_changes_with_every_default_filled_in():
     before = recipe(source="builtin:wikitext2/train")
     assert plandiff.changes(recipe(), before) == []  # `auto` comes to the same text
-    assert plandiff.changes(recipe(sparsity=0.6, seed=3), before) == [("Seed", "0", "3"), ("Share removed", "0.5", "0.6")]
-    assert plandiff.changes(recipe(method="magnitude"), before) == [("Method", "wanda", "magnitude")]
-    healed = {words: now for words, _, now in plandiff.changes(recipe(recovery="lora", steps=50), before)}
-    assert healed["Method (recover)"] == "lora" and healed["Training steps (recover)"] == "50"
+    assert plandiff.changes(recipe(sparsity=0.6, seed=3), before) == [("Seed", "0", "3"), ("Share removed", "50 %", "60 %")]
+    assert plandiff.changes(recipe(method="magnitude"), before) == [("Method", "Wanda", "Magnitude")]
+    healed = recipe(recovery="lora", steps=50)
+    assert plandiff.changes(healed, before) == [("Recovery", "none", "LoRA through the mask, 50 steps")]
+    assert plandiff.changes(before, healed) == [("Recovery", "LoRA through the mask, 50 steps", "none")]
+    more = recipe(recovery="lora", steps=60, healing={"rank": 4})
+    assert plandiff.changes(more, healed) == [("Training steps (recover)", "50", "60"), ("rank (recover, params)", "8", "4")]
+    parts = recipe(only=("blocks.1", "blocks.2"), protect=("super_weights",))
+    assert plandiff.changes(parts, before) == [
+        ("Only from", "none", "blocks.1, blocks.2"),
+        ("Never from", "none", "super_weights"),
+    ]
+    target = recipe(method="flap", structure="neurons", cost="bytes", sparsity=0.2)
+    assert ("Target", "none", "bytes −20 %") in plandiff.changes(target, before)
+    assert ("What goes", "single weights, anywhere", "whole neurons") in plandiff.changes(target, before)
 
 
 def test_a_budget_by_hand_is_told_bar_by_bar():
@@ -81,9 +92,11 @@ def test_weights_before_and_after_are_counted_where_the_shares_say_them(tmp_path
     )  # as the run itself counts
     by_hand = plandiff.weights_left(recipe(allocation="by_hand", shares={"blocks.0": 0.5}), described)
     assert by_hand[2] == 3148224 - round((3148224 - 1968576) / 6)
-    assert plandiff.weights_left(recipe(structure="neurons", method="flap", cost="parameters", sparsity=0.2), described)[
-        2
-    ] == round(0.8 * 3148224)
+    neurons = {"structure": "neurons", "method": "flap", "sparsity": 0.2}
+    assert plandiff.budgeted(recipe(**neurons, cost="parameters"), described)[2] == pytest.approx(0.8 * 3148224)
+    assert plandiff.budgeted(recipe(**neurons, cost="bytes", limit=5.0), described) == ("Bytes on disk", 6296448, 5e6)
+    assert plandiff.budgeted(recipe(**neurons, cost="bytes", limit=9.0), described)[2] == 6296448  # nothing need go
+    assert plandiff.budgeted(recipe(**neurons, cost="latency"), described) is None
     assert plandiff.weights_left(recipe(structure="width", method="minitron"), described) is None
     assert plandiff.weights_left(recipe(), {}) is None
 

@@ -7,7 +7,7 @@ from studio.rooms.prune import kept
 pytestmark = pytest.mark.quick
 MODEL = "builtin:tiny-llama"
 PLAN = {"method": "wanda", "structure": "2:4", "target": "share", "sparsity": 35, "allocation": "uniform", "samples": 9,
-        "params": {}, "spread": {"owl": {"outlier": 7.0}}}  # fmt: skip
+        "keep_n": 2, "of_m": 4, "only": [], "protect": [], "params": {}, "heal": {}, "spread": {"owl": {"outlier": 7.0}}}  # fmt: skip
 
 
 def test_of_two_tabs_neither_loses_what_the_other_set_and_models_keep_their_own(tmp_path):
@@ -35,6 +35,9 @@ def test_of_two_tabs_neither_loses_what_the_other_set_and_models_keep_their_own(
         ({"samples": None}, {"samples": None}),
         ({"spread": {"owl": {"outlier": "7", "other": 1}, "gone": {"x": 1}}}, {"spread": {"owl": {}}}),
         ({"params": "none"}, {"params": {}}),
+        ({"structure": "N:M", "keep_n": 3, "of_m": 8.5}, {"structure": "N:M", "keep_n": 3, "of_m": None}),
+        ({"only": ["blocks.1"], "protect": "blocks.2"}, {"only": ["blocks.1"], "protect": None}),
+        ({"heal": {"lora": {"rank": 3, "gone": 1}, "nobody": {"rank": 1}}}, {"heal": {"lora": {"rank": 3}}}),
     ],
 )
 def test_what_means_nothing_any_more_is_left_out(changed, expected):

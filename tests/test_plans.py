@@ -1,17 +1,19 @@
 """From the controls to a recipe, and from a recipe to a sentence."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from core import catalogue
 from core.errors import RecipeError, ResourceError
 from core.recipe import parse
-from studio import target
+from studio import known, target
 from studio.jobs import admit
-from studio.rooms.prune import onscreen
-from studio.rooms.prune.plans import BY_HAND, Order, sentence, spreads, structures, suggested_name, to_recipe
+from studio.rooms.prune import onscreen, plandiff, scope
+from studio.rooms.prune.plans import BY_HAND, Order, spreads, structures, suggested_name, to_recipe
 from studio.rooms.prune.results import budgets
+from studio.rooms.prune.saying import sentence
 from studio.runs_table import what
 
 pytestmark = pytest.mark.quick
@@ -32,7 +34,8 @@ def test_every_structure_that_a_method_offers_makes_a_recipe_that_runs():
     for card in catalogue.of_kind("score"):
         for _, structure in structures(card):
             seconds = {param.name: "builtin:tiny-llama" for param in card.params if param.grammar == "model"}
-            assert made(method=card.name, structure=structure, params=seconds).steps[0].prune.structure == structure
+            asked = {"N:M": "2:4"}.get(structure, structure)  # any N:M: the numbers beside it stand at two of four
+            assert made(method=card.name, structure=structure, params=seconds).steps[0].prune.structure == asked
 
 
 def test_the_plan_says_what_is_inside_experts_and_which_second_model_is_compared():
@@ -66,6 +69,66 @@ def test_a_second_model_typed_on_the_page_must_lie_in_an_opened_folder(tmp_path)
 def test_the_budget_by_hand_goes_in_as_shares_and_leaves_out_what_is_whole():
     prune = made(allocation=BY_HAND, shares={"blocks.0": 0.4, "blocks.1": 0.0}).steps[0].prune
     assert (prune.allocation.method, prune.allocation.shares, prune.sparsity) == (BY_HAND, {"blocks.0": 0.4}, None)
+
+
+def test_any_n_of_m_and_tiles_of_any_side_go_into_the_recipe_and_nonsense_is_a_sentence():
+    assert made(structure="N:M", pattern=(3, 8)).steps[0].prune.sparsity == 5 / 8
+    assert said(structure="N:M", pattern=(3, 8)).startswith("Keep 3 of each 8 consecutive inputs of tiny-llama")
+    assert suggested_name(replace(ORDER, structure="3:8")) == "tiny-llama-wanda-3of8"
+    assert made(structure="tiles", tile=16).steps[0].prune.structure == "tiles:16"
+    assert made(structure="tiles").steps[0].prune.structure == "tiles"
+    assert (
+        "allocation"
+        not in to_recipe(replace(ORDER, structure="N:M", allocation=BY_HAND, shares={"blocks.0": 0.4}))["steps"][0]["prune"]
+    )
+    for pattern, words in (
+        ((4, 4), "4 of each 4 inputs is no"),
+        ((None, 4), "Nothing of each 4"),
+        ((0, 4), "0 of each 4"),
+        ((3, -4), "of each -4"),
+    ):
+        with pytest.raises(RecipeError, match=words):
+            made(structure="N:M", pattern=pattern)
+    for side in (None, 0, 100_000):
+        with pytest.raises(RecipeError, match="A tile cannot be"):
+            made(structure="tiles", tile=side)
+
+
+def test_parts_and_super_weights_go_into_the_recipe_only_where_the_method_can_spare_them():
+    wanda, solver, whole = (catalogue.pruner(catalogue.load(), name) for name in ("wanda", "sparsegpt", "slicegpt"))
+    only, protect = scope.asked([" blocks.1 "], ["*.k_proj", ""], True, wanda, "unstructured")
+    assert (only, protect) == (("blocks.1",), ("*.k_proj", "super_weights"))
+    assert scope.asked([], ["*.k_proj"], True, solver, "2:4") == ((), ("*.k_proj",))  # it is asked for no scores
+    assert scope.asked(["blocks.1"], [], True, wanda, "neurons") == (("blocks.1",), ())
+    assert scope.asked(["blocks.1"], ["blocks.2"], True, whole, "slices") == ((), ())
+    prune = made(only=only, protect=protect).steps[0].prune
+    assert (prune.only, prune.protect) == (only, protect)
+    assert ", only in blocks.1, sparing the super weights and *.k_proj; then" in said(only=only, protect=protect)
+    assert "sparing a, b, c and 3 others" in said(protect=("a", "b", "c", "d", "e", "f"))
+
+
+def test_a_pattern_or_a_name_that_does_not_fit_the_model_is_said_before_the_run():
+    described = known.description("builtin:tiny-llama", Path("nowhere"))
+    assert ("every mlp.up_proj", "blocks.*.mlp.up_proj") in scope.names(described) and ("blocks.3", "blocks.3") in scope.names(
+        described
+    )
+    layers = described["layers"]
+    kept = scope.touched(made(only=("blocks.0",), protect=("*.mlp.*", "super_weights")).steps[0].prune, layers)
+    assert [layer["name"] for layer in kept] == [f"blocks.0.self_attn.{name}_proj" for name in "qkvo"]
+    scope.check(made(structure="N:M", pattern=(5, 32)), described)
+    with pytest.raises(RecipeError, match=r"5:7 needs a multiple of 7 inputs; blocks.0.self_attn.q_proj has 192"):
+        scope.check(made(structure="N:M", pattern=(5, 7)), described)
+    scope.check(made(structure="N:M", pattern=(5, 7), only=("blocks.9*",)), {})  # nothing is known of the model yet
+    with pytest.raises(RecipeError, match=r"No layer of this model fits 'blocks.99'"):
+        scope.check(made(only=("blocks.99",)), described)
+    with pytest.raises(RecipeError, match="No layer is left"):
+        scope.check(made(protect=("blocks.*",)), described)
+    before, left = plandiff.weights_left(made(only=("blocks.0",)), described)[1:]
+    assert before - left == round(0.5 * sum(layer["parameters"] for layer in layers if layer["block"] == 0))
+
+
+def test_a_recovery_is_trained_with_its_own_parameters():
+    assert made(recovery="lora", healing={"rank": 3}).steps[1].recover.params == {"rank": 3}
 
 
 def test_a_plan_that_another_window_has_overtaken_is_not_the_one_that_is_pruned():
@@ -193,7 +256,8 @@ def test_a_run_with_a_budget_is_told_apart_in_the_table_and_says_what_it_reached
 
 
 def test_only_ways_to_spread_that_fit_the_structure_are_offered():
-    assert [value for _, value in spreads("experts")] == [value for _, value in spreads("2:4")] == ["uniform", BY_HAND]
+    assert [value for _, value in spreads("experts")] == ["uniform", BY_HAND]
+    assert [value for _, value in spreads("2:4")] == [value for _, value in spreads("N:M")] == ["uniform"]
     neurons = [value for _, value in spreads("neurons")]
     assert (
         neurons[0] == "uniform"

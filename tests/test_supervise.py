@@ -69,12 +69,13 @@ def test_what_is_wrong_in_a_recipe_is_one_sentence_and_exit_1(checkout: Path, tm
     assert sentence in done.stderr.splitlines()[-1] and "Traceback" not in done.stderr
 
 
-def test_ctrl_c_stops_the_run_in_order_and_exits_130(checkout: Path, tmp_path: Path):
+@pytest.mark.parametrize("ending", ["SIGINT", "SIGHUP"])  # Ctrl-C; a terminal that closes
+def test_what_ends_the_terminals_program_stops_the_run_in_order_and_exits_130(checkout: Path, tmp_path: Path, ending: str):
     (tmp_path / "recipe.yaml").write_text(LONG)
     command, environment = supervise(checkout, "recipe.yaml", "--out", "out")
     with subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True) as child:
         assert any(line.startswith("prove") for line in child.stderr)
-        child.send_signal(signal.SIGINT)
+        child.send_signal(getattr(signal, ending))
         rest = child.stderr.read()
     assert child.returncode == 130
     assert "Stopped. What was finished is in out" in rest and "Traceback" not in rest

@@ -34,10 +34,11 @@ from core.model.pruning.pruned import UnitCut
 from core.model.pruning.step import Pruned, prune
 from core.model.reconstructing.step import opener, reconstruct
 from core.model.units.groups import UNITS
+from core.model.unsaved import figures_kept
 from core.model.width.narrow import entries, stored_axis
 from core.model.width.stream_width import STRUCTURE as WIDTH
 from core.recipe import Prune, Recipe, Reconstruct, Recover, Text
-from core.report import LayerRow, Metrics
+from core.report import LayerRow, Metrics, Report
 
 if TYPE_CHECKING:
     from core.run import Clock
@@ -294,10 +295,13 @@ class _State:
         """Leave the model, where asked."""
         if self.recipe.save.model:
             self.watcher.say(Progress("save", 0, 1))
-            with self.clock.stage("save"):
+            with figures_kept(self.path, self.protocol, self._report), self.clock.stage("save"):
                 saved = export.save(self.loaded, self.path / folder.MODEL, self.recipe, self.fields())
             self.protocol["saved"] = saved
             self.watcher.say(Progress("save", 1, 1))
+
+    def _report(self) -> Report:
+        return Report(self.recipe.name, self.recipe.seed, seconds=self.clock.seconds, **self.fields())
 
     def fields(self) -> dict[str, Any]:
         """The report's fields about the model."""

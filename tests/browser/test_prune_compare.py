@@ -77,7 +77,7 @@ def test_a_plan_is_set_against_the_last_run_and_a_stopped_run_goes_on_where_it_w
     expect(page.locator("#plan-diff")).to_contain_text("The same as the last run")
     page.locator("#sparsity input[type=number]").fill("60")
     page.locator("#sparsity input[type=number]").press("Tab")
-    expect(page.locator("#plan-diff")).to_contain_text(re.compile(r"Share removed\s*0.5 → 0.6"))
+    expect(page.locator("#plan-diff")).to_contain_text(re.compile(r"Share removed\s*50 % → 60 %"))
     page.screenshot(path=shots / "prune-done.png", full_page=True)
     assert violations(page) == []
 

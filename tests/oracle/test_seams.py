@@ -20,7 +20,7 @@ from core.model.measuring.measure import prepare
 from core.model.pruning.step import prune
 from core.recipe import Measure, parse
 from kernels.masks import keep_highest, keep_n_of_m
-from studio.rooms.prune.plans import sentence
+from studio.rooms.prune.saying import sentence
 from tests import tiny_models
 from tests.oracle.test_experts import built
 

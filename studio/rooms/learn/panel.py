@@ -16,7 +16,7 @@ from studio.bench import Bench
 from studio.rooms.learn import learning
 from studio.rooms.learn.progress import Notebook, Progress
 from studio.rooms.learn.text import blocks
-from studio.rooms.prune.plans import sentence
+from studio.rooms.prune.saying import sentence
 
 _CODE = Path(__file__).with_name("panel.js").read_text(encoding="utf-8")
 _LONGEST = 200  # characters of an answer that are read

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import html
+from dataclasses import fields
+from types import SimpleNamespace
 from typing import Any
 
 import gradio as gr
@@ -13,11 +15,12 @@ from core.recipe import Recipe, parse
 from studio import known, target
 from studio.bench import Bench, plainly
 from studio.parts import cards, facts, views
-from studio.rooms.prune import adopting, keeping, kept, onscreen, plandiff
+from studio.rooms.prune import adopting, keeping, kept, onscreen, plandiff, scope
 from studio.rooms.prune.controls import Controls, Params, card_of
 from studio.rooms.prune.controls import controls as controls_of
-from studio.rooms.prune.plans import BY_HAND, STRUCTURE_WORDS, WHOLE, Order, sentence, structures, to_recipe
+from studio.rooms.prune.plans import BY_HAND, STRUCTURE_WORDS, WHOLE, Order, fixed, structures, to_recipe
 from studio.rooms.prune.results import results
+from studio.rooms.prune.saying import sentence
 
 _QUIET: dict[str, Any] = {"show_progress": "hidden", "queue": False, "api_visibility": "private"}
 _TELL: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}  # only queued events make a State's change heard
@@ -27,7 +30,7 @@ def build(bench: Bench) -> None:
     gr.Markdown(
         "## Prune & recover\nChoose what goes, read the plan, press *Prune*. The run is a process of its own: close the page and it goes on."
     )
-    params = Params(gr.State({}), gr.State({}), gr.State(0))
+    params = Params(gr.State({}), gr.State({}), gr.State({}), gr.State(0))
     with gr.Row(elem_classes="split"):
         with gr.Column(scale=5, min_width=300):
             controls = controls_of(bench, params)
@@ -41,24 +44,27 @@ def build(bench: Bench) -> None:
             results(bench)
     laid = keeping.wire(bench, controls, params)
     _wire(bench, controls, params, [plan, diff, go, *codes], laid)
-    _wire_controls(bench, controls, params)
+    _wire_controls(bench, controls, laid)
     adopting.wire(bench, controls, params)
     compare.click(lambda: gr.Tabs(selected="compare"), None, bench.tabs, **_QUIET)
 
 
 def _order(bench: Bench, values: tuple[Any, ...]) -> Order:
-    params, spread, method, structure, goal, sparsity, limit, allocation, recovery, steps, *rest = values
-    source, general, samples, tokens, measures, prompt, name, seed, save = rest
-    opened = bench.workspace.read()
+    """What the controls say. values: of Params.all() and Controls.all(), in order."""
+    names = [*kept.PARAMS, *(part.name for part in fields(Controls) if part.name != "fold")]
+    at = SimpleNamespace(**dict(zip(names, values, strict=True)))
+    opened, card = bench.workspace.read(), card_of(at.method)
     described = known.description(opened.model, bench.workspace.folder) or {}
+    only, protect = scope.asked(at.only, at.protect, at.spare, card, at.structure)
     return Order(
-        model=opened.model, kind=str(described.get("kind") or "decoder"), name=name.strip(), seed=int(seed or 0), method=method,
-        params=_admitted(bench, method, params.get(method, {})),
-        structure=structure, cost=goal, sparsity=round(sparsity / 100, 4), limit=target.limit(limit),
-        allocation=allocation, spread=spread.get(allocation, {}), shares=dict(opened.budget.shares),
-        source=source if source == "auto" else bench.admit(source or ""), samples=int(samples or 0), tokens=int(tokens or 0),
-        general=general if general == "auto" or not catalogue.asks_general(card_of(method)) else bench.admit(general or ""),
-        recovery=recovery, steps=int(steps), measures=tuple(measures), prompt=prompt, save=save,
+        model=opened.model, kind=str(described.get("kind") or "decoder"), name=at.name.strip(), seed=int(at.seed or 0), method=at.method,
+        params=_admitted(bench, at.method, at.params.get(at.method, {})),
+        structure=at.structure, pattern=(at.keep_n, at.of_m), tile=at.tile, only=only, protect=protect,
+        cost=at.target, sparsity=round(at.sparsity / 100, 4), limit=target.limit(at.limit),
+        allocation=at.allocation, spread=at.spread.get(at.allocation, {}), shares=dict(opened.budget.shares),
+        source=at.source if at.source == "auto" else bench.admit(at.source or ""), samples=int(at.samples or 0), tokens=int(at.tokens or 0),
+        general=at.general if at.general == "auto" or not catalogue.asks_general(card) else bench.admit(at.general or ""),
+        recovery=at.recovery, steps=int(at.steps), healing=at.heal.get(at.recovery, {}), measures=tuple(at.measures), prompt=at.prompt, save=at.save,
     )  # fmt: skip
 
 
@@ -75,6 +81,7 @@ def _recipe(bench: Bench, values: tuple[Any, ...]) -> Recipe:
     described = known.description(order.model, bench.workspace.folder) or {}
     if why := described.get("refused", {}).get(order.structure):
         raise ModelError(why, "Choose something else to go; the Model room lists what this model lacks.")
+    scope.check(recipe, described)
     return recipe
 
 
@@ -113,8 +120,8 @@ def _wire(bench: Bench, controls: Controls, params: Params, shown: list[Any], la
     pressed.then(planned, inputs, [read, *shown], **_QUIET)
 
 
-def _wire_controls(bench: Bench, controls: Controls, params: Params) -> None:
-    """Controls that depend on each other: each shows only what means something with the others."""
+def _wire_controls(bench: Bench, controls: Controls, laid: Any) -> None:
+    """Controls that depend on each other: each shows only what means something with the others, after the plan was laid too: a hand may have been quicker."""
 
     def method_chosen(name: str, structure: str) -> Any:
         choices = structures(card_of(name))
@@ -129,15 +136,25 @@ def _wire_controls(bench: Bench, controls: Controls, params: Params) -> None:
         if wanted not in can and structure not in WHOLE:
             told = f"{card_of(name).label} removes no {STRUCTURE_WORDS[wanted]}: choose another method for this budget."
             gr.Warning(html.escape(told))
-        other = structure in (*WHOLE, "neurons", "heads", "unstructured") and structure != wanted and wanted in can
+        other = (
+            (fixed(structure) or structure in (*WHOLE, "neurons", "heads", "unstructured"))
+            and structure != wanted
+            and wanted in can
+        )
         kept.keep(bench.workspace.folder, model or "", {"allocation": BY_HAND, **({"structure": wanted} if other else {})})
         return wanted if other else gr.skip(), BY_HAND
 
     chosen = [controls.method, controls.structure, controls.general]
     controls.method.input(method_chosen, [controls.method, controls.structure], chosen, **_TELL, trigger_mode="always_last")
     fitted = [controls.structure, controls.allocation, controls.target]
-    fits = [controls.target, controls.sparsity, controls.limit, controls.allocation]
-    gr.on([part.change for part in fitted], keeping.shapes, fitted, fits, **_QUIET)
+    gr.on([part.change for part in fitted], keeping.shapes, fitted, controls.shaped(), **_QUIET)
+    laid.then(keeping.shapes, fitted, controls.shaped(), **_QUIET)
+
+    def scoped(model: str | None, name: str, structure: str) -> Any:
+        return scope.offered(known.description(model, bench.workspace.folder) if model else None, card_of(name), structure)
+
+    chosen = [bench.model, controls.method, controls.structure]
+    gr.on([bench.model.change, controls.method.change, controls.structure.change], scoped, chosen, controls.scoped(), **_QUIET)
     chosen = [bench.model, controls.method, controls.structure, bench.by_hand]
     bench.by_hand.change(by_hand, chosen, [controls.structure, controls.allocation], **_QUIET)
     controls.recovery.input(lambda chosen: gr.Slider(visible=chosen != "none"), controls.recovery, controls.steps, **_QUIET)

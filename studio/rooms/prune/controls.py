@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import gradio as gr
 
@@ -10,27 +11,38 @@ from core import catalogue
 from studio import target
 from studio.bench import Bench
 from studio.parts import cards
+from studio.rooms.prune import scope
 from studio.rooms.prune.params import details
-from studio.rooms.prune.plans import BY_HAND, PROMPT, spreads, structures
+from studio.rooms.prune.plans import BY_HAND, PROMPT, TILE, spreads, structures
 
 
 @dataclass(frozen=True)
 class Params:
-    """{method: {name: value}} of the parameters that a person has set: of the methods, and of the allocators. redrawn: counts up when their controls are
-    to show others."""
+    """{method: {name: value}} of the parameters that a person has set: of the methods, of the allocators, of the recoveries. redrawn: counts up when their
+    controls are to show others."""
 
     method: gr.State
     spread: gr.State
+    heal: gr.State
     redrawn: gr.State
 
     def all(self) -> list[gr.State]:
-        return [self.method, self.spread]
+        return [self.method, self.spread, self.heal]
 
 
 @dataclass(frozen=True)
 class Controls:
+    """`fold`: holds those that choose parts; every other field is a control, under the name by which the plan is kept."""
+
+    fold: gr.Accordion
     method: gr.Dropdown
     structure: gr.Dropdown
+    keep_n: gr.Number
+    of_m: gr.Number
+    tile: gr.Number
+    only: gr.Dropdown
+    protect: gr.Dropdown
+    spare: gr.Checkbox
     target: gr.Dropdown
     sparsity: gr.Slider
     limit: gr.Textbox
@@ -47,8 +59,19 @@ class Controls:
     seed: gr.Number
     save: gr.Checkbox
 
+    def named(self) -> dict[str, gr.components.Component]:
+        return {name: part for name, part in vars(self).items() if name != "fold"}
+
     def all(self) -> list[gr.components.Component]:
-        return list(vars(self).values())
+        return list(self.named().values())
+
+    def shaped(self) -> list[gr.components.Component]:
+        """The outputs of keeping.shapes."""
+        return [self.keep_n, self.of_m, self.tile, self.target, self.sparsity, self.limit, self.allocation]
+
+    def scoped(self) -> list[Any]:
+        """The outputs of scope.offered."""
+        return [self.fold, self.only, self.protect, self.spare]
 
 
 def controls(bench: Bench, params: Params) -> Controls:
@@ -61,12 +84,24 @@ def controls(bench: Bench, params: Params) -> Controls:
         cards.hint(" ".join(broken), elem_id="broken-methods")
     details("About this method", bench.page, method, params.method, card_of, "method-details", params.redrawn)
     structure = gr.Dropdown(structures(card_of(start)), value="unstructured", label="What goes", elem_id="structure")
+    sizes = _sizes()
+    fold, *parts = scope.controls()
     goal, sparsity, limit, allocation = _amount(bench, params)
     recovery = gr.Radio(healers, value="none", label="Recovery: training after pruning", elem_id="recovery")
     steps = gr.Slider(10, 1000, 100, step=10, label="Training steps", visible=False, elem_id="recovery-steps")
+    details("About this recovery", bench.page, recovery, params.heal, heal_card, "heal-details", params.redrawn)
     read = _calibration()
     kept = _measure_and_keep()
-    return Controls(method, structure, goal, sparsity, limit, allocation, recovery, steps, *read, *kept)
+    return Controls(fold, method, structure, *sizes, *parts, goal, sparsity, limit, allocation, recovery, steps, *read, *kept)
+
+
+def _sizes() -> tuple[gr.Number, gr.Number, gr.Number]:
+    """N, M, the side of a tile: shown where they mean something. No bounds: the plan says what is wrong."""
+    with gr.Row():
+        keep_n = gr.Number(2, label="N: inputs kept", precision=0, visible=False, elem_id="keep-n", min_width=120)
+        of_m = gr.Number(4, label="of each M", precision=0, visible=False, elem_id="of-m", min_width=120)
+        tile = gr.Number(TILE, label="Weights a side of a tile", precision=0, visible=False, elem_id="tile", min_width=120)
+    return keep_n, of_m, tile
 
 
 def _calibration() -> tuple[gr.Dropdown, gr.Dropdown, gr.Number, gr.Number]:
@@ -136,6 +171,10 @@ def _amount(bench: Bench, params: Params) -> tuple[gr.Dropdown, gr.Slider, gr.Nu
 
 def card_of(name: str) -> catalogue.MethodCard:
     return catalogue.pruner(catalogue.load(), name)
+
+
+def heal_card(name: str) -> catalogue.MethodCard | None:
+    return None if name == "none" else catalogue.find(catalogue.load(), "recovery", name)
 
 
 def spread_card(name: str) -> catalogue.MethodCard | None:

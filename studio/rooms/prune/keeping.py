@@ -9,12 +9,11 @@ from typing import Any
 import gradio as gr
 
 from core import catalogue
-from core.recipe import n_of_m
-from studio import target
+from studio import known, target
 from studio.bench import Bench, plainly
-from studio.rooms.prune import kept
+from studio.rooms.prune import kept, scope
 from studio.rooms.prune.controls import Controls, Params, card_of
-from studio.rooms.prune.plans import BY_HAND, WHOLE, spreads, structures
+from studio.rooms.prune.plans import ANY, BY_HAND, WHOLE, fixed, spreads, structures
 
 _QUIET: dict[str, Any] = {"show_progress": "hidden", "queue": False, "api_visibility": "private"}
 _TELL: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}  # only queued events make a State's change heard
@@ -34,40 +33,49 @@ class _Known:
 
 
 def shapes(structure: str, allocation: str, goal: str) -> tuple[Any, ...]:
-    """Target, share, limit, spread: only controls that mean something for this structure are shown, and only costs that fall with it are offered. A value
-    is sent only where it must change: a hand may be on it."""
+    """The outputs of Controls.shaped: only controls that mean something for this structure are shown, and only costs that fall with it are offered. A
+    value is sent only where it must change: a hand may be on it."""
     by_hand, choices, ways = allocation == BY_HAND and structure not in WHOLE, target.choices(structure), spreads(structure)
     fits = goal in [value for _, value in choices], allocation in [value for _, value in ways]
     goal = goal if fits[0] else target.SHARE
-    free, costs = n_of_m(structure) is None and not by_hand, len(choices) > 1
+    free, costs = not fixed(structure) and not by_hand, len(choices) > 1
     return (
+        gr.Number(visible=structure == ANY),
+        gr.Number(visible=structure == ANY),
+        gr.Number(visible=structure == "tiles"),
         gr.Dropdown(choices=choices, visible=free and costs, **({} if fits[0] else {"value": goal})),
         gr.Slider(visible=free, label=target.slider_label(goal)),
         gr.Textbox(visible=free and goal != target.SHARE, label=target.limit_label(goal)),
-        gr.Radio(choices=ways, visible=structure not in WHOLE, **({} if fits[1] else {"value": "uniform"})),
+        gr.Radio(
+            choices=ways, visible=structure not in WHOLE and not fixed(structure), **({} if fits[1] else {"value": "uniform"})
+        ),
     )
 
 
 def wire(bench: Bench, controls: Controls, params: Params) -> Any:
     """Returns the event after which the plan stands as it was left: whoever shows the plan follows it."""
-    names = [*kept.PARAMS, *vars(controls)]
+    names = [*kept.PARAMS, *controls.named()]
     parts = [*params.all(), *controls.all()]
-    fresh = dict(zip(names, [{}, {}, *(part.value for part in controls.all())], strict=True))
+    fresh = dict(zip(names, [*({} for _ in kept.PARAMS), *(part.value for part in controls.all())], strict=True))
     before = gr.State(_Known(0, "", fresh))
     told = gr.Textbox(visible=False)  # what was laid last, as the page knows it
-    dependent = [controls.method, controls.structure, controls.general, controls.target, controls.sparsity, controls.limit,
-                 controls.allocation, controls.steps]  # fmt: skip
+    dependent = [controls.method, controls.structure, controls.general, *controls.shaped(), controls.steps, *controls.scoped()]
 
     @plainly
-    def hand(model: str | None, was: _Known, seen: str, *values: Any) -> Any:
-        """Something was changed by hand: what differs from what this page knew is written, and nothing else."""
+    def hand(event: gr.EventData, model: str | None, was: _Known, seen: str, *values: Any) -> Any:
+        """Something was changed by hand: that, and what else differs from what this page knew, is written, and nothing else. (A hand while the plan was
+        laid is in the browser alone: to put it back then differs from nothing that is known here.)"""
         if not model:
             return gr.skip()
         now, laid = dict(zip(names, values, strict=False)), json.loads(seen or '{"laid": 0}')
-        older = dict(zip(vars(controls), laid.get("kept") or laid.get("saw") or (), strict=False))
+        older = dict(zip(controls.named(), laid.get("kept") or laid.get("saw") or (), strict=False))
         base = was.values if laid["laid"] == was.laid else fresh | older
         there = kept.read(bench.workspace.folder, model)
-        changed = {name: one for name, one in now.items() if name not in there or one != base[name]}
+        changed = {
+            name: one
+            for name, one in now.items()
+            if name not in there or one != base[name] or name == touched.get(event.target._id)
+        }
         kept.keep(bench.workspace.folder, model, changed)
         return replace(was, model=model, values=was.values | changed)
 
@@ -79,16 +87,18 @@ def wire(bench: Bench, controls: Controls, params: Params) -> Any:
         if there and quick:  # a hand before the page knew which model is open
             kept.keep(bench.workspace.folder, model or "", quick)
             there |= quick
-        saw = [now[name] for name in vars(controls)]
+        saw = [now[name] for name in controls.named()]
+        described = known.description(model, bench.workspace.folder) if model else None
         if not there:
             if model and was.model not in ("", model):
                 kept.keep(bench.workspace.folder, model, now)
             word = json.dumps({"laid": laid, "saw": saw})
-            return word, *[gr.skip()] * (len(dependent) + 3), _Known(laid, model or "", now)
+            return word, *[gr.skip()] * (len(dependent) + len(kept.PARAMS) + 1), _Known(laid, model or "", now)
         plan = now | kept.fitting(now | there)
-        word = json.dumps({"laid": laid, "saw": saw, "kept": [plan[name] for name in vars(controls)]})
-        return word, *_shown(plan), plan["params"], plan["spread"], redrawn + 1, _Known(laid, model or "", plan)
+        word = json.dumps({"laid": laid, "saw": saw, "kept": [plan[name] for name in controls.named()]})
+        return word, *_shown(plan, described), *(plan[name] for name in kept.PARAMS), redrawn + 1, _Known(laid, model or "", plan)
 
+    touched = {part._id: name for name, part in controls.named().items()}
     by_hand = [part.input for part in controls.all()]
     gr.on(by_hand, hand, [bench.model, before, told, *parts], before, trigger_mode="always_last", **_QUIET)
     moved = [
@@ -100,7 +110,7 @@ def wire(bench: Bench, controls: Controls, params: Params) -> Any:
     return asked.then(None, [told, *controls.all()], controls.all(), js=_LAY, **_QUIET)
 
 
-def _shown(plan: dict[str, Any]) -> tuple[Any, ...]:
+def _shown(plan: dict[str, Any], described: dict[str, Any] | None) -> tuple[Any, ...]:
     """What the dependent controls offer for this plan; their values follow."""
     card = card_of(plan["method"])
     fits = shapes(plan["structure"], plan["allocation"], plan["target"])
@@ -110,4 +120,5 @@ def _shown(plan: dict[str, Any]) -> tuple[Any, ...]:
         gr.Dropdown(visible=catalogue.asks_general(card)),
         *fits,
         gr.Slider(visible=plan["recovery"] != "none"),
+        *scope.offered(described, card, plan["structure"]),
     )

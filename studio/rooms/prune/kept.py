@@ -17,7 +17,7 @@ from studio import target
 from studio.rooms.prune.plans import spreads, structures
 
 PLANS = "plans"
-PARAMS = ("params", "spread")  # {method: {parameter: value}}, of the methods and of the allocators
+PARAMS = ("params", "spread", "heal")  # {method: {parameter: value}}, of the methods, of the allocators and of the recoveries
 _LONGEST = 20_000  # characters of one field
 _lock = threading.Lock()
 
@@ -64,7 +64,8 @@ def _params(value: Any, kind: str) -> dict[str, dict[str, Any]]:
     """Those of methods that there are, each of its parameter's own kind."""
     if not isinstance(value, dict):
         return {}
-    cards = {card.name: card for card in (catalogue.pruners() if kind == "params" else catalogue.of_kind("allocator"))}
+    there = {"params": catalogue.pruners(), "spread": catalogue.of_kind("allocator"), "heal": catalogue.of_kind("recovery")}[kind]
+    cards = {card.name: card for card in there}
     out = {}
     for method, given in value.items():
         known = {param.name: param.default for param in cards[method].params} if method in cards else {}
@@ -96,13 +97,18 @@ def _whole(value: Any) -> bool:
     return value is None or (isinstance(value, int) and not isinstance(value, bool))
 
 
+def _names(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(one, str) for one in value)
+
+
 def _recovery(value: Any) -> bool:
     return value == "none" or value in [card.name for card in catalogue.of_kind("recovery") if not card.problem]
 
 
 MEASURES = ("quality", "latency", "text", "corruptions", "geometry")
 _FORMS: dict[str, Callable[[Any], bool]] = {
-    "method": _text, "structure": _text, "target": _text, "sparsity": _number(0, 95), "limit": _text, "allocation": _text,
+    "method": _text, "structure": _text, "keep_n": _whole, "of_m": _whole, "tile": _whole, "only": _names, "protect": _names,
+    "spare": lambda value: isinstance(value, bool), "target": _text, "sparsity": _number(0, 95), "limit": _text, "allocation": _text,
     "recovery": _recovery, "steps": _number(10, 1000), "source": _text, "general": _text, "samples": _whole, "tokens": _whole,
     "measures": lambda value: isinstance(value, list) and all(one in MEASURES for one in value),
     "prompt": _text, "name": _text, "seed": _whole, "save": lambda value: isinstance(value, bool),

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
 from core import catalogue, folder
+from core.cost import MASKS
 from core.errors import PrunariumError
 from core.recipe import Prune, Recipe, n_of_m, tile_size, to_dict
-from studio import jobs, known
+from studio import jobs, known, target
 from studio.parts import facts
 from studio.parts.facts import count_text
+from studio.rooms.prune import scope
+from studio.rooms.prune.plans import BY_HAND, STRUCTURE_WORDS
 
 _MOST = 8  # lines of a diff; more is another plan
 _MOST_BARS = 4  # lines of a diff for the bars of a budget
@@ -32,7 +34,13 @@ _LAST = {
     "structure": "What goes",
     "sparsity": "Share removed",
     "steps": "Training steps",
+    "budget": "Target",
+    "only": "Only from",
+    "protect": "Never from",
+    "allocation": "Spread",
+    "learning_rate": "Learning rate",
 }
+_STEPS = {"prune": "Pruning", "reconstruct": "Reconstruction", "recover": "Recovery"}
 
 
 def shown(recipe: Recipe, runs: Path, described: Mapping[str, Any]) -> dict[str, Any]:
@@ -45,13 +53,30 @@ def shown(recipe: Recipe, runs: Path, described: Mapping[str, Any]) -> dict[str,
         again = ": it would give the same mask, bit for bit" if at and at.state == "done" else ", which has not finished"
         title = f"The same as the last run, {name}{again}"
     more = [("and more", f"{len(lines) - _MOST} other changes")] if len(lines) > _MOST else []
-    left = weights_left(recipe, described)
-    size = (
-        [(f"{left[0]}, about", f"{count_text(left[1])} → {count_text(left[2])} ({100 * (left[2] / left[1] - 1):.0f} %)")]
-        if left
-        else []
-    )
+    size = [_left(left)] if (left := weights_left(recipe, described) or budgeted(recipe, described)) else []
     return facts.said(title, "", "estimate" if size else "", [*size, *lines[:_MOST], *more])
+
+
+def _left(left: tuple[str, float, float]) -> tuple[str, str]:
+    """What is counted, and the figure before and after."""
+    words, before, after = left
+    text = facts.size_text if words == "Bytes on disk" else count_text
+    return f"{words}, about", f"{text(before)} → {text(after)} ({100 * (after / before - 1):.0f} %)"
+
+
+def budgeted(recipe: Recipe, described: Mapping[str, Any]) -> tuple[str, float, float] | None:
+    """(what is counted, before, after) of a plan with a target in parameters or bytes: that much is asked for. None for others, and where nothing need go."""
+    asked = [step.prune for step in recipe.steps if step.prune]
+    budget = asked[0].budget if len(asked) == 1 else None
+    words, key = {"parameters": ("Parameters", "parameters"), "bytes": ("Bytes on disk", "size_bytes")}.get(
+        budget.cost if budget else "", ("", "")
+    )
+    total = float(described.get(key) or 0)
+    if budget is None or not total:
+        return None
+    left = budget.at_most if budget.at_most is not None else total * (1 - (budget.remove or 0))
+    masked = asked[0].structure in MASKS or tile_size(asked[0].structure)
+    return ("Weights that are not zero" if masked else words), total, min(left, total)
 
 
 def last(runs: Path) -> tuple[Recipe | None, str]:
@@ -70,15 +95,33 @@ def changes(now: Recipe, before: Recipe) -> list[tuple[str, str, str]]:
     bars = [key for key in one | two if key.endswith(_BARS)]
     other_method = [key.rpartition(".")[0] for key in two if key.endswith(".method") and one.get(key) != two[key]]
     moved = [row for key in dict.fromkeys(bars) for row in _bars(one.get(key) or {}, two.get(key) or {})]
-    return moved + [
-        (_words(key), _value(one.get(key)), _value(two.get(key)))
+    whole = _steps_come_or_gone(one, two)
+    return [*whole.values()] + moved + [
+        (_words(key), _value(key, one.get(key)), _value(key, two.get(key)))
         for key in dict.fromkeys([*two, *one])
         if one.get(key) != two.get(key)
         and key not in bars
         and key not in _NOT_TOLD
+        and not key.startswith(tuple(whole))
         and {one.get(key), two.get(key)} not in ({"auto", source} for source in _STANDARD)
         and not any(key.startswith(f"{step}.params.") for step in other_method)  # another method has other parameters
-    ]
+    ]  # fmt: skip
+
+
+def _steps_come_or_gone(one: Mapping[str, Any], two: Mapping[str, Any]) -> dict[str, tuple[str, str, str]]:
+    """{beginning of its keys: (what, before, now)} of each step that only one of the recipes has: a line, not one for each of its fields."""
+    out = {}
+    for key in dict.fromkeys([*two, *one]):
+        parts = key.split(".")
+        if parts[0] == "steps" and len(parts) == 4 and parts[3] == "method" and (key in one) != (key in two):
+            start = ".".join(parts[:3]) + "."
+            said = [f"{_value(key, at[key])}{_long(at, start)}" if key in at else "none" for at in (one, two)]
+            out[start] = (_STEPS[parts[2]], said[0], said[1])
+    return out
+
+
+def _long(at: Mapping[str, Any], start: str) -> str:
+    return f", {at[start + 'steps']} steps" if f"{start}steps" in at else ""
 
 
 def _resolved(recipe: Recipe) -> Recipe:
@@ -109,11 +152,15 @@ def _bar(name: str) -> str:
 
 
 def _flat(value: Any, key: str = "") -> dict[str, Any]:
-    """Nested mappings and lists as one mapping by dotted keys, the bars of a budget under one; an empty one says nothing."""
+    """Nested mappings and lists as one mapping by dotted keys, the bars of a budget, a target and a list of words under one; an empty one says nothing."""
     if isinstance(value, dict) and key.endswith(_BARS):
         return {key: value} if value else {}
+    if isinstance(value, dict) and key.endswith(".prune.budget"):
+        return {key: target.short(value["cost"], value.get("remove"), value.get("at_most"))}
     if isinstance(value, dict):
         return {k: v for name, item in value.items() for k, v in _flat(item, f"{key}.{name}".lstrip(".")).items()}
+    if isinstance(value, list) and value and all(isinstance(item, str) for item in value):
+        return {key: ", ".join(value)}
     if isinstance(value, list):
         return {k: v for at, item in enumerate(value) for k, v in _flat(item, f"{key}.{at}").items()}
     return {} if value is None else {key: value}
@@ -124,6 +171,8 @@ def _words(key: str) -> str:
     if key in _WORDS:
         return _WORDS[key]
     parts = key.split(".")
+    if parts[0] == "steps" and parts[-2:] == ["allocation", "method"]:
+        return _LAST["allocation"]
     tail = _LAST.get(parts[-1], parts[-1].replace("_", " "))
     if parts[0] == "steps" and len(parts) > 3:
         inner = ".".join(parts[3:-1])
@@ -131,12 +180,24 @@ def _words(key: str) -> str:
     return f"{tail} ({'.'.join(parts[:-1])})" if len(parts) > 1 else tail
 
 
-def _value(value: Any) -> str:
+def _value(key: str, value: Any) -> str:
+    """A field's value in the words of the menus, a share in percent."""
     if value is None:
         return "none"
     if isinstance(value, bool):
         return "yes" if value else "no"
+    if key.endswith(".prune.sparsity"):
+        return f"{100 * value:.4g} %"
+    if key.startswith("steps.") and key.endswith("method"):
+        return "the budget by hand" if value == BY_HAND else _labels().get(value, str(value))
+    if key.endswith(".structure"):
+        return STRUCTURE_WORDS.get(value, str(value))
     return f"{value:g}" if isinstance(value, float) else str(value)[:40]
+
+
+def _labels() -> dict[str, str]:
+    """{name: label} of what a step may name."""
+    return {card.name: card.label for card in catalogue.load() if card.kind in (*catalogue.PRUNERS, "allocator", "recovery")}
 
 
 def weights_left(recipe: Recipe, described: Mapping[str, Any]) -> tuple[str, int, int] | None:
@@ -149,13 +210,9 @@ def weights_left(recipe: Recipe, described: Mapping[str, Any]) -> tuple[str, int
     if len(prunes) != 1 or not total or not layers or catalogue.pruner(catalogue.load(), prunes[0].method).inside:
         return None
     prune = prunes[0]
-    if prune.budget:
-        return (
-            ("Parameters", total, round(total * (1 - prune.budget.remove)))
-            if prune.budget.cost == "parameters" and prune.budget.remove
-            else None
-        )
     masked = prune.structure == "unstructured" or n_of_m(prune.structure) or tile_size(prune.structure)
+    if prune.budget:
+        return None
     roles = {"neurons": ("gate", "up", "down", "mlp"), "heads": ("query", "key", "value", "output", "qkv")}.get(prune.structure)
     if not masked and not roles and prune.structure != "blocks":
         return None
@@ -167,7 +224,9 @@ def weights_left(recipe: Recipe, described: Mapping[str, Any]) -> tuple[str, int
 
 def _share(prune: Prune, name: str) -> float:
     """The share that goes from a layer: its own in a budget by hand, else its block's."""
-    if (prune.only and not any(fnmatch(name, one) for one in prune.only)) or any(fnmatch(name, one) for one in prune.protect):
+    if (prune.only and not any(scope.fits(name, one) for one in prune.only)) or any(
+        scope.fits(name, one) for one in prune.protect
+    ):
         return 0.0
     if prune.allocation.method == "by_hand":
         shares = prune.allocation.shares

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from core import catalogue
-from core.cost import MASKS
-from core.recipe import Prune, Recipe, n_of_m, tile_size
+from core.errors import RecipeError
+from core.recipe import n_of_m, tile_size
 from studio import target
 
 BY_HAND = "by_hand"
 STRUCTURE_WORDS = {
     "unstructured": "single weights, anywhere",
-    "tiles": "32 × 32 tiles",
+    "tiles": "square tiles of weights",
     "channels": "whole channels",
     "neurons": "whole neurons",
     "heads": "attention heads",
@@ -42,14 +42,17 @@ WHOLE = {
     "vocabulary": "rows of the vocabulary",
 }
 PATTERNS = ("2:4", "4:8", "1:4", "1:2")
+ANY = "N:M"  # any other pattern: the person types N and M
+TILE = 32  # weights a side of a tile where nobody says
 IMAGES = ("builtin:mnist5k/train", "builtin:mnist5k/test", "builtin:digits")  # calibration sources that hold images, not text
 PROMPT = "The city was founded in"
 
 
 @dataclass(frozen=True)
 class Order:
-    """What the controls say. `cost`: what `sparsity` is a share of, or `limit` (in people's unit) the most that may be left of; `spread`: the allocator's
-    parameters; `shares`: the budget made by hand; `recovery`: a method or "none"; `kind`: of the model, decides how quality is measured."""
+    """What the controls say. `pattern`: N and M where the structure is any N:M; `tile`: the side of tiles; `only`, `protect`: names or patterns of parts;
+    `cost`: what `sparsity` is a share of, or `limit` (in people's unit) the most that may be left of; `spread`: the allocator's parameters; `shares`: the
+    budget made by hand; `recovery`: a method or "none", `healing` its parameters; `kind`: of the model, decides how quality is measured."""
 
     model: str
     kind: str = "decoder"
@@ -58,6 +61,10 @@ class Order:
     method: str = "wanda"
     params: dict[str, Any] = field(default_factory=dict)
     structure: str = "unstructured"
+    pattern: tuple[int | None, int | None] = (2, 4)
+    tile: int | None = TILE
+    only: tuple[str, ...] = ()
+    protect: tuple[str, ...] = ()
     cost: str = target.SHARE
     sparsity: float = 0.5
     limit: float | None = None
@@ -70,6 +77,7 @@ class Order:
     tokens: int = 512
     recovery: str = "none"
     steps: int = 100
+    healing: dict[str, Any] = field(default_factory=dict)
     measures: tuple[str, ...] = ("quality", "text")
     prompt: str = PROMPT
     save: bool = False
@@ -81,8 +89,11 @@ def structures(card: catalogue.MethodCard) -> list[tuple[str, str]]:
     inside = f" inside {card.inside}" if card.inside else ""
     for name in card.structures:
         out += (
-            [(f"{p[0]} of each {p[2]} inputs kept ({p}){inside}", p) for p in PATTERNS]
-            if name == "N:M"
+            [
+                *((f"{p[0]} of each {p[2]} inputs kept ({p}){inside}", p) for p in PATTERNS),
+                (f"N of each M inputs kept, any N and M{inside}", ANY),
+            ]
+            if name == ANY
             else [(STRUCTURE_WORDS[name] + inside, name)]
         )
     return out
@@ -90,23 +101,45 @@ def structures(card: catalogue.MethodCard) -> list[tuple[str, str]]:
 
 def spreads(structure: str) -> list[tuple[str, str]]:
     """(words, value) for each way to spread the share over the parts of this structure, uniform first, by hand last."""
-    kind = "N:M" if n_of_m(structure) else "tiles" if tile_size(structure) else structure
+    kind = ANY if n_of_m(structure) else "tiles" if tile_size(structure) else structure
     cards = [
         card
         for card in catalogue.of_kind("allocator")
         if not card.problem and (kind in card.structures or card.name == "uniform")
     ]
-    return [
-        *sorted(((card.label, card.name) for card in cards), key=lambda way: way[1] != "uniform"),
-        ("The budget by hand", BY_HAND),
-    ]
+    by_hand = [] if fixed(structure) else [("The budget by hand", BY_HAND)]
+    return [*sorted(((card.label, card.name) for card in cards), key=lambda way: way[1] != "uniform"), *by_hand]
+
+
+def fixed(structure: str) -> bool:
+    """Does the structure itself say the share that goes?"""
+    return structure == ANY or n_of_m(structure) is not None
+
+
+def spoken(structure: str, pattern: tuple[int | None, int | None], tile: int | None) -> str:
+    """The structure as recipes name it: N:M with its numbers, tiles with their side. Raises RecipeError where these make no sense."""
+    if structure == "tiles":
+        if not tile or not 1 <= tile <= 99_999:
+            raise RecipeError(
+                f"A tile cannot be {tile if tile is not None else 'of no'} weights wide.", "Type its side: 16, 32, 64 ..."
+            )
+        return "tiles" if tile == TILE else f"tiles:{tile}"
+    if structure != ANY:
+        return structure
+    n, m = pattern
+    if not n or not m or not 1 <= n < m:
+        shown = f"{'nothing' if n is None else n} of each {'nothing' if m is None else m} inputs"
+        raise RecipeError(f"{shown[:1].upper()}{shown[1:]} is no pattern to keep.", "N is 1 or more, and smaller than M: 2 of 4.")
+    return f"{n}:{m}"
 
 
 def to_recipe(order: Order) -> dict[str, Any]:
-    """The recipe as a plain mapping; `core.recipe.parse` says what is wrong with it, if anything."""
+    """The recipe as a plain mapping; `core.recipe.parse` says what is wrong with it, if anything. Raises RecipeError on numbers that make no structure."""
+    order = replace(order, structure=spoken(order.structure, order.pattern, order.tile))
     steps: list[dict[str, Any]] = [{"prune": _prune(order)}]
     if order.recovery != "none":
-        steps.append({"recover": {"method": order.recovery, "steps": order.steps}})
+        healing = {"params": order.healing} if order.healing else {}
+        steps.append({"recover": {"method": order.recovery, "steps": order.steps, **healing}})
     out: dict[str, Any] = {
         "recipe": 1,
         "name": order.name or suggested_name(order),
@@ -125,7 +158,7 @@ def suggested_name(order: Order) -> str:
     """A name that tells runs apart: tiny-llama-wanda-50."""
     model = order.model.removeprefix("builtin:").rstrip("/").split("/")[-1].split("@")[0].removesuffix(".gguf")[:40] or "model"
     pattern = n_of_m(order.structure)
-    if order.allocation == BY_HAND and order.structure not in WHOLE:
+    if _by_hand(order):
         amount = "by-hand"
     else:
         amount = f"{pattern[0]}of{pattern[1]}" if pattern else f"{100 * order.sparsity:.0f}"
@@ -136,9 +169,14 @@ def suggested_name(order: Order) -> str:
     return f"{kept.strip('._-') or 'model'}-{order.method}-{amount}{healed}"[:80]
 
 
+def _by_hand(order: Order) -> bool:
+    """The bars decide, unless what goes goes whole, or itself says how much."""
+    return order.allocation == BY_HAND and order.structure not in WHOLE and not fixed(order.structure)
+
+
 def _prune(order: Order) -> dict[str, Any]:
     out: dict[str, Any] = {"method": order.method, "structure": order.structure}
-    if order.allocation == BY_HAND and order.structure not in WHOLE:
+    if _by_hand(order):
         out["allocation"] = {"method": BY_HAND, "shares": {name: share for name, share in order.shares.items() if share > 0}}
     else:
         free = n_of_m(order.structure) is None
@@ -148,6 +186,7 @@ def _prune(order: Order) -> dict[str, Any]:
             out["sparsity"] = order.sparsity
         if order.allocation not in ("uniform", BY_HAND) and free and order.structure not in WHOLE:
             out["allocation"] = {"method": order.allocation, **({"params": order.spread} if order.spread else {})}
+    out |= {key: list(names) for key, names in (("only", order.only), ("protect", order.protect)) if names}
     if order.general != "auto":
         out["general"] = {"source": order.general, "samples": order.samples, "tokens": order.tokens}
     return {**out, "params": order.params} if order.params else out
@@ -164,129 +203,3 @@ def _measure(order: Order) -> dict[str, Any]:
     if "text" in order.measures and order.kind == "decoder" and order.prompt.strip():
         out["generate"] = [line for line in order.prompt.splitlines() if line.strip()]
     return out
-
-
-def sentence(recipe: Recipe, cards: tuple[catalogue.MethodCard, ...], kind: str = "decoder") -> str:
-    """What a run of the recipe will do, in one sentence. kind: the model's, as its anatomy says."""
-    labels = {(card.kind, card.name): card.label for card in cards}
-    parts = []
-    for step in recipe.steps:
-        if step.prune:
-            card = catalogue.pruner(cards, step.prune.method)
-            model, inside = _short(recipe.model.source), f" inside the {card.inside}" if card.inside else ""
-            formula = f" ({step.prune.params['expression']})" if "expression" in step.prune.params else ""
-            how = f"by {card.label}{formula}{_against(step.prune, card)}{_seen(recipe, step.prune, cards, kind)}"
-            if step.prune.budget:
-                parts.append(f"{_what(step.prune, model)} {how}{_spread(step.prune, labels)}, {_until(step.prune)}")
-            elif step.prune.allocation.method in ("uniform", BY_HAND) or n_of_m(step.prune.structure):
-                parts.append(f"{_amount(step.prune)}{inside} of {model} {how}")
-            else:
-                parts.append(f"{_amount(step.prune)}{inside} of {model} {how}{_spread(step.prune, labels)}")
-        elif step.recover:
-            label = labels.get(("recovery", step.recover.method), step.recover.method)
-            parts.append(f"train {label} for {step.recover.steps} steps to win quality back")
-        elif step.reconstruct:
-            parts.append(f"reconstruct the layers' outputs with {step.reconstruct.method}")
-    if asked := _measured(recipe):
-        parts.append(f"measure {asked} before and after")
-    if recipe.save.model:
-        structures = {step.prune.structure for step in recipe.steps if step.prune}
-        how = " that transformers loads"
-        if structures & {*UNITS, "sublayers", "mixed", "slices"}:  # whether it does is known once widths are
-            how = " that Prunarium loads" if structures & {"sublayers", "mixed"} else ", with how to load it on its card"
-        parts.append("save the model in a folder" + how)
-    text = "; then ".join(parts)
-    return text[:1].upper() + text[1:] + "."
-
-
-def _amount(prune: Prune) -> str:
-    pattern = n_of_m(prune.structure)
-    if pattern:
-        return f"keep {pattern[0]} of each {pattern[1]} consecutive inputs"
-    if prune.allocation.method == BY_HAND:
-        count = len(prune.allocation.shares)
-        whole = all(name.count(".") == 1 for name in prune.allocation.shares)
-        word = "block" if whole else "place"
-        return f"remove what your budget says from {count} {word if count == 1 else word + 's'}"
-    share = f"{100 * (prune.sparsity or 0):.3g} %"
-    if prune.structure in WHOLE:
-        return f"remove {share} of the {WHOLE[prune.structure]}"
-    place = _place(prune.structure)
-    what = "weights" if prune.structure == "unstructured" else _named(prune.structure)
-    return f"remove {share} of " + (f"the {what} in every {place}" if prune.allocation.method == "uniform" else f"all {what}")
-
-
-def _place(structure: str) -> str:
-    return "block" if structure in (*UNITS[:-1], "experts") else "layer"
-
-
-def _named(structure: str) -> str:
-    """tiles:16 -> 16 × 16 tiles"""
-    size = tile_size(structure)
-    return f"{size} × {size} tiles" if size else WORDS.get(structure, structure)
-
-
-def _against(prune: Prune, card: catalogue.MethodCard) -> str:
-    """The second model that a method compares with."""
-    named = [str(prune.params.get(param.name, "")) for param in card.params if param.grammar == "model"]
-    return "".join(f" against {_short(source)}" for source in named if source)
-
-
-def _what(prune: Prune, model: str) -> str:
-    """remove neurons of tiny-llama"""
-    if prune.structure == "unstructured":
-        return f"set weights of {model} to zero"
-    verb = f"set {_named(prune.structure)} of {model} to zero" if tile_size(prune.structure) else ""
-    return verb or f"remove {WHOLE.get(prune.structure, _named(prune.structure))} of {model}"
-
-
-def _spread(prune: Prune, labels: dict[tuple[str, str], str]) -> str:
-    """How the share comes apart: evenly, or by the allocator, under the name that the menu gives it."""
-    place, method = _place(prune.structure), prune.allocation.method
-    if prune.structure in WHOLE:
-        return ""
-    if method == "uniform":
-        return f", evenly from every {place}"
-    return f", spread over the {place}s by {labels.get(('allocator', method), method)}"
-
-
-def _until(prune: Prune) -> str:
-    masked = prune.structure in MASKS or tile_size(prune.structure)
-    words = target.words(prune.budget.cost, prune.budget.remove, prune.budget.at_most)
-    return words + (", counting what is not zero" if masked else "")
-
-
-def _seen(recipe: Recipe, prune: Prune, cards: tuple[catalogue.MethodCard, ...], kind: str) -> str:
-    """What the method, or the allocator, reads besides the weights. (An allocator's "scores" are the method's own.)"""
-    asked = [card for card in cards if card.kind in catalogue.PRUNERS and card.name == prune.method]
-    asked += [card for card in cards if card.kind == "allocator" and card.name == prune.allocation.method]
-    if not {need for card in asked for need in card.needs} - {"scores"} and asked[0].kind not in (
-        "search",
-        "transform",
-        "learned",
-    ):
-        return ", which looks at the weights alone"
-    at, source = recipe.calibration, recipe.calibration.source
-    named = "its standard calibration text" if source == "auto" else _short(source)
-    if kind == "image_classifier" or prune.structure == "channels" or source in IMAGES or recipe.measure.accuracy:
-        return f", looking at {at.samples} images from {'its standard calibration set' if source == 'auto' else _short(source)}"
-    other = f", weighed against {_short(prune.general.source)}" if prune.general else ""
-    return f", looking at {at.samples} sequences of {at.tokens} tokens from {named}{other}"
-
-
-def _measured(recipe: Recipe) -> str:
-    asked = recipe.measure
-    words = [
-        "perplexity" if asked.perplexity else "",
-        "accuracy" if asked.accuracy else "",
-        "latency" if asked.latency else "",
-        "sample text" if asked.generate else "",
-        "accuracy on corrupted images" if asked.corruptions else "",
-        "feature geometry" if asked.geometry else "",
-    ]
-    words = [word for word in words if word]
-    return " and ".join([", ".join(words[:-1]), words[-1]]) if len(words) > 1 else "".join(words)
-
-
-def _short(source: str) -> str:
-    return source.removeprefix("builtin:") if len(source) <= 48 else "…" + source[-46:]

@@ -101,7 +101,7 @@ def _working(at: folder.Status, recipe: Recipe) -> tuple[Any, ...]:
     lines = stages.told(recipe, events, at.ended) if events else []
     total = "" if at.ended_s is None else f"{at.state} after {at.ended_s - at.started_s:.1f} s"
     curve = live.live_figure(points)
-    cut = at.state in ("stopped", "interrupted")
+    cut = at.state in ("stopped", "interrupted") or (at.state == "failed" and (at.path / folder.RESUME).exists())
     return (
         gr.Column(visible=bool(lines)),
         gr.Button(visible=cut),
@@ -160,7 +160,9 @@ def _where(at: folder.Status, report: dict[str, Any]) -> str:
 
 
 def _saved(at: folder.Status, report: dict[str, Any]) -> str:
-    saved = (report.get("protocol") or {}).get("saved")
+    saved, refused = ((report.get("protocol") or {}).get(key) for key in ("saved", "not_saved"))
+    if refused:
+        return f"The figures are whole, but the model was not saved. {refused}"
     if not saved:
         return "The model was not saved: tick Save the pruned model and prune again; the mask and the recipe are in the run's folder."
     place = at.path / folder.MODEL
