@@ -125,6 +125,11 @@ def resolve(recipe: Recipe, cards: tuple[MethodCard, ...] | None = None) -> Reci
         formula.parse(text)
     if recipe.select:
         changed["select"] = _resolved_select(recipe, cards)
+    if recipe.heal:
+        card = find(cards, "recovery", recipe.heal.method)
+        changed["heal"] = recipe.heal.model_copy(
+            update={"params": fill(card, recipe.heal.params), "learning_rate": recipe.heal.learning_rate or card.learning_rate}
+        )
     if recipe.data:
         changed["embedding"] = recipe.embedding.model_copy(
             update={"params": fill(find(cards, "embedding", embedding_method(recipe.embedding.source)), recipe.embedding.params)}
@@ -292,7 +297,9 @@ def _resolved_select(recipe: Recipe, cards: tuple[MethodCard, ...]) -> Any:
         filled |= _named(card, fill(card, {key: value for key, value in params.items() if key in {p.name for p in card.params}}))
         if "loaded" in card.needs and recipe.model is None:
             raise RecipeError(f"{card.name} reads the rows with a model, and the recipe names none.", "Add model: {source: ...}.")
-    if select.keep is None and not decides:
+        if "damaged" in card.needs and recipe.heal is None:
+            raise RecipeError(f"{card.name} sets a pruned model beside the dense one.", "Say heal, with model and steps.")
+    if select.keep is None and not decides and not recipe.heal:
         raise RecipeError("select does not say what share to keep.", "Add keep, such as keep: 0.3.")
     return select.model_copy(update={"method": None, "score": name, "selector": chosen, "params": filled})
 
