@@ -16,11 +16,12 @@ from ruamel.yaml import YAML
 from core.errors import RecipeError
 from core.recipe_heal import Heal
 from core.recipe_link import ByLayer, Damage
-from core.recipe_prove import Prove
+from core.recipe_prove import Cross, Prove
 from core.recipe_steps import (
     STRUCTURES,
     Allocation,
     Budget,
+    Choose,
     Count,
     Model,
     Prune,
@@ -37,7 +38,7 @@ from core.recipe_words import said
 from core.yaml_text import plain
 
 __all__ = [
-    "STRUCTURES", "VERSION", "Accuracy", "Allocation", "Budget", "ByLayer", "Clusters", "Corruptions", "Curves", "Damage", "Data", "Embedding",
+    "STRUCTURES", "VERSION", "Accuracy", "Allocation", "Budget", "ByLayer", "Choose", "Clusters", "Corruptions", "Cross", "Curves", "Damage", "Data", "Embedding",
     "Evolve", "Geometry", "Heal", "Latency", "Measure", "Model", "Observe", "Perplexity", "Projection", "Prove", "Prune", "Recipe", "Reconstruct", "Recover",
     "Save", "Section", "Select", "Step", "Text", "from_yaml", "n_of_m", "parse", "read", "tile_size", "to_dict", "to_yaml",
 ]  # fmt: skip
@@ -241,6 +242,7 @@ class Recipe(Section):
     projection: Projection | None = None
     select: Select | None = None
     prove: Prove | None = None
+    cross: Cross | None = None
     geometry: ByLayer | None = None
     damage: Damage | None = None
     heal: Heal | None = None
@@ -260,6 +262,10 @@ class Recipe(Section):
             )
         if (asks_data or self.prove) and self.data is None:
             raise ValueError("select, projection and prove need data: say which rows, such as data: {source: builtin:digits}")
+        if self.cross and (self.data is None or self.select is None):
+            raise ValueError("cross needs data and select: say which rows are kept first, such as select: {method: random}")
+        if self.cross and (self.prove or asks_model):
+            raise ValueError("cross trains learners of its own: leave prove, steps, observe and evolve out")
         if self.save.data and self.select is None:
             raise ValueError(
                 "save.data saves the rows that select keeps: say select, such as select: {method: random, keep: 0.3}"

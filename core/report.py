@@ -54,6 +54,7 @@ class Report:
 
     `formulas`: what a genetic search found, as in formulas.json but with its best alone. `geometry`: as in geometry.json, without its
     comparisons pair by pair. `damage`: as in damage.json, groups without their rows. `heal`: healing on several choices of rows (core.data.heal).
+    `cross`: rows and weights pruned together (core.data.cross).
     """
 
     name: str
@@ -70,6 +71,7 @@ class Report:
     geometry: dict[str, Any] | None = None
     damage: dict[str, Any] | None = None
     heal: dict[str, Any] | None = None
+    cross: dict[str, Any] | None = None
     protocol: dict[str, Any] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     peak_rss_mb: float | None = None

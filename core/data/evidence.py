@@ -128,5 +128,7 @@ def _model(loaded: Any, why: str) -> Any:
 
 def _damaged(damaged: Any, dataset: Dataset, why: str) -> Any:
     if damaged is None:
-        raise ModelError(f"{why} sets a pruned model beside the dense one, and nothing is pruned here.", "Use it with heal in a recipe.")
+        raise ModelError(
+            f"{why} sets a pruned model beside the dense one, and nothing is pruned here.", "Use it with heal in a recipe."
+        )
     return damaged.of(dataset.row)

@@ -139,9 +139,13 @@ def _carried_out(job: _Job, kept: dict[Any, dict[str, Any]], path: Path) -> tupl
         pool, test = hold_out(None, seed, len(job.dataset))
         windows = job.texts.windows(test, ask.tokens)
         if job.texts.count(pool, ask.tokens) < ask.batch or not len(windows):
-            raise DataError(f"These rows have too few tokens for batches of {ask.batch} x {ask.tokens}.", "Lower heal.tokens or heal.batch.")
+            raise DataError(
+                f"These rows have too few tokens for batches of {ask.batch} x {ask.tokens}.", "Lower heal.tokens or heal.batch."
+            )
         job.patient.restore()
-        levels.append({"seed": seed, "dense": _perplexity(job, job.dense, windows), "pruned": _perplexity(job, job.patient.loaded, windows)})
+        levels.append(
+            {"seed": seed, "dense": _perplexity(job, job.dense, windows), "pruned": _perplexity(job, job.patient.loaded, windows)}
+        )
         choose = cache(lambda seed=seed, pool=pool: _prepared(job, seed, pool))
         for share, who in arms:
             line = kept.get((share, who, seed))
@@ -150,7 +154,9 @@ def _carried_out(job: _Job, kept: dict[Any, dict[str, Any]], path: Path) -> tupl
                 line = folder.finite(_healed(job, share, who, seed, pool, windows, choose))
                 folder.append_line(path / folder.HEALING, line)
             lines.append(line)
-            job.watcher.say(Progress(STAGE, len(lines), total, values={"perplexity": line["perplexity"]} if line["perplexity"] else {}))
+            job.watcher.say(
+                Progress(STAGE, len(lines), total, values={"perplexity": line["perplexity"]} if line["perplexity"] else {})
+            )
     return lines, levels
 
 

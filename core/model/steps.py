@@ -361,6 +361,8 @@ def check_lean(recipe: Recipe, loaded: LoadedModel) -> None:
 def calibration_inputs(loaded: LoadedModel, source: Text, seed: int) -> Tensor:
     """Calibration ids (samples, tokens), or pixels (samples, c, h, w) for an image classifier."""
     if loaded.anatomy.kind == "image_classifier":
+        if source.choose:
+            raise ModelError("Calibration images are drawn by chance.", "Leave calibration.choose out for an image classifier.")
         from core.data.images import labelled_images
 
         return torch.from_numpy(labelled_images(source.source, source.samples, seed, loaded.location.path)[0])
@@ -368,6 +370,10 @@ def calibration_inputs(loaded: LoadedModel, source: Text, seed: int) -> Tensor:
         raise ModelError(
             "This criterion reads text, and the model has no tokenizer.", "Use magnitude or random, which need no text."
         )
+    if source.choose:
+        from core.data.chosen_windows import chosen_windows
+
+        return known_ids(loaded, chosen_windows(source, loaded, seed))
     ids = text.sequences(source.source, loaded.tokenizer, source.samples, source.tokens, seed, source.column)
     return known_ids(loaded, ids)
 

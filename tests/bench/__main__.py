@@ -27,6 +27,7 @@ NAMES = (
     "selectors",
     "large_data",
     "fidelity",
+    "healing",
 )
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "benchmarks.md"
 
