@@ -38,9 +38,9 @@ from core.recipe_words import said
 from core.yaml_text import plain
 
 __all__ = [
-    "STRUCTURES", "VERSION", "Accuracy", "Allocation", "Budget", "ByLayer", "Choose", "Clusters", "Corruptions", "Cross", "Curves", "Damage", "Data", "Embedding",
-    "Evolve", "Geometry", "Heal", "Latency", "Measure", "Model", "Observe", "Perplexity", "Projection", "Prove", "Prune", "Recipe", "Reconstruct", "Recover",
-    "Save", "Section", "Select", "Step", "Text", "from_yaml", "n_of_m", "parse", "read", "tile_size", "to_dict", "to_yaml",
+    "STRUCTURES", "VERSION", "Accuracy", "Allocation", "Budget", "ByLayer", "Choose", "Clusters", "Corruptions", "Cross", "Curves", "Damage", "Data",
+    "Embedding", "Evolve", "Geometry", "Heal", "Latency", "Measure", "Model", "Observe", "Perplexity", "Projection", "Prove", "Prune", "Recipe", "Reconstruct",
+    "Recover", "Save", "Section", "Select", "Step", "Text", "from_yaml", "n_of_m", "parse", "read", "tile_size", "to_dict", "to_yaml",
 ]  # fmt: skip
 VERSION = 1
 

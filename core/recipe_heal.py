@@ -15,8 +15,8 @@ class Heal(Section):
     """Prune the model once, as the recipe's one step says, then heal it again and again on parts of the recipe's data: rows that `select` chooses, random
     rows, and random rows with the dense model as teacher, each with the same number of tokens; and on all rows. Measured on rows that none saw.
 
-    `method`, `params`, `learning_rate`: the recovery. `shares`: of the tokens that may be learned from. `epochs`: passes over them. `tokens`: of a sequence, and
-    the most that are read of a row. `rows`: at most so many of the data take part. Distillation: (1 - alpha) CE + alpha T^2 KL to the dense model.
+    `method`, `params`, `learning_rate`: the recovery. `shares`: of the tokens that may be learned from. `epochs`: passes over them. `tokens`: of a
+    sequence, and the most that are read of a row. `rows`: at most so many of the data take part. Distillation: (1 - alpha) CE + alpha T^2 KL to the dense model.
     """
 
     method: str = "lora"

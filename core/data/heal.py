@@ -232,9 +232,9 @@ def _told(job: _Job, lines: list[dict[str, Any]]) -> dict[str, Any]:
     ask, part = job.ask, job.recipe.steps[0].prune
     assert part is not None
     how = (
-        f"{part.method} ({part.structure}, {100 * (part.sparsity or 0):.0f} %), healed by {ask.method}, {ask.epochs} pass(es) over the tokens of each share in "
-        f"batches of {ask.batch} x {ask.tokens}; rows are joined with the end token and cut into sequences, so every choice gets exactly as many tokens. For each "
-        "seed 20 % of the rows is held out first; shares are of the tokens of the rest. Perplexity of the held-out rows, joined alike."
+        f"{part.method} ({part.structure}, {100 * (part.sparsity or 0):.0f} %), healed by {ask.method}, {ask.epochs} pass(es) over the tokens of each share "
+        f"in batches of {ask.batch} x {ask.tokens}; rows are joined with the end token and cut into sequences, so every choice gets exactly as many "
+        "tokens. For each seed 20 % of the rows is held out first; shares are of the tokens of the rest. Perplexity of the held-out rows, joined alike."
     )
     if DISTILLED in selectors(job.recipe):
         how += f" Distillation: {1 - ask.alpha:g} CE + {ask.alpha:g} x {ask.temperature:g}^2 KL to the dense model."

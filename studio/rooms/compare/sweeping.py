@@ -26,6 +26,9 @@ _MEASURES: dict[str, dict[str, Any]] = {
     "image_classifier": {"accuracy": {}},
     "decoder": {"perplexity": {"samples": 32, "tokens": 256}},
 }
+_CHOOSERS = [(card.label, card.name) for card in catalogue.of_kind("selector") if card.name in
+             ("random", "k_center", "facility_location", "herding", "density_quotas")]  # fmt: skip
+_CHOOSERS += [(card.label, card.name) for card in catalogue.of_kind("data_score") if card.name in ("perplexity", "typicality")]
 _SAID_FREELY = ("expression", "generate", "name")  # texts, not places
 
 
@@ -41,6 +44,10 @@ def build(bench: Bench, choose: Callable[[list[str]], Any], chosen: Sequence[Any
                     methods, value=["magnitude", "wanda"], multiselect=True, label="Methods", elem_id="sweep-methods"
                 )
                 shares = gr.Textbox("30, 50, 70", label="Shares to remove (%)", elem_id="sweep-shares", max_length=200)
+                chosen_by = gr.Dropdown(
+                    _CHOOSERS, value=[], multiselect=True, label="Calibration text chosen by", elem_id="sweep-calibration",
+                    info="Nothing chosen: windows at random places. Overlap of the masks tells what the choice changes",
+                )  # fmt: skip
                 write = gr.Button("Write the sweep", size="sm", elem_id="sweep-write")
             with gr.Column(scale=3, min_width=280):
                 text = gr.Textbox(
@@ -64,7 +71,7 @@ def build(bench: Bench, choose: Callable[[list[str]], Any], chosen: Sequence[Any
                              buttons=["copy"], max_height=360, visible=False)  # fmt: skip
     timer = gr.Timer(2.0, active=False)
     seen = [which, resume, beside, note, view, table, timer]
-    _wire(bench, (picked, shares, write, text, said, start), seen)
+    _wire(bench, (picked, shares, chosen_by, write, text, said, start), seen)
 
     @plainly
     def side_by_side(name: str) -> Any:
@@ -77,7 +84,7 @@ def build(bench: Bench, choose: Callable[[list[str]], Any], chosen: Sequence[Any
 
 
 def _wire(bench: Bench, form: tuple[Any, ...], seen: list[Any]) -> None:
-    picked, shares, write, text, said, start = form
+    picked, shares, chosen_by, write, text, said, start = form
     which, resume = seen[:2]
 
     def checked(yaml: str) -> Any:
@@ -89,10 +96,10 @@ def _wire(bench: Bench, form: tuple[Any, ...], seen: list[Any]) -> None:
             return {"text": str(error), "wrong": True}, gr.Button(interactive=False)
 
     @plainly
-    def written(methods: list[str], typed: str) -> Any:
+    def written(methods: list[str], typed: str, choosers: list[str]) -> Any:
         model = bench.workspace.read().model
         described = known.description(model, bench.workspace.folder) or {}
-        return form_yaml(model, methods, typed, str(described.get("kind") or "decoder"))
+        return form_yaml(model, methods, typed, str(described.get("kind") or "decoder"), choosers or [])
 
     @plainly
     def begin(yaml: str) -> Any:
@@ -110,7 +117,7 @@ def _wire(bench: Bench, form: tuple[Any, ...], seen: list[Any]) -> None:
     def look(name: str | None) -> tuple[Any, ...]:
         return _shown(bench, name)
 
-    write.click(written, [picked, shares], text, **_QUIET)
+    write.click(written, [picked, shares, chosen_by], text, **_QUIET)
     text.change(checked, text, [said, start], trigger_mode="always_last", **_QUIET)  # `input` misses a paste right after we wrote
     start.click(begin, text, [bench.run, *seen], **_TELL)
     resume.click(go_on, which, [bench.run, *seen], **_TELL)
@@ -119,8 +126,9 @@ def _wire(bench: Bench, form: tuple[Any, ...], seen: list[Any]) -> None:
     gr.on([bench.page.load, bench.ended.change], look, which, seen, trigger_mode="multiple", **_QUIET)
 
 
-def form_yaml(model: str, methods: list[str], typed: str, kind: str = "decoder") -> str:
-    """What the form says, as a sweep. kind: the model's, decides what is measured. Raises RecipeError where a share is no number between 0 and 100."""
+def form_yaml(model: str, methods: list[str], typed: str, kind: str = "decoder", choosers: Sequence[str] = ()) -> str:
+    """What the form says, as a sweep. kind: the model's, decides what is measured; choosers: what chooses the calibration windows, a cell each. Raises
+    RecipeError where a share is no number between 0 and 100."""
     shares = []
     for word in typed.replace(";", ",").split(","):
         try:
@@ -141,7 +149,11 @@ def form_yaml(model: str, methods: list[str], typed: str, kind: str = "decoder")
             "recipe": 1, "name": f"{name[:40]}-sweep", "model": {"source": model}, "calibration": {"samples": 32, "tokens": 256},
             "steps": [{"prune": {"method": methods[0], "sparsity": shares[0]}}],
             **({"measure": _MEASURES[kind]} if kind in _MEASURES else {}),
-            "sweep": {"steps.0.prune.method": methods, "steps.0.prune.sparsity": shares},
+            "sweep": {
+                "steps.0.prune.method": methods,
+                "steps.0.prune.sparsity": shares,
+                **({"calibration.choose.method": list(choosers)} if choosers and kind == "decoder" else {}),
+            },
         }
     )  # fmt: skip
 

@@ -134,6 +134,17 @@ def found_proof(runs: Path, choice: Choice) -> Proof | None:
     return None
 
 
+def found_crossing(runs: Path, choice: Choice) -> dict[str, Any] | None:
+    """What the newest finished job on rows and weights together found, of the same way to choose."""
+    wanted = _key(to_recipe(choice), "choice")
+    for path, recipe in _finished(runs):
+        if recipe.cross and recipe.select and _key(recipe, "choice") == wanted:
+            found = (jobs.report(path) or {}).get("cross")
+            if found:
+                return dict(found)
+    return None
+
+
 def found_selection(runs: Path, choice: Choice, share: float) -> Path | None:
     """The folder of the newest finished run that kept exactly this share of the same rows in the same way."""
     wanted = _key(to_recipe(choice, share), "selection")
