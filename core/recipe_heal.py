@@ -16,7 +16,8 @@ class Heal(Section):
     rows, and random rows with the dense model as teacher, each with the same number of tokens; and on all rows. Measured on rows that none saw.
 
     `method`, `params`, `learning_rate`: the recovery. `shares`: of the tokens that may be learned from. `epochs`: passes over them. `tokens`: of a
-    sequence, and the most that are read of a row. `rows`: at most so many of the data take part. Distillation: (1 - alpha) CE + alpha T^2 KL to the dense model.
+    sequence, and the most that are read of a row. `rows`: at most so many of the data take part. Distillation: (1 - alpha) CE + alpha T^2 KL to
+    the dense model.
     """
 
     method: str = "lora"

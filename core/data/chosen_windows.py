@@ -22,6 +22,13 @@ from core.recipe import Clusters, Embedding, Text
 _TRIES = 3  # how often candidates are drawn anew for those that repeat another's place
 
 
+def windows(source: Text, loaded: LoadedModel, seed: int) -> LongTensor:
+    """(samples, tokens) ids of `source`: chosen, or by chance where it says nothing of a choice."""
+    if source.choose:
+        return chosen_windows(source, loaded, seed)
+    return text.sequences(source.source, loaded.tokenizer, source.samples, source.tokens, seed, source.column)
+
+
 def chosen_windows(source: Text, loaded: LoadedModel, seed: int) -> LongTensor:
     """(samples, tokens) ids of `source`, the windows that `source.choose` keeps of samples x pool candidates at random places, in the order of their places.
 
@@ -32,8 +39,8 @@ def chosen_windows(source: Text, loaded: LoadedModel, seed: int) -> LongTensor:
     select = resolved_choice(source.choose)
     ids = text.token_ids(source.source, loaded.tokenizer, source.column)
     starts = _places(len(ids), source, seed)
-    windows = np.stack([np.asarray(ids[start : start + source.tokens]) for start in starts]).astype(np.int64)
-    words = loaded.tokenizer.batch_decode(windows, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    cut = np.stack([np.asarray(ids[start : start + source.tokens]) for start in starts]).astype(np.int64)
+    words = loaded.tokenizer.batch_decode(cut, skip_special_tokens=True, clean_up_tokenization_spaces=False)
     held = pd.DataFrame({"row": starts, "text": words})
     dataset = Dataset(f"windows of {source.source}", held, list(words), text_column="text")
     embedding = Embedding(source=source.choose.embedding)
@@ -41,7 +48,7 @@ def chosen_windows(source: Text, loaded: LoadedModel, seed: int) -> LongTensor:
     clusters = cluster(vectors, Clusters(), seed)
     beside = Beside(None, embedding, loaded, Silent())
     kept = decide(dataset, vectors, clusters, select, seed, source.samples / len(starts), beside=beside).kept
-    return torch.from_numpy(windows[kept])
+    return torch.from_numpy(cut[kept])
 
 
 def _places(there: int, source: Text, seed: int) -> np.ndarray:

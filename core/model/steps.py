@@ -370,12 +370,9 @@ def calibration_inputs(loaded: LoadedModel, source: Text, seed: int) -> Tensor:
         raise ModelError(
             "This criterion reads text, and the model has no tokenizer.", "Use magnitude or random, which need no text."
         )
-    if source.choose:
-        from core.data.chosen_windows import chosen_windows
+    from core.data.chosen_windows import windows
 
-        return known_ids(loaded, chosen_windows(source, loaded, seed))
-    ids = text.sequences(source.source, loaded.tokenizer, source.samples, source.tokens, seed, source.column)
-    return known_ids(loaded, ids)
+    return known_ids(loaded, windows(source, loaded, seed))
 
 
 def _renumbered(masks: Mapping[str, PackedMask], removed: tuple[int, ...], loaded: LoadedModel) -> dict[str, PackedMask]:

@@ -47,9 +47,9 @@ def train(
     """Train `parameters` in place, one batch a step, at most `steps`; returns the loss of each step, in nats a token (or a label).
 
     A batch is int64 ids (batch, tokens), the same with a teacher (`Taught`), or (images, labels). AdamW without weight decay; the rate climbs
-    over the first tenth of the steps, then falls in a straight line to nothing at the end. The model stays in evaluation mode: no dropout, running means still, so that the same batches give
-    the same weights bit for bit. Raises Stopped between two steps with the steps done so far kept; ModelError at the first loss or gradient
-    that is not a number, before it has touched a weight.
+    over the first tenth of the steps, then falls in a straight line to nothing at the end. The model stays in evaluation mode: no dropout,
+    running means still, so that the same batches give the same weights bit for bit. Raises Stopped between two steps with the
+    steps done so far kept; ModelError at the first loss or gradient that is not a number, before it has touched a weight.
     """
     optimizer = torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=0.0)
     losses: list[float] = []

@@ -33,8 +33,8 @@ def heat_map(cells: Sequence[Cell]) -> Picture:
         colorbar={"title": {"text": "accuracy (%)", "side": "right", "font": {"size": 12}}, "thickness": 10, "outlinewidth": 0, "len": 0.96},
         hovertemplate="%{customdata}<extra></extra>",
     ))  # fmt: skip
-    for place, part in enumerate(weights):
-        for across, row in enumerate(rows):
+    for place in range(len(weights)):
+        for across in range(len(rows)):
             pale = high - low < 1e-9 or (z[place][across] - low) / (high - low) > _DARK
             figure.add_annotation(
                 x=across,
@@ -57,7 +57,8 @@ def heat_map(cells: Sequence[Cell]) -> Picture:
     axis = {"showgrid": False, "zeroline": False}
     figure.update_layout(
         margin={"l": 62, "r": 8, "t": 12, "b": 50},
-        xaxis={"title": {"text": "Share of rows kept (%)", "font": {"size": 12}}, "tickvals": list(range(len(rows))), "ticktext": list(map(_tick, rows)), **axis},
+        xaxis={"title": {"text": "Share of rows kept (%)", "font": {"size": 12}}, "tickvals": list(range(len(rows))),
+               "ticktext": list(map(_tick, rows)), **axis},
         yaxis={"title": {"text": "Share of weights kept (%)", "font": {"size": 12}}, "tickvals": list(range(len(weights))),
                "ticktext": list(map(_tick, weights)), **axis},
     )  # fmt: skip
@@ -69,12 +70,21 @@ def finding(cells: Sequence[Cell]) -> str:
     best = crossing.smallest(cells)
     if best:
         gap = _gap(best)
-        return f"{percent(best['rows'])} of the rows with {percent(best['weights'])} of the weights do as well as all of both ({gap})"
+        return f"{_capital(_of(best))} does as well as all of both ({gap})"
     others = [cell for cell in cells if cell["difference"] is not None]
     if not others:
         return "There is one cell, and nothing to set against it"
     near = max(others, key=lambda cell: cell["difference"])
-    return f"Nothing can go unpaid: {percent(near['rows'])} of the rows with {percent(near['weights'])} of the weights lose least ({_gap(near)})"
+    return f"Nothing can go unpaid: {_of(near)} loses least ({_gap(near)})"
+
+
+def _of(cell: Cell) -> str:
+    rows = "all rows" if cell["rows"] == 1 else f"{percent(cell['rows'])} of the rows"
+    return f"{rows} with {'all weights' if cell['weights'] == 1 else percent(cell['weights']) + ' of the weights'}"
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
 
 
 def together(cells: Sequence[Cell]) -> str:
