@@ -16,7 +16,7 @@ from typing import Any
 
 from core import cost, formula, listing
 from core.errors import RecipeError
-from core.recipe import Prune, Recipe, Step, Text, n_of_m, tile_size
+from core.recipe import Choose, Prune, Recipe, Select, Step, Text, n_of_m, tile_size
 
 PRUNERS = (
     "score",
@@ -130,7 +130,22 @@ def resolve(recipe: Recipe, cards: tuple[MethodCard, ...] | None = None) -> Reci
     for text in recipe.evolve.start if recipe.evolve else ():
         formula.parse(text)
     if recipe.select:
-        changed["select"] = _resolved_select(recipe, cards)
+        heals = recipe.heal is not None
+        changed["select"] = resolved_select(
+            recipe.select, cards, recipe.model is not None, heals, counted=heals or recipe.cross is not None
+        )
+    for text in (recipe.calibration, *(step.prune.general for step in recipe.steps if step.prune and step.prune.general)):
+        if text.choose:
+            resolved_choice(text.choose, cards)
+    if any(step.recover and step.recover.data and step.recover.data.choose for step in recipe.steps):
+        raise RecipeError(
+            "Recovery reads a whole text, so there is nothing to choose.", "Use heal to compare choices of recovery data."
+        )
+    if recipe.heal:
+        card = find(cards, "recovery", recipe.heal.method)
+        changed["heal"] = recipe.heal.model_copy(
+            update={"params": fill(card, recipe.heal.params), "learning_rate": recipe.heal.learning_rate or card.learning_rate}
+        )
     if recipe.data:
         changed["embedding"] = recipe.embedding.model_copy(
             update={"params": fill(find(cards, "embedding", embedding_method(recipe.embedding.source)), recipe.embedding.params)}
@@ -276,14 +291,18 @@ def _resolved_prune(prune: Prune, cards: tuple[MethodCard, ...]) -> Prune:
     return prune.model_copy(update={"params": _named(card, fill(card, prune.params)), "allocation": allocation})
 
 
-def _resolved_select(recipe: Recipe, cards: tuple[MethodCard, ...]) -> Any:
-    """`method: NAME` becomes the score with its natural selector (or the selector of that name where no score is needed)."""
-    select = recipe.select
+def resolved_select(
+    select: Select, cards: tuple[MethodCard, ...], reads: bool, heals: bool = False, counted: bool = False
+) -> Select:
+    """`method: NAME` becomes the score with its natural selector (or the selector of that name where no score is needed). Raises RecipeError.
+
+    reads: a model is there to read with; heals: what rows lose by pruning is known; counted: how many stay is said elsewhere.
+    """
     scores = {card.name: card for card in cards if card.kind == "data_score"}
     name, chosen = select.score, select.selector
     if select.method is not None:
         name, chosen = (select.method, scores[select.method].selector) if select.method in scores else (None, select.method)
-    decides = select.keep is None and select.selector is None and name in scores and scores[name].decides
+    decides = not counted and select.keep is None and select.selector is None and name in scores and scores[name].decides
     chosen = None if decides else chosen or (scores[name].selector if name in scores else "") or "top"
     params = dict(select.params)
     found = [find(cards, "selector", chosen)] if chosen else []
@@ -296,11 +315,26 @@ def _resolved_select(recipe: Recipe, cards: tuple[MethodCard, ...]) -> Any:
     filled = {}
     for card in found:
         filled |= _named(card, fill(card, {key: value for key, value in params.items() if key in {p.name for p in card.params}}))
-        if "loaded" in card.needs and recipe.model is None:
+        if "loaded" in card.needs and not reads:
             raise RecipeError(f"{card.name} reads the rows with a model, and the recipe names none.", "Add model: {source: ...}.")
-    if select.keep is None and not decides:
+        if "damaged" in card.needs and not heals:
+            raise RecipeError(f"{card.name} sets a pruned model beside the dense one.", "Say heal, with model and steps.")
+    if select.keep is None and not decides and not counted:
         raise RecipeError("select does not say what share to keep.", "Add keep, such as keep: 0.3.")
     return select.model_copy(update={"method": None, "score": name, "selector": chosen, "params": filled})
+
+
+def resolved_choice(choose: Choose, cards: tuple[MethodCard, ...] | None = None) -> Select:
+    """What a text's `choose` asks for, checked. Raises RecipeError."""
+    cards = load() if cards is None else cards
+    find(cards, "embedding", embedding_method(choose.embedding))
+    select = resolved_select(Select(method=choose.method, params=choose.params), cards, reads=True, counted=True)
+    for card in cards:
+        if "labels" in card.needs and card.name in (select.score, select.selector):
+            raise RecipeError(
+                f"{card.name} needs labels, and windows of a text have none.", "Choose k_center, herding or density_quotas."
+            )
+    return select
 
 
 def _card(value: dict[str, Any]) -> MethodCard:

@@ -32,6 +32,8 @@ GEOMETRY, PLACES = (
     "geometry.json",
     "geometry.parquet",
 )  # a data set in every block of a model: measures; where each row lies and goes
+HEALING = "healing.jsonl"  # of a job that heals a pruned model on several choices of rows: a line for each that is done
+CROSSING = "crossing.jsonl"  # of a job that prunes rows and weights together: a line a cell
 DAMAGE = "damage.json"  # what each group of rows loses by each layer
 FORMULAS = "formulas.json"  # of a genetic search: grows with every generation
 RESUME = "resume.safetensors"  # what a run has finished so far; gone when it is done

@@ -282,9 +282,10 @@ def data_score(
 
     May name rows (their number), row (their numbers in the source), vectors (rows, features), clusters (int a row), centroids, labels, texts, frame,
     generator (numpy's), watcher; and what is made only if it is named: neighbours(count, distinct=False) -> (index, distance 1 - cos), nearest first
-    (core.data.neighbours.nearest); dynamics(learner, seeds, epochs) -> core.data.dynamics.Dynamics; loaded (the opened LoadedModel). A parameter
+    (core.data.neighbours.nearest); dynamics(learner, seeds, epochs) -> core.data.dynamics.Dynamics; loaded (the opened LoadedModel); damaged
+    (core.data.damaged.Damaged of the rows, where a recipe heals a pruned model). A parameter
     `target` of grammar "data" gives target_rows (core.data.target.Target). needs: "labels" where it cannot do without, "loaded" where it reads with a
-    model. `selector`: the one it is used with by nature. `decides`: rows of a score of 0 or more stay where the recipe says no share to keep.
+    model, "damaged". `selector`: the one it is used with by nature. `decides`: rows of a score of 0 or more stay where the recipe says no share to keep.
     """
     return _register("data_score", name, label, paper, needs, selector=selector, **card)
 

@@ -14,12 +14,14 @@ from pydantic import Field, ValidationError, model_validator
 from ruamel.yaml import YAML
 
 from core.errors import RecipeError
+from core.recipe_heal import Heal
 from core.recipe_link import ByLayer, Damage
-from core.recipe_prove import Prove
+from core.recipe_prove import Cross, Prove
 from core.recipe_steps import (
     STRUCTURES,
     Allocation,
     Budget,
+    Choose,
     Count,
     Model,
     Prune,
@@ -36,9 +38,9 @@ from core.recipe_words import said
 from core.yaml_text import plain
 
 __all__ = [
-    "STRUCTURES", "VERSION", "Accuracy", "Allocation", "Budget", "ByLayer", "Clusters", "Corruptions", "Curves", "Damage", "Data", "Embedding",
-    "Evolve", "Geometry", "Latency", "Measure", "Model", "Observe", "Perplexity", "Projection", "Prove", "Prune", "Recipe", "Reconstruct", "Recover",
-    "Save", "Section", "Select", "Step", "Text", "from_yaml", "n_of_m", "parse", "read", "tile_size", "to_dict", "to_yaml",
+    "STRUCTURES", "VERSION", "Accuracy", "Allocation", "Budget", "ByLayer", "Choose", "Clusters", "Corruptions", "Cross", "Curves", "Damage", "Data",
+    "Embedding", "Evolve", "Geometry", "Heal", "Latency", "Measure", "Model", "Observe", "Perplexity", "Projection", "Prove", "Prune", "Recipe", "Reconstruct",
+    "Recover", "Save", "Section", "Select", "Step", "Text", "from_yaml", "n_of_m", "parse", "read", "tile_size", "to_dict", "to_yaml",
 ]  # fmt: skip
 VERSION = 1
 
@@ -240,17 +242,19 @@ class Recipe(Section):
     projection: Projection | None = None
     select: Select | None = None
     prove: Prove | None = None
+    cross: Cross | None = None
     geometry: ByLayer | None = None
     damage: Damage | None = None
+    heal: Heal | None = None
 
     @model_validator(mode="after")
     def _whole(self) -> Recipe:
         asks_model, asks_data = bool(self.steps or self.observe or self.evolve), bool(self.select or self.projection)
-        if not asks_model and not asks_data and not self.geometry and not self.damage:
+        if not asks_model and not asks_data and not self.geometry and not self.damage and not self.heal:
             raise ValueError(
                 "a recipe needs model + steps (or observe, or evolve), or data + select (or projection), or all of it for geometry"
             )
-        if self.geometry or self.damage:
+        if self.geometry or self.damage or self.heal:
             self._linked()
         if asks_model and self.model is None:
             raise ValueError(
@@ -258,6 +262,10 @@ class Recipe(Section):
             )
         if (asks_data or self.prove) and self.data is None:
             raise ValueError("select, projection and prove need data: say which rows, such as data: {source: builtin:digits}")
+        if self.cross and (self.data is None or self.select is None):
+            raise ValueError("cross needs data and select: say which rows are kept first, such as select: {method: random}")
+        if self.cross and (self.prove or asks_model):
+            raise ValueError("cross trains learners of its own: leave prove, steps, observe and evolve out")
         if self.save.data and self.select is None:
             raise ValueError(
                 "save.data saves the rows that select keeps: say select, such as select: {method: random, keep: 0.3}"
@@ -272,12 +280,18 @@ class Recipe(Section):
         return self
 
     def _linked(self) -> None:
-        """Geometry and damage are of data in a model: they need both."""
-        what = "geometry" if self.geometry else "damage"
+        """Geometry, damage and healing are of data in a model: they need both."""
+        what = "geometry" if self.geometry else "damage" if self.damage else "heal"
         if self.model is None:
             raise ValueError(f"{what} needs model: say which model reads the rows, such as model: {{source: builtin:tiny-llama}}")
         if self.data is None:
             raise ValueError(f"{what} needs data: say which rows, such as data: {{source: builtin:trec}}")
+        if self.heal and self.select is None:
+            raise ValueError("heal needs select: say how rows are chosen, such as select: {method: damage}")
+        if self.heal and (len(self.steps) != 1 or self.steps[0].prune is None):
+            raise ValueError("heal mends what one prune step did: say steps with one prune and nothing else")
+        if self.heal and (self.prove or self.geometry or self.damage or self.save.model):
+            raise ValueError("heal is a job of its own, which keeps no model: leave prove, geometry, damage and save.model out")
         if self.steps and self.damage:
             raise ValueError("damage prunes layers one by one and puts them back; leave steps out")
         if self.steps and self.geometry and self.geometry.against:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -46,6 +46,45 @@ class Prove(Section):
                 "epochs say nothing to the linear probe, which is solved to its optimum; choose mlp or cnn, or leave them out"
             )
         return self
+
+
+class Cross(Section):
+    """Two axes at once: train `learner` on each share of the recipe's data that `select` keeps, then keep each share of its weights by `method` and train what
+    is left once more on the same rows, `retrain` epochs. Every cell with every seed, on the same held-out rows.
+
+    `rows`, `weights`: shares kept, 1 for all; both always have 1 among them. `method`: magnitude or random, over each layer's weights but not the last layer's.
+    """
+
+    learner: Literal["mlp", "cnn"] = "mlp"
+    rows: Annotated[tuple[Annotated[float, Field(gt=0.0, le=1.0)], ...], Field(min_length=1, max_length=12)] = (
+        0.1,
+        0.2,
+        0.5,
+        1.0,
+    )
+    weights: Annotated[tuple[Annotated[float, Field(gt=0.0, le=1.0)], ...], Field(min_length=1, max_length=12)] = (
+        0.02,
+        0.05,
+        0.1,
+        0.3,
+        1.0,
+    )
+    seeds: Annotated[int, Field(ge=1, le=100)] = 3
+    epochs: Annotated[int, Field(ge=1, le=1000)] = 20
+    retrain: Annotated[int, Field(ge=0, le=1000)] = 5
+    method: Literal["magnitude", "random"] = "magnitude"
+    match: Literal["passes", "steps"] = "passes"
+    batch: Count = 32
+    device: str = "auto"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _whole(cls, value: Any) -> Any:
+        """All rows and all weights are always there: what the others are set against."""
+        if not isinstance(value, dict):
+            return value
+        more = {name: sorted({*value[name], 1.0}) for name in ("rows", "weights") if isinstance(value.get(name), (list, tuple))}
+        return {**value, **more}
 
 
 def shares_of(prove: Prove, keep: float | None) -> tuple[float, ...]:

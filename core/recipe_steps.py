@@ -44,16 +44,28 @@ class Model(Section):
     device: str = "auto"
 
 
+class Choose(Section):
+    """Which windows of a text are taken: so many candidates for each one (`pool`) lie at random places of it, are embedded, and the method (a data
+    score with its natural selector, or a selector) keeps as many as are asked for. random is chance."""
+
+    method: str
+    params: dict[str, Any] = Field({})
+    embedding: str = "tfidf"
+    pool: Annotated[int, Field(ge=1, le=1000)] = 8
+
+
 class Text(Section):
     """Sequences of exactly `tokens` tokens cut from a text source: builtin:wikitext2/train, a .txt, .csv, .jsonl or .parquet file.
 
-    `auto` is builtin:wikitext2/train for language models and builtin:mnist5k/train for image classifiers (where `tokens` means nothing).
+    `auto` is builtin:wikitext2/train for language models and builtin:mnist5k/train for image classifiers (where `tokens` means nothing). `choose`: which
+    sequences, where chance shall not say; for calibration and a step's general text.
     """
 
     source: str = "auto"
     samples: Count = 128
     tokens: Annotated[int, Field(ge=2)] = 512
     column: str | None = None
+    choose: Choose | None = None
 
 
 class Allocation(Section):

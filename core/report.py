@@ -53,7 +53,8 @@ class Report:
     """Everything measured in a run. `sparsity`: over the pruned layers and over all parameters. `protocol`: how each figure was taken.
 
     `formulas`: what a genetic search found, as in formulas.json but with its best alone. `geometry`: as in geometry.json, without its
-    comparisons pair by pair. `damage`: as in damage.json, groups without their rows.
+    comparisons pair by pair. `damage`: as in damage.json, groups without their rows. `heal`: healing on several choices of rows (core.data.heal).
+    `cross`: rows and weights pruned together (core.data.cross).
     """
 
     name: str
@@ -69,6 +70,8 @@ class Report:
     prove: tuple[dict[str, Any], ...] = ()
     geometry: dict[str, Any] | None = None
     damage: dict[str, Any] | None = None
+    heal: dict[str, Any] | None = None
+    cross: dict[str, Any] | None = None
     protocol: dict[str, Any] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     peak_rss_mb: float | None = None

@@ -87,7 +87,12 @@ def _work(recipe: Recipe, path: Path, watcher: Watcher) -> Report:
 
         with clock.stage("geometry"):
             look = geometry.begin(recipe, loaded, watcher)
-    if loaded and (recipe.steps or recipe.observe or recipe.evolve):
+    if loaded and recipe.heal:
+        from core.data.heal import run_heal
+
+        with clock.stage("heal"):
+            fields["heal"] = run_heal(recipe, path, watcher, loaded)
+    elif loaded and (recipe.steps or recipe.observe or recipe.evolve):
         from core.model.steps import run_model
 
         fields |= run_model(recipe, path, watcher, loaded, clock)
@@ -99,7 +104,7 @@ def _work(recipe: Recipe, path: Path, watcher: Watcher) -> Report:
             fields["damage"] = run_damage(
                 recipe, path, watcher, loaded, calibration_inputs(loaded, recipe.calibration, recipe.seed)
             )
-    if recipe.data and (recipe.select or recipe.projection or not (recipe.geometry or recipe.damage)):
+    if recipe.data and not recipe.heal and (recipe.select or recipe.projection or not (recipe.geometry or recipe.damage)):
         from core.data.steps import run_data
 
         with clock.stage("data"):

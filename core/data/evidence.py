@@ -25,12 +25,14 @@ _CHUNK_ROWS = 65_536
 
 @dataclass(frozen=True)
 class Beside:
-    """What lies beside the rows: how they were opened and embedded, the opened LoadedModel (or None), and who watches."""
+    """What lies beside the rows: how they were opened and embedded, the opened LoadedModel (or None), who watches, and what rows lose by pruning
+    (core.data.damaged.Damaged, of these rows and maybe more; None where nothing is pruned)."""
 
     data: Data | None = None
     embedding: Embedding = field(default_factory=Embedding)
     loaded: Any = None
     watcher: Watcher = field(default_factory=Silent)
+    damaged: Any = None
 
 
 class Evidence(Mapping[str, Any]):
@@ -67,6 +69,7 @@ class Evidence(Mapping[str, Any]):
             ),
             "loaded": lambda: _model(beside.loaded, why),
             "watcher": lambda: beside.watcher,
+            "damaged": lambda: _damaged(beside.damaged, dataset, why),
         }
         for param in method.card.params:
             if param.grammar == "data":
@@ -121,3 +124,11 @@ def _model(loaded: Any, why: str) -> Any:
     if loaded is None:
         raise ModelError(f"{why} reads the rows with a model, and none is open.", "Add model: to the recipe, or open one.")
     return loaded
+
+
+def _damaged(damaged: Any, dataset: Dataset, why: str) -> Any:
+    if damaged is None:
+        raise ModelError(
+            f"{why} sets a pruned model beside the dense one, and nothing is pruned here.", "Use it with heal in a recipe."
+        )
+    return damaged.of(dataset.row)

@@ -6,8 +6,6 @@ fits that are missing; only a teacher that is still needed is trained again, to 
 
 from __future__ import annotations
 
-import hashlib
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,9 +17,10 @@ from core.data.dataset import Dataset, need_labels
 from core.data.learners import Fitted, Task, Teacher, train
 from core.data.proof_arms import DISTILLED, WHOLE, Arm, Unheard, arms, chosen_name, schedule, selectors
 from core.data.selection import generator, kept_count
-from core.errors import DataError, RecipeError
+from core.data.taken_up import taken_up
+from core.errors import DataError
 from core.events import Progress, Silent, Watcher
-from core.recipe import Recipe, to_dict
+from core.recipe import Recipe
 from core.recipe_prove import EPOCHS, shares_of
 
 STAGE = "prove"
@@ -67,7 +66,8 @@ def prove(
     """
     assert recipe.select is not None and recipe.prove is not None
     check(dataset, recipe)
-    kept = _taken_up(recipe, dataset, path)
+    before = taken_up(recipe, dataset, path, folder.PROOF)
+    kept = {(line["share"], line["selector"], line["seed"]): line for line in before}
     seeds = range(recipe.seed, recipe.seed + recipe.prove.seeds)
     total = len(seeds) * (1 + len(shares_of(recipe.prove, recipe.select.keep)) * len(selectors(recipe)))
     inputs = _inputs(dataset, vectors, recipe)
@@ -145,26 +145,6 @@ def _inputs(dataset: Dataset, vectors: np.ndarray, recipe: Recipe) -> Any:
 def _labels(dataset: Dataset, recipe: Recipe) -> np.ndarray:
     assert recipe.prove is not None
     return np.empty(0, np.int64) if recipe.prove.learner == _LANGUAGE or dataset.labels is None else dataset.labels
-
-
-def _taken_up(recipe: Recipe, dataset: Dataset, path: Path | None) -> dict[tuple[float, str, int], dict[str, Any]]:
-    """The lines of the run in `recipe.resume`, copied into this run's folder. Raises RecipeError where they are of another recipe or other rows."""
-    asked = {name: value for name, value in to_dict(recipe, full=True).items() if name not in ("name", "resume")}
-    key = hashlib.sha256(json.dumps([asked, dataset.fingerprint], sort_keys=True, default=str).encode()).hexdigest()
-    if recipe.resume and not Path(recipe.resume).is_dir():
-        raise RecipeError(
-            f"resume names {recipe.resume}, and there is no run folder.", "Name the folder of a stopped run, or leave resume out."
-        )
-    before = folder.read_lines(Path(recipe.resume) / folder.PROOF) if recipe.resume else []
-    if before and before[0].get("key") != key:
-        raise RecipeError(
-            f"The proof in {recipe.resume} was one of another recipe or of other rows.",
-            "Resume with the recipe that it has, unchanged.",
-        )
-    if path:
-        for line in ({"key": key}, *before[1:]):
-            folder.append_line(path / folder.PROOF, line)
-    return {(line["share"], line["selector"], line["seed"]): line for line in before[1:]}
 
 
 def hold_out(labels: np.ndarray | None, seed: int, rows: int = 0) -> tuple[np.ndarray, np.ndarray]:

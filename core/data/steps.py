@@ -10,6 +10,7 @@ import pandas as pd
 
 from core import folder
 from core.catalogue import embedding_method
+from core.data import cross as crossing
 from core.data import prove as proving
 from core.data.clusters import Clusters, cluster
 from core.data.dataset import Dataset
@@ -33,11 +34,18 @@ def run_data(recipe: Recipe, path: Path, watcher: Watcher, loaded: Any = None) -
     dataset = open_rows(recipe, watcher)
     if recipe.prove:
         proving.check(dataset, recipe)  # said now, not after minutes of embedding
+    if recipe.cross:
+        crossing.check(dataset, recipe)
     vectors = embed(dataset, recipe.embedding, loaded, watcher, recipe.seed)
     clusters = cluster(vectors, recipe.clusters, recipe.seed, watcher)
     places, trust = project(vectors, recipe.projection or Projection(), recipe.seed, watcher, clusters.assignment)
     _write_points(path, dataset, clusters, places, trust)
     selection = None
+    if recipe.cross:
+        return {
+            "data": _facts(recipe, dataset, vectors, clusters, None),
+            "cross": crossing.cross(dataset, vectors, recipe, watcher, path, loaded),
+        }
     if recipe.select:
         watcher.check()
         watcher.say(Progress("select", 0, 1))

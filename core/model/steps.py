@@ -327,6 +327,8 @@ class _State:
 def calibration_inputs(loaded: LoadedModel, source: Text, seed: int) -> Tensor:
     """Calibration ids (samples, tokens), or pixels (samples, c, h, w) for an image classifier."""
     if loaded.anatomy.kind == "image_classifier":
+        if source.choose:
+            raise ModelError("Calibration images are drawn by chance.", "Leave calibration.choose out for an image classifier.")
         from core.data.images import labelled_images
 
         return torch.from_numpy(labelled_images(source.source, source.samples, seed, loaded.location.path)[0])
@@ -334,8 +336,9 @@ def calibration_inputs(loaded: LoadedModel, source: Text, seed: int) -> Tensor:
         raise ModelError(
             "This criterion reads text, and the model has no tokenizer.", "Use magnitude or random, which need no text."
         )
-    ids = text.sequences(source.source, loaded.tokenizer, source.samples, source.tokens, seed, source.column)
-    return known_ids(loaded, ids)
+    from core.data.chosen_windows import windows
+
+    return known_ids(loaded, windows(source, loaded, seed))
 
 
 def _renumbered(masks: Mapping[str, PackedMask], removed: tuple[int, ...], loaded: LoadedModel) -> dict[str, PackedMask]:

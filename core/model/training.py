@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, kl_div, log_softmax
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
@@ -25,6 +26,16 @@ _WARM_SHARE = 0.1
 KEPT_SHARE = 0.25  # of the memory that is free: more activations than that are computed anew instead of kept
 
 
+@dataclass(frozen=True)
+class Taught:
+    """A batch of ids (batch, tokens) with a teacher: (1 - alpha) CE + alpha T^2 KL(teacher / T || own / T), over every next token."""
+
+    ids: Tensor
+    teacher: nn.Module
+    alpha: float = 0.5
+    temperature: float = 1.0
+
+
 def train(
     model: nn.Module,
     parameters: Sequence[nn.Parameter],
@@ -35,10 +46,10 @@ def train(
 ) -> list[float]:
     """Train `parameters` in place, one batch a step, at most `steps`; returns the loss of each step, in nats a token (or a label).
 
-    A batch is int64 ids (batch, tokens), or (images, labels). AdamW without weight decay; the rate climbs over the first tenth of the steps, then
-    falls in a straight line to nothing at the end. The model stays in evaluation mode: no dropout, running means still, so that the same batches give
-    the same weights bit for bit. Raises Stopped between two steps with the steps done so far kept; ModelError at the first loss or gradient
-    that is not a number, before it has touched a weight.
+    A batch is int64 ids (batch, tokens), the same with a teacher (`Taught`), or (images, labels). AdamW without weight decay; the rate climbs
+    over the first tenth of the steps, then falls in a straight line to nothing at the end. The model stays in evaluation mode: no dropout,
+    running means still, so that the same batches give the same weights bit for bit. Raises Stopped between two steps with the
+    steps done so far kept; ModelError at the first loss or gradient that is not a number, before it has touched a weight.
     """
     optimizer = torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=0.0)
     losses: list[float] = []
@@ -46,7 +57,8 @@ def train(
     with only_trains(model, parameters), torch.enable_grad(), ExitStack() as stack:
         for step, batch in zip(range(1, steps + 1), batches, strict=False):
             watcher.check()
-            if step == 1 and isinstance(batch, Tensor) and activation_bytes(model, batch) > KEPT_SHARE * available_bytes():
+            ids = batch.ids if isinstance(batch, Taught) else batch
+            if step == 1 and isinstance(ids, Tensor) and activation_bytes(model, ids) > KEPT_SHARE * available_bytes():
                 stack.enter_context(recomputed(model))
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate * rate_share(step, steps)
@@ -72,12 +84,27 @@ def rate_share(step: int, steps: int) -> float:
 
 
 def batch_loss(model: nn.Module, batch: Any) -> Tensor:
-    """Mean negative log-likelihood of a batch: of the next tokens of ids (batch, tokens), or of the labels of (images, labels)."""
+    """Mean negative log-likelihood of a batch: of the next tokens of ids (batch, tokens), or of the labels of (images, labels); with a teacher, its mixture."""
     if isinstance(batch, Tensor):
         return token_losses(model, batch).mean()
+    if isinstance(batch, Taught):
+        return _taught_loss(model, batch)
     images, labels = batch
     output = model(images)
     return cross_entropy(getattr(output, "logits", output).float(), labels)
+
+
+def _taught_loss(model: nn.Module, batch: Taught) -> Tensor:
+    """Sequence by sequence, so that only one sequence's two sets of logits are made at a time."""
+    parts = []
+    for ids in batch.ids.split(1):
+        own = model(input_ids=ids, use_cache=False).logits[0, :-1].float()
+        with torch.no_grad():
+            said = batch.teacher(input_ids=ids, use_cache=False).logits[0, :-1].float()
+        soft, mine = (log_softmax(one / batch.temperature, dim=-1) for one in (said, own))
+        far = kl_div(mine, soft, reduction="batchmean", log_target=True)
+        parts.append((1 - batch.alpha) * cross_entropy(own, ids[0, 1:]) + batch.alpha * batch.temperature**2 * far)
+    return torch.stack(parts).mean()
 
 
 def activation_bytes(model: nn.Module, ids: Tensor) -> float:

@@ -28,6 +28,7 @@ NAMES = (
     "large_data",
     "fidelity",
     "shrunk",
+    "healing",
 )
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "benchmarks.md"
 

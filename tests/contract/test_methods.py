@@ -16,6 +16,7 @@ from core import catalogue
 from core.cost import Price
 from core.data.clusters import spherical_kmeans, unit
 from core.data.dataset import Dataset
+from core.data.damaged import Damaged
 from core.data.evidence import Beside, Evidence
 from core.events import Silent
 from core.method import METHODS, cards, load_methods
@@ -26,7 +27,7 @@ from core.recipe import Embedding
 from kernels.masks import keep_highest
 
 EVIDENCE = {"rows", "row", "vectors", "clusters", "centroids", "labels", "texts", "frame", "generator", "neighbours", "dynamics", "loaded",
-            "watcher"}  # fmt: skip
+            "watcher", "damaged"}  # fmt: skip
 load_methods()
 BY_KIND: dict[str, list] = {}
 for (kind, _), method in sorted(METHODS.items()):
@@ -281,7 +282,8 @@ def test_a_selector_keeps_exactly_as_many_as_asked(method, count):
     rng = np.random.default_rng(0)
     vectors = rng.standard_normal((20, 3)).astype(np.float32)
     given = {"count": count, "rows": 20, "scores": rng.random(20), "vectors": vectors, "clusters": np.arange(20) % 4,
-             "centroids": unit(vectors[:4]), "labels": np.arange(20) % 2, "generator": np.random.default_rng(1)}  # fmt: skip
+             "centroids": unit(vectors[:4]), "labels": np.arange(20) % 2, "generator": np.random.default_rng(1),
+             "damaged": Damaged(np.arange(20), rng.random(20), rng.normal(size=20), np.arange(20) + 1.0)}  # fmt: skip
     kept = method(given)
     assert kept.dtype == bool and kept.shape == (20,) and kept.sum() == count
 
@@ -308,7 +310,8 @@ def test_a_data_score_is_one_finite_number_a_row_and_repeats(method, language_mo
     texts = [f"{('the red fox', 'a blue whale', 'some green frogs')[i % 3]} number {i}" for i in range(20)]
     frame = pd.DataFrame({"row": np.arange(20) + 5, "text": texts, "v": list(vectors), "worth": np.arange(20) % 7 / 7})
     dataset = Dataset("twenty", frame, texts, None, np.arange(20) % 2, ("a", "b"))
-    beside = Beside(None, Embedding(source="column:v"), language_model, Silent())
+    lost = Damaged(np.arange(20) + 5, np.arange(20) / 20, np.arange(20) / 10 - 1, np.arange(20) + 1.0)
+    beside = Beside(None, Embedding(source="column:v"), language_model, Silent(), lost)
     given = {param.name: target_file for param in method.card.params if param.grammar == "data"}
     params = catalogue.fill(method.card, given)
     clusters = spherical_kmeans(vectors, 4, 0)

@@ -43,17 +43,19 @@ class Task:
     batch: int = 32
     device: str = "auto"
     teacher: Teacher | None = None
+    start: Any = None  # a module to go on training, in the place of a new one
 
 
 @dataclass(frozen=True)
 class Fitted:
     """history: (epochs done, seconds of training so far, figure on the held-out rows) at some moments, the last one at the end. The figure is the
     accuracy (0..1), of a language model the perplexity a token. predict(positions): class numbers, of a language model the loss of each row in nats a
-    token. logits(batch): as a teacher gives them."""
+    token. logits(batch): as a teacher gives them. model: the module that was trained, of the learners that are one."""
 
     history: tuple[tuple[float, float, float], ...]
     predict: Callable[[np.ndarray], np.ndarray]
     logits: Callable[[Any], Any]
+    model: Any = None
 
 
 def train(learner: str, task: Task) -> Fitted:

@@ -100,7 +100,7 @@ def taught(logits: Tensor, target: Tensor, teacher: Teacher | None, batch: Any) 
 def classify(name: str, task: Task, model: nn.Module, rate: float) -> Fitted:
     """Train a classifier of `task.inputs` (any array whose rows the model reads), with the held-out accuracy as the figure."""
     device = device_of(task.device)
-    model = model.to(device).train()
+    model = (task.start or model).to(device).train()
     labels = torch.tensor(np.array(task.labels, dtype=np.int64))
 
     def batch_of(positions: np.ndarray) -> Tensor:
@@ -122,7 +122,7 @@ def classify(name: str, task: Task, model: nn.Module, rate: float) -> Fitted:
         return float(np.mean(predict(task.test) == task.labels[task.test]))
 
     history = descend(name, task, model, loss_of, figure_of, rate)
-    return Fitted(history, predict, model.eval())
+    return Fitted(history, predict, model.eval(), model)
 
 
 class Standardised(nn.Module):

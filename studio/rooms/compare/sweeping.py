@@ -9,7 +9,7 @@ import gradio as gr
 
 from core import catalogue, folder, sweep
 from core.compare import MOST, Side
-from core.errors import PrunariumError, RecipeError, ResourceError
+from core.errors import PrunariumError, ResourceError
 from core.recipe import to_dict
 from core.report import final
 from core.sweep import CellState
@@ -18,14 +18,11 @@ from studio.bench import Bench, plainly
 from studio.charts.sweep import pareto_of_many
 from studio.parts import cards, facts
 from studio.parts.plotview import PlotlyView
+from studio.rooms.compare.sweep_form import CHOOSERS, form_yaml
 
 _QUIET: dict[str, Any] = {"show_progress": "hidden", "queue": False, "api_visibility": "private"}
 _TELL: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}  # only queued events make a State's change heard
 HEADERS = ["Cell", "State", "Perplexity", "Accuracy", "Non-zero weights", "What is wrong"]
-_MEASURES: dict[str, dict[str, Any]] = {
-    "image_classifier": {"accuracy": {}},
-    "decoder": {"perplexity": {"samples": 32, "tokens": 256}},
-}
 _SAID_FREELY = ("expression", "generate", "name")  # texts, not places
 
 
@@ -41,6 +38,10 @@ def build(bench: Bench, choose: Callable[[list[str]], Any], chosen: Sequence[Any
                     methods, value=["magnitude", "wanda"], multiselect=True, label="Methods", elem_id="sweep-methods"
                 )
                 shares = gr.Textbox("30, 50, 70", label="Shares to remove (%)", elem_id="sweep-shares", max_length=200)
+                chosen_by = gr.Dropdown(
+                    CHOOSERS, value=[], multiselect=True, label="Calibration text chosen by", elem_id="sweep-calibration",
+                    info="Nothing chosen: windows at random places. Overlap of the masks tells what the choice changes",
+                )  # fmt: skip
                 write = gr.Button("Write the sweep", size="sm", elem_id="sweep-write")
             with gr.Column(scale=3, min_width=280):
                 text = gr.Textbox(
@@ -64,7 +65,7 @@ def build(bench: Bench, choose: Callable[[list[str]], Any], chosen: Sequence[Any
                              buttons=["copy"], max_height=360, visible=False)  # fmt: skip
     timer = gr.Timer(2.0, active=False)
     seen = [which, resume, beside, note, view, table, timer]
-    _wire(bench, (picked, shares, write, text, said, start), seen)
+    _wire(bench, (picked, shares, chosen_by, write, text, said, start), seen)
 
     @plainly
     def side_by_side(name: str) -> Any:
@@ -77,7 +78,7 @@ def build(bench: Bench, choose: Callable[[list[str]], Any], chosen: Sequence[Any
 
 
 def _wire(bench: Bench, form: tuple[Any, ...], seen: list[Any]) -> None:
-    picked, shares, write, text, said, start = form
+    picked, shares, chosen_by, write, text, said, start = form
     which, resume = seen[:2]
 
     def checked(yaml: str) -> Any:
@@ -89,10 +90,10 @@ def _wire(bench: Bench, form: tuple[Any, ...], seen: list[Any]) -> None:
             return {"text": str(error), "wrong": True}, gr.Button(interactive=False)
 
     @plainly
-    def written(methods: list[str], typed: str) -> Any:
+    def written(methods: list[str], typed: str, choosers: list[str]) -> Any:
         model = bench.workspace.read().model
         described = known.description(model, bench.workspace.folder) or {}
-        return form_yaml(model, methods, typed, str(described.get("kind") or "decoder"))
+        return form_yaml(model, methods, typed, str(described.get("kind") or "decoder"), choosers or [])
 
     @plainly
     def begin(yaml: str) -> Any:
@@ -110,40 +111,13 @@ def _wire(bench: Bench, form: tuple[Any, ...], seen: list[Any]) -> None:
     def look(name: str | None) -> tuple[Any, ...]:
         return _shown(bench, name)
 
-    write.click(written, [picked, shares], text, **_QUIET)
+    write.click(written, [picked, shares, chosen_by], text, **_QUIET)
     text.change(checked, text, [said, start], trigger_mode="always_last", **_QUIET)  # `input` misses a paste right after we wrote
     start.click(begin, text, [bench.run, *seen], **_TELL)
     resume.click(go_on, which, [bench.run, *seen], **_TELL)
     which.input(look, which, seen, **_QUIET)
     seen[-1].tick(look, which, seen, **_QUIET)
     gr.on([bench.page.load, bench.ended.change], look, which, seen, trigger_mode="multiple", **_QUIET)
-
-
-def form_yaml(model: str, methods: list[str], typed: str, kind: str = "decoder") -> str:
-    """What the form says, as a sweep. kind: the model's, decides what is measured. Raises RecipeError where a share is no number between 0 and 100."""
-    shares = []
-    for word in typed.replace(";", ",").split(","):
-        try:
-            share = float(word)
-        except ValueError:
-            share = -1.0
-        if not 0 < share < 100:
-            raise RecipeError(
-                f"{word.strip()[:20]!r} is no share between 0 and 100 %.", "Write numbers with commas between: 30, 50, 70."
-            )
-        shares.append(round(share / 100, 4))
-    if not methods:
-        raise RecipeError("No method was chosen.", "Choose one or more.")
-    short = model.removeprefix("builtin:").rstrip("/").split("/")[-1]
-    name = "".join(c if c.isalnum() or c in "._-" else "-" for c in short).strip("._-") or "model"
-    return sweep.to_yaml(
-        {
-            "recipe": 1, "name": f"{name[:40]}-sweep", "model": {"source": model}, "calibration": {"samples": 32, "tokens": 256},
-            "steps": [{"prune": {"method": methods[0], "sparsity": shares[0]}}],
-            **({"measure": _MEASURES[kind]} if kind in _MEASURES else {}),
-            "sweep": {"steps.0.prune.method": methods, "steps.0.prune.sparsity": shares},
-        }
-    )  # fmt: skip
 
 
 def words(asked: sweep.Sweep) -> str:

@@ -10,7 +10,7 @@ import numpy as np
 from studio.bench import Bench, plainly
 from studio.charts import data as charts
 from studio.parts.plotview import picked
-from studio.rooms.data import dataplan, dataview, opening, proving
+from studio.rooms.data import crossing, dataplan, dataview, opening, proving
 from studio.rooms.data.dataview import View
 from studio.rooms.data.drawing import draw, live
 from studio.rooms.data.layout import Room, layout
@@ -23,6 +23,7 @@ def build(bench: Bench) -> None:
     opening.wire(bench, room)
     _wire_looking(bench, room)
     _wire_runs(bench, room)
+    crossing.wire(bench, room, room.proving.crossing)
 
 
 def _wire_looking(bench: Bench, room: Room) -> None:

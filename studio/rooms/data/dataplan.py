@@ -40,7 +40,7 @@ def ways() -> list[tuple[str, str]]:
     out = []
     for card in catalogue.of_kind("data_score"):
         words = next((param for param in card.params if param.choices), None)
-        if card.problem:
+        if card.problem or "damaged" in card.needs:  # what rows lose by pruning is known only to a recipe that heals
             continue
         if words is None:
             out.append((card.label, card.name))
@@ -131,6 +131,17 @@ def found_proof(runs: Path, choice: Choice) -> Proof | None:
             if report.get("prove"):
                 data = report.get("data") or {}
                 return Proof(list(report["prove"]), data.get("proof") or {}, data.get("protocol") or "", recipe.prove.learner)
+    return None
+
+
+def found_crossing(runs: Path, choice: Choice) -> dict[str, Any] | None:
+    """What the newest finished job on rows and weights together found, of the same way to choose."""
+    wanted = _key(to_recipe(choice), "choice")
+    for path, recipe in _finished(runs):
+        if recipe.cross and recipe.select and _key(recipe, "choice") == wanted:
+            found = (jobs.report(path) or {}).get("cross")
+            if found:
+                return dict(found)
     return None
 
 

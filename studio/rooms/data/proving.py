@@ -17,7 +17,8 @@ from studio.charts import proof_time
 from studio.charts.compare import Picture
 from studio.parts import facts
 from studio.parts.plotview import PlotlyView, table_twin
-from studio.rooms.data import dataplan
+from studio.rooms.data import crossing, dataplan
+from studio.rooms.data.crossing import Crossing
 from studio.rooms.data.dataplan import Choice
 
 WHY = (
@@ -44,6 +45,7 @@ class Proving:
     plots: tuple[gr.HTML, ...]
     notes: tuple[gr.HTML, ...]
     tables: tuple[gr.Dataframe, ...]
+    crossing: Crossing
 
     def drawn(self) -> list[Any]:
         return [self.note, self.box, *self.plots, *self.notes, *self.tables]
@@ -77,7 +79,7 @@ def layout() -> Proving:
                 notes.append(facts.component(f"data-{name}-note"))
             plots.append(PlotlyView(height=height, alt=alt, elem_id=f"data-{name}"))
             tables.append(table_twin(name.replace("-", ", "), list(headers)))
-    return Proving(learner, shares, seeds, prove, note, box, tuple(plots), tuple(notes), tuple(tables))
+    return Proving(learner, shares, seeds, prove, note, box, tuple(plots), tuple(notes), tuple(tables), crossing.layout())
 
 
 def nothing() -> list[Any]:

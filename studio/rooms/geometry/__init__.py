@@ -14,7 +14,7 @@ from studio.charts import likeness
 from studio.parts import cards, facts
 from studio.parts.explaining import drawer
 from studio.parts.plotview import PlotlyView, table_twin
-from studio.rooms.geometry import asking, hurt, moves
+from studio.rooms.geometry import asking, healing, hurt, moves
 from studio.rooms.geometry.asking import Seen
 
 _INTRO = """## Geometry
@@ -70,6 +70,7 @@ def build(bench: Bench) -> None:
     _wire(bench, asked, [nothing, note, pictures], curves, shift, pays)
     moves.wire(bench, shift, asked.data)
     hurt.wire(bench, pays, asked.data)
+    healing.wire(bench, healing.build(), asked.data)
 
 
 def _asked() -> Asked:
