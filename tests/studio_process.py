@@ -28,6 +28,11 @@ class Studio:
     def workspace(self) -> Path:
         return self.folder / "workspace"
 
+    @property
+    def opened(self) -> Path:
+        """A folder to open to the page: `running(folder, "--open", ...)` does so."""
+        return self.folder / "opened"
+
 
 def command(folder: Path, *more: str) -> tuple[list[str], dict[str, str]]:
     """The words and the environment that start a studio whose every file lies under `folder`."""

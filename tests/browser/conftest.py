@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -10,20 +11,38 @@ from urllib.parse import urlsplit
 import pytest
 from playwright.sync_api import BrowserContext, Page, expect
 
+from core import folder as runs
+from studio import jobs
 from studio.rooms.prune.kept import PLANS
 from tests.studio_process import Studio, running
 
 PATIENCE_MS = 60_000  # two busy cores: a limit, never a pause
 _LEAVING = ("AbortError: signal is aborted", "Connection errored out")
 _SILENT = ("data", "blob", "about")
+OWN = ("address", "studio.lock", "page", "worker")  # what a studio at work holds of its workspace
+
+
+@pytest.fixture(scope="session")
+def household(tmp_path_factory: pytest.TempPathFactory, chromium: str) -> Iterator[Studio]:
+    """One studio for all files of browser tests of this process: each costs its imports, a warm spare and a worker, ten seconds of a processor."""
+    expect.set_options(timeout=PATIENCE_MS)
+    folder = tmp_path_factory.mktemp("studio")
+    (folder / "opened").mkdir()
+    with running(folder, "--open", str(folder / "opened")) as at:
+        yield at
 
 
 @pytest.fixture(scope="module")
-def studio(tmp_path_factory: pytest.TempPathFactory, chromium: str) -> Iterator[Studio]:
-    """One studio for each file of browser tests: what one file has opened or run is not another's first page."""
-    expect.set_options(timeout=PATIENCE_MS)
-    with running(tmp_path_factory.mktemp("studio")) as at:
-        yield at
+def studio(household: Studio) -> Studio:
+    """The studio as if just started in an empty folder: what one file has opened or run is not another's first page."""
+    for at in jobs.running(household.runs):
+        runs.ask_stop(at.path)
+    deadline = time.monotonic() + PATIENCE_MS / 1000
+    while jobs.running(household.runs) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    for place in (household.runs, household.opened, *(at for at in household.workspace.iterdir() if at.name not in OWN)):
+        _emptied(place)
+    return household
 
 
 @pytest.fixture(autouse=True)
@@ -83,6 +102,14 @@ def turn(page: Page, light: str) -> None:
         "light => [...document.querySelectorAll('.plotview[data-light]')].every(at => !at.offsetWidth || at.dataset.light === light)",
         arg=light,
     )
+
+
+def _emptied(place: Path) -> None:
+    """No such file; of a folder nothing but the folder."""
+    if not place.is_dir():
+        return place.unlink(missing_ok=True)
+    for path in place.iterdir():
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def _local(url: str) -> bool:

@@ -47,7 +47,9 @@ def share(page, percent):
     drawn(page, "#data-map", before)
 
 
-def test_the_first_view_is_the_digits_on_their_map(studio, visit, shots):
+def test_the_first_view_is_the_digits_on_their_map_and_the_slider_moves_it_the_sizes_and_the_command_without_a_run(
+    studio, visit, shots
+):
     page = opened(visit, studio)
     expect(page.locator("#data-about")).to_contain_text("1,797 images in 10 classes")
     expect(page.locator("#data-map-note")).to_contain_text("% of neighbours on this PCA map are real neighbours")
@@ -55,10 +57,6 @@ def test_the_first_view_is_the_digits_on_their_map(studio, visit, shots):
     assert page.evaluate("document.querySelector('#data-map [data-rev]')._fullData[0].x.length") == 1797
     expect(page.locator("#data-samples .sample img")).to_have_count(24)
     page.screenshot(path=shots / "data.png", full_page=True)
-
-
-def test_the_slider_moves_the_map_the_sizes_and_the_command_without_a_run(studio, visit):
-    page = opened(visit, studio)
     share(page, 60)
     expect(page.locator("#data-size-note")).to_contain_text("1,078 of 1,797 rows stay")
     page.locator("#data-command").get_by_text("Show command").click()
@@ -110,7 +108,7 @@ def test_a_proof_and_a_selection_are_runs_and_the_files_hold_what_was_seen(studi
     expect(page.locator("#data-proof-note")).to_contain_text("kept, Prototypes (hard)")
 
 
-def test_bad_rows_are_named_and_skipped_only_when_told(studio, visit):
+def test_bad_rows_are_named_and_skipped_only_when_told_and_text_of_a_file_is_drawn_as_text(studio, visit):
     folder = studio.folder / "here"
     rows = [f"what is number {at},a\nwho lives at {at},b\n" for at in range(30)]
     (folder / "bad.csv").write_text("text,label\none two\n" + "".join(rows) + ",a\n")
@@ -126,15 +124,9 @@ def test_bad_rows_are_named_and_skipped_only_when_told(studio, visit):
     expect(page.locator("#data-about")).to_contain_text("60 texts in 2 classes")
     expect(page.locator("#data-about")).to_contain_text("2 bad rows were skipped")
     expect(problem).to_be_hidden()
-    put(page, "#data-source", "builtin:digits")
-    expect(page.locator("#data-about")).to_contain_text("1,797 images")
-
-
-def test_text_of_a_file_is_drawn_as_text(studio, visit):
     evil = "<img src=x onerror=document.title='owned'>"
     rows = "".join(f'"{evil} number {at}","<b>{at % 2}</b>"\n' for at in range(20))
-    (studio.folder / "here" / "evil.csv").write_text("text,label\n" + rows)
-    page = opened(visit, studio)
+    (folder / "evil.csv").write_text("text,label\n" + rows)
     put(page, "#data-source", "evil.csv")
     expect(page.locator("#data-samples .sample").first).to_contain_text(evil)
     assert page.locator("#data-room img[src='x'], #data-samples b b").count() == 0

@@ -14,7 +14,6 @@ from studio import known
 from studio.rooms.learn.progress import FILE
 from studio.workspace import Workspace
 from tests.browser.conftest import PATIENCE_MS, reload
-from tests.studio_process import running
 
 pytestmark = pytest.mark.browser
 HOSTILE = "Mine ${alert(1)}<img src=x onerror=alert(2)>"
@@ -41,14 +40,12 @@ RUN_MS = 240_000  # a run on two busy cores: a limit, never a pause
 
 
 @pytest.fixture(scope="module")
-def house(tmp_path_factory, chromium):
-    expect.set_options(timeout=PATIENCE_MS)
-    own = tmp_path_factory.mktemp("own")
-    (own / "mine.md").write_text(OWN)
-    (own / "broken.md").write_text(BROKEN)
-    (own / "README.md").write_text("# No lesson\n")
-    with running(tmp_path_factory.mktemp("house"), "--open", str(own)) as at:
-        yield at
+def house(studio):
+    """The studio, with lessons of one's own in the folder that is open to it."""
+    (studio.opened / "mine.md").write_text(OWN)
+    (studio.opened / "broken.md").write_text(BROKEN)
+    (studio.opened / "README.md").write_text("# No lesson\n")
+    return studio
 
 
 @pytest.fixture
@@ -255,26 +252,17 @@ def test_the_link_holds_the_whole_state_and_survives_a_reload(fresh, told):
     assert "lesson=" not in page.url
 
 
-@pytest.mark.parametrize(
-    ("asked", "said"),
-    [
-        ({"lesson": "weights", "step": "99"}, "This lesson has no step 99; it has 6. Here is step 6."),
-        ({"lesson": "weights", "step": "two"}, "This lesson has no step 0; it has 6. Here is step 1."),
-        ({"lesson": "nothing"}, "There is no lesson called 'nothing'. Choose one in the Learn room."),
-        ({"lesson": "broken"}, "There is no lesson check called 'predicktion'. Did you mean 'prediction'?"),
-    ],
-)
-def test_a_bad_link_is_a_sentence(fresh, asked, said):
-    page = fresh(**asked)
-    expect(panel(page)).to_contain_text(said)
-
-
-def test_an_answer_that_is_no_number_is_told_and_kept(fresh):
-    page = fresh(lesson="weights", step="2")
-    at_step(page, 2)
-    answer(page, "quite a lot")
-    expect(page.locator(".lesson-said")).to_contain_text("This asks for one number, not “quite a lot”.")
-    expect(page.locator(".lesson-ask input")).to_have_value("quite a lot")
+def test_a_bad_link_is_a_sentence(fresh):
+    """One as the page's address, the others by going back and forth to them: the same words, without a page load each."""
+    page = fresh(lesson="weights", step="99")
+    expect(panel(page)).to_contain_text("This lesson has no step 99; it has 6. Here is step 6.")
+    for asked, said in (
+        ("lesson=weights&step=two", "This lesson has no step 0; it has 6. Here is step 1."),
+        ("lesson=nothing", "There is no lesson called 'nothing'. Choose one in the Learn room."),
+        ("lesson=broken", "There is no lesson check called 'predicktion'. Did you mean 'prediction'?"),
+    ):
+        page.evaluate("to => { history.pushState(null, '', '?' + to); dispatchEvent(new PopStateEvent('popstate')); }", asked)
+        expect(panel(page)).to_contain_text(said)
 
 
 def test_two_tabs_keep_what_both_have_done(fresh, visit, house):
@@ -311,10 +299,16 @@ def test_a_lesson_of_ones_own_is_drawn_as_text_and_a_broken_one_says_why(fresh):
     assert page.locator("img[src=x]").count() == 0
 
 
-def test_by_keyboard_alone(fresh):
+def test_by_keyboard_alone_and_an_answer_that_is_no_number_is_told_and_kept(fresh):
     page = fresh(lesson="weights", step="2")
     at_step(page, 2)
     page.locator(".lesson-ask input").focus()
+    page.keyboard.type("quite a lot")
+    page.keyboard.press("Enter")
+    expect(page.locator(".lesson-said")).to_contain_text("This asks for one number, not “quite a lot”.")
+    expect(page.locator(".lesson-ask input")).to_have_value("quite a lot")
+    page.locator(".lesson-ask input").focus()
+    page.keyboard.press("Control+a")
     page.keyboard.type("88")
     page.keyboard.press("Enter")
     right(page)
@@ -324,15 +318,17 @@ def test_by_keyboard_alone(fresh):
     expect(panel(page).locator("h3")).to_be_focused()
 
 
-@pytest.mark.parametrize("theme", ["light", "dark"])
-def test_the_panel_and_the_cards_have_no_serious_finding(fresh, shots, theme):
-    page = fresh("learn", __theme=theme)
+def test_the_panel_and_the_cards_have_no_serious_finding_by_day_or_night(fresh, shots):
+    page = fresh("learn", __theme="light")
     page.locator("[data-lesson=weights] button").first.click()
     at_step(page, 1)
     page.get_by_role("tab", name="Learn", exact=True).click()
-    page.screenshot(path=shots / f"learn-{theme}.png")
-    found = Axe().run(page, context="#lesson, #lessons").response["violations"]
-    assert [(one["id"], one["nodes"][0]["html"][:200]) for one in found if one["impact"] in ("serious", "critical")] == []
+    page.add_style_tag(content="* { transition: none !important; animation: none !important; }")
+    for theme in ("light", "dark"):
+        page.evaluate("dark => document.body.classList.toggle('dark', dark)", theme == "dark")
+        page.screenshot(path=shots / f"learn-{theme}.png")
+        found = Axe().run(page, context="#lesson, #lessons").response["violations"]
+        assert [(one["id"], one["nodes"][0]["html"][:200]) for one in found if one["impact"] in ("serious", "critical")] == []
 
 
 def test_at_390_pixels_the_panel_leaves_room_and_folds_away(fresh, shots):

@@ -37,24 +37,17 @@ def calibrate(page, samples, tokens):
     expect(page.locator("#plan .plan")).to_contain_text(f"{samples} sequences of {tokens} tokens")
 
 
-def test_the_page_loads_with_no_error_and_nothing_from_outside(studio, visit):
-    page = visit(studio.address)
-    expect(page).to_have_title("Prunarium")
-    expect(page.locator("#brand .open")).to_contain_text("builtin:tiny-llama")
-    expect(strip(page)).to_be_hidden()
-
-
-@pytest.mark.parametrize("room", NAMES)
-def test_no_serious_accessibility_finding_by_day_or_night(studio, visit, room, shots):
-    if room == "runs":  # its table has more controls where there are runs
-        folder.end(folder.create(studio.runs / "seen"), "failed", "A run of this test.", "Nothing to do.")
-    page = visit(studio.address, room, __theme="light")
-    expect(page.get_by_role("tab", name=dict(ROOMS)[room], exact=True)).to_have_attribute("aria-selected", "true")
+@pytest.mark.parametrize("light", ["light", "dark"])
+def test_no_serious_accessibility_finding_in_any_room_by_day_or_night(studio, visit, light, shots):
+    folder.end(folder.create(studio.runs / f"seen-{light}"), "failed", "A run of this test.", "Nothing to do.")  # its table has more controls then
+    page = visit(studio.address, NAMES[0], __theme=light)
     page.add_style_tag(content="* { transition: none !important; animation: none !important; }")
-    for light in ("light", "dark"):
+    for room in NAMES:
+        choose(page, room)
+        expect(page.get_by_role("tab", name=dict(ROOMS)[room], exact=True)).to_have_attribute("aria-selected", "true")
         turn(page, light)
         if room == "runs":
-            expect(page.locator("#runs-table").get_by_text("seen").last).to_be_visible()
+            expect(page.locator("#runs-table").get_by_text(f"seen-{light}").last).to_be_visible()
         found = Axe().run(page).response["violations"]
         page.screenshot(path=shots / f"{room}-{light}.png", full_page=True)
         serious = [
@@ -62,11 +55,14 @@ def test_no_serious_accessibility_finding_by_day_or_night(studio, visit, room, s
             for at in found
             if at["impact"] in ("serious", "critical")
         ]
-        assert serious == [], light
+        assert serious == [], room
 
 
-def test_a_phones_width_needs_no_sideways_scrolling_in_any_room(studio, visit):
+def test_the_page_loads_with_nothing_from_outside_and_a_phones_width_needs_no_sideways_scrolling(studio, visit):
     page = visit(studio.address)
+    expect(page).to_have_title("Prunarium")
+    expect(page.locator("#brand .open")).to_contain_text("builtin:tiny-llama")
+    expect(strip(page)).to_be_hidden()
     page.set_viewport_size({"width": 390, "height": 844})
     for room, label in ROOMS:
         tab = page.get_by_role("tab", name=label, exact=True)
@@ -78,24 +74,19 @@ def test_a_phones_width_needs_no_sideways_scrolling_in_any_room(studio, visit):
         assert page.evaluate("document.documentElement.scrollWidth") <= 390, room
 
 
-def test_the_room_stands_in_the_address_and_survives_a_reload(studio, visit, told):
+def test_the_room_stands_in_the_address_and_with_the_chosen_light_survives_a_reload(studio, visit, told):
     page = visit(studio.address)
     page.wait_for_function("window.prunariumReady")
     choose(page, "runs")
     expect(page).to_have_url(re.compile("room=runs"))
-    reload(page, told)
-    expect(page.get_by_role("tab", name="Runs")).to_have_attribute("aria-selected", "true")
-
-
-def test_the_chosen_light_survives_a_reload(studio, visit, told):
-    page = visit(studio.address)
     before = page.evaluate("document.body.classList.contains('dark')")
     page.locator("#night").click()
     reload(page, told)
+    expect(page.get_by_role("tab", name="Runs")).to_have_attribute("aria-selected", "true")
     page.wait_for_function(f"document.body.classList.contains('dark') === {json.dumps(not before)}")
 
 
-def test_a_bad_value_is_a_sentence_and_prune_waits_for_a_good_one(studio, visit):
+def test_a_bad_value_or_an_empty_budget_by_hand_is_a_sentence_and_prune_waits_for_a_good_one(studio, visit):
     page = visit(studio.address, "prune")
     calibrate(page, 4, 32)
     page.locator("#tokens input").fill("1")
@@ -105,10 +96,6 @@ def test_a_bad_value_is_a_sentence_and_prune_waits_for_a_good_one(studio, visit)
     page.locator("#tokens input").fill("32")
     page.locator("#tokens input").press("Tab")
     expect(page.locator("#prune-go")).to_be_enabled()
-
-
-def test_a_budget_by_hand_that_is_empty_is_said_in_a_sentence(studio, visit):
-    page = visit(studio.address, "prune")
     expect(page.locator("#plan .plan")).to_contain_text("Remove 50 %")
     page.get_by_label("The budget by hand").check()
     expect(page.locator("#plan .plan.wrong")).to_contain_text("needs shares")
@@ -195,8 +182,9 @@ def test_a_second_start_opens_the_running_one_and_says_so(studio):
     assert said.stdout == f"Prunarium is already running for this workspace: {studio.address}\n"
 
 
-def test_quit_ends_everything_but_a_run_that_is_to_finish(tmp_path, context, told):
-    with running(tmp_path) as own:
+def test_quit_ends_everything_but_a_run_that_is_to_finish_and_the_screen_never_imported_the_engine(tmp_path, context, told):
+    dump = tmp_path / "modules"
+    with running(tmp_path, PRUNARIUM_DUMP_MODULES=str(dump)) as own:
         path = folder.create(own.runs / "long")
         folder.append_event(path, Progress("load", 1, 3))
         with folder.held(path):
@@ -204,6 +192,9 @@ def test_quit_ends_everything_but_a_run_that_is_to_finish(tmp_path, context, tol
             watch(page, told)
             page.goto(own.address)
             ready(page)
+            for room in NAMES:
+                choose(page, room)
+            expect(page.get_by_role("tab", name="Runs")).to_have_attribute("aria-selected", "true")
             page.locator("#quit").click()
             expect(page.locator("#leave")).to_contain_text("A run is still going")
             page.get_by_role("button", name="Quit, let the run finish").click()
@@ -211,17 +202,6 @@ def test_quit_ends_everything_but_a_run_that_is_to_finish(tmp_path, context, tol
             assert own.process.wait(60) == 0
             assert not folder.stop_asked(path)
         assert not (own.workspace / "address").exists()
-
-
-def test_the_screens_process_never_imports_the_engine(tmp_path, context):
-    dump = tmp_path / "modules"
-    with running(tmp_path, PRUNARIUM_DUMP_MODULES=str(dump)) as own:
-        page = context.new_page()
-        page.goto(own.address)
-        ready(page)
-        for room in NAMES:
-            choose(page, room)
-        expect(page.get_by_role("tab", name="Runs")).to_have_attribute("aria-selected", "true")
     loaded = {name.split(".")[0] for name in dump.read_text().split()}
     assert "gradio" in loaded
     assert loaded & FORBIDDEN == set()

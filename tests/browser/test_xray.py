@@ -12,17 +12,14 @@ from studio import known
 from tests.browser.conftest import PATIENCE_MS, turn
 from tests.browser.equaliser_page import invented, write_workspace
 from tests.browser.test_xray_budget import HOSTILE, click_bar
-from tests.studio_process import running
 
 pytestmark = pytest.mark.browser
 VIEW, LOOK = "#xray-importance .plotview", "#xray-look .plotview"
 
 
 @pytest.fixture(scope="module")
-def house(tmp_path_factory, chromium):
-    expect.set_options(timeout=PATIENCE_MS)
-    with running(tmp_path_factory.mktemp("xray")) as at:
-        yield at
+def house(studio):
+    return studio
 
 
 @pytest.fixture
@@ -125,7 +122,7 @@ def test_what_a_model_does_not_have_is_said_and_not_left_blank(room):
     expect(page.locator("#xray-look-finding")).to_contain_text("is not a mixture of experts")
 
 
-def test_every_question_has_an_answer_with_a_table(room):
+def test_every_question_has_an_answer_with_a_table_and_a_run_is_chosen_by_keyboard_too(room):
     page = room()
     page.wait_for_selector(f"{LOOK}[data-rev]")
     expect(page.locator("#xray-look-finding h3")).to_contain_text("Spearman")
@@ -139,11 +136,6 @@ def test_every_question_has_an_answer_with_a_table(room):
     expect(page.locator("#xray-look-finding h3")).to_contain_text("turns the hidden state least")
     page.get_by_role("button", name="Table: the answer").click()
     expect(page.get_by_role("columnheader", name="Angular distance").first).to_be_visible()
-
-
-def test_a_run_is_chosen_by_keyboard_too(room):
-    page = room()
-    ask(page, "Which runs of blocks could go?")
     box = page.get_by_label("Run of blocks")
     box.focus()
     page.keyboard.press("Control+a")

@@ -7,28 +7,23 @@ import pytest
 from playwright.sync_api import expect
 
 from studio import known
-from tests.browser.conftest import PATIENCE_MS
 from tests.browser.equaliser_page import bar, invented, on_disk, saved_after, write_workspace
 from tests.model_folders import saved
-from tests.studio_process import running
 
 pytestmark = pytest.mark.browser
 HOSTILE = "a.${alert(1)}<img src=x onerror=alert(2)>"
 
 
 @pytest.fixture(scope="module")
-def opened(tmp_path_factory):
-    """A folder that the page may read, with a small model in it."""
-    place = tmp_path_factory.mktemp("opened")
-    saved(place / "small", tokenizer=True, vocab_size=256)
-    return place
+def house(studio):
+    return studio
 
 
 @pytest.fixture(scope="module")
-def house(tmp_path_factory, chromium, opened):
-    expect.set_options(timeout=PATIENCE_MS)
-    with running(tmp_path_factory.mktemp("house"), "--open", str(opened)) as at:
-        yield at
+def opened(studio):
+    """A folder that the page may read, with a small model in it."""
+    saved(studio.opened / "small", tokenizer=True, vocab_size=256)
+    return studio.opened
 
 
 @pytest.fixture
@@ -60,14 +55,6 @@ def test_two_hundred_bars_of_a_model_with_a_hostile_name_are_drawn_as_text(room,
     assert page.locator("img[src=x]").count() == 0
 
 
-def test_another_metric_gives_another_finding(room):
-    page = room("xray")
-    expect(page.locator("#xray-importance-finding h3")).to_contain_text("change")
-    page.get_by_label("Magnitude").click()
-    expect(page.locator("#xray-importance-finding h3")).to_contain_text("smallest weights on average")
-    expect(page.locator("#xray-importance-finding .badge")).to_have_text("precomputed demo")
-
-
 def click_bar(page, index):
     """A click at the foot of a bar (a bar that dwarfs the others is cut at its top); plotly listens on a layer above it."""
     bar_of_block = page.locator("#xray-importance .bars .point path").nth(index)
@@ -76,8 +63,12 @@ def click_bar(page, index):
     page.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] - 4)
 
 
-def test_a_click_on_a_bar_shows_a_layer_of_that_block_and_its_weights(room):
+def test_another_metric_gives_another_finding_and_a_click_on_a_bar_a_layer_of_that_block_and_its_weights(room):
     page = room("xray")
+    expect(page.locator("#xray-importance-finding h3")).to_contain_text("change")
+    page.get_by_label("Magnitude").click()
+    expect(page.locator("#xray-importance-finding h3")).to_contain_text("smallest weights on average")
+    expect(page.locator("#xray-importance-finding .badge")).to_have_text("precomputed demo")
     click_bar(page, 2)
     expect(page.locator("#xray-card h3")).to_contain_text("blocks.2.")
     page.wait_for_selector("#xray-weights [data-rev]")
@@ -121,17 +112,18 @@ def test_a_folder_is_looked_into_before_it_is_opened_and_then_drawn(room, house,
     expect(page.locator("#xray-similarity-finding h3")).to_contain_text("most alike")
 
 
-@pytest.mark.parametrize(
-    ("text", "said"),
-    [("nowhere-to-be-found", "There is no"), ("/etc", "outside the folders"), ("builtin:tiny-lama", "nothing built in")],
-)
-def test_what_cannot_be_opened_is_told_in_a_sentence(room, text, said):
+def test_what_cannot_be_opened_is_told_in_a_sentence(room):
     page = room("model")
-    choose_source(page, text)
-    expect(page.locator("#model-told")).to_contain_text(said)
-    page.locator("#model-open").click()
-    expect(page.locator("#model-told")).to_contain_text(said)
-    expect(page.locator("#brand .open")).to_contain_text("builtin:tiny-llama")
+    for text, said in (
+        ("nowhere-to-be-found", "There is no"),
+        ("/etc", "outside the folders"),
+        ("builtin:tiny-lama", "nothing built in"),
+    ):
+        choose_source(page, text)
+        expect(page.locator("#model-told")).to_contain_text(said)
+        page.locator("#model-open").click()
+        expect(page.locator("#model-told")).to_contain_text(said)
+        expect(page.locator("#brand .open")).to_contain_text("builtin:tiny-llama")
 
 
 def test_the_bars_are_there_for_who_comes_by_the_tab_long_after_the_page_was_loaded(house, visit):
