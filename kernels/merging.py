@@ -79,7 +79,8 @@ def merge_many(points: np.ndarray, ward: bool) -> np.ndarray:
     """The merges of single rows, as `merge_tree` gives them, in memory of points alone: distances are worked out again whenever they are asked for.
 
     points: (rows, features), float32 inside. Both linkages follow from the means of two groups and their numbers of rows, so no matrix of rows x rows is
-    held; time is rows x rows x features at the most (Ward: less where the first features tell most, as main directions do). Ties may break another way than in `merge_tree`, which sums otherwise.
+    held; time is rows x rows x features at the most (Ward: less where the first features tell most, as main directions do). Ties may break another way than
+    in `merge_tree`, which sums otherwise.
     """
     means = np.array(points, np.float32)
     merges = np.empty((len(means) - 1, 4))
