@@ -9,6 +9,7 @@ from typing import Any
 
 from core import catalogue, folder
 from core.catalogue import MethodCard
+from core.errors import PrunariumError
 from core.recipe import Recipe, parse
 from studio import jobs, known
 
@@ -33,6 +34,14 @@ class Choice:
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
+
+    @classmethod
+    def of(cls, told: Mapping[str, Any]) -> Choice:
+        """What `to_dict` gave, after a way through the page. Raises PrunariumError where it is something else."""
+        try:
+            return cls(**{**told, "params": tuple((str(name), value) for name, value in told["params"])})
+        except (TypeError, ValueError, KeyError):
+            raise PrunariumError("The page asks about rows that it does not name rightly.", "Reload the page.") from None
 
 
 def ways() -> list[tuple[str, str]]:

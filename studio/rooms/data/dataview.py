@@ -25,7 +25,7 @@ SHOWN = 24  # rows shown as cards at once
 _OPEN_S, _MAP_S = 300.0, 300.0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # a State's change is heard where it can be hashed; each view is its own
 class View:
     """An open data set as the page holds it: `facts` of open_data, `drawn` of map_data (`ready` False: its embedding has to be run first)."""
 
@@ -51,6 +51,13 @@ def open_view(bench: Bench, choice: Choice) -> View:
         bench.worker.ask("open_model", timeout_s=_OPEN_S, source=choice.model)
     drawn = bench.worker.ask("map_data", timeout_s=_MAP_S, recipe=to_dict(to_recipe(choice)))
     return View(choice, about, drawn)
+
+
+def hold(bench: Bench, choice: Choice) -> None:
+    """Have the worker hold these rows; nothing is read again where it does."""
+    _open(bench, choice)
+    if needs_model(choice) and choice.model:
+        bench.worker.ask("open_model", timeout_s=_OPEN_S, source=choice.model)
 
 
 def _open(bench: Bench, choice: Choice) -> dict[str, Any]:

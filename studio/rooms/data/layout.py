@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -69,10 +70,11 @@ class Room:
         return [self.view, self.keep, self.colour, self.projection, self.by]
 
 
-def layout(page: gr.Blocks) -> Room:
-    """Make every component."""
+def layout(page: gr.Blocks, between: Callable[[], None]) -> Room:
+    """Make every component. `between` makes what stands, in full width, between the map and what is kept."""
     with gr.Column(elem_id="data-room"):
         picture = _picture(page)
+        between()
         with gr.Row(elem_classes="split"):
             with gr.Column(scale=6, min_width=300):
                 keeping = _keeping()
