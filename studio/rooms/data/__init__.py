@@ -19,10 +19,9 @@ from studio.rooms.data.opening import LATEST, QUIET
 
 def build(bench: Bench) -> None:
     gr.Markdown("## Data\nEach point is a row. Move the slider and see what stays, then prove by training that it is enough.")
-    below = clusters.Below.of(bench)
-    room = layout(bench.page, below.make)
-    opening.wire(bench, room)
-    clusters.wire(bench, room, below)
+    room = layout(bench.page, lambda: clusters.layout(bench))
+    show, outputs = opening.wire(bench, room)
+    clusters.wire(bench, room, show, outputs)
     _wire_looking(bench, room)
     _wire_runs(bench, room)
 

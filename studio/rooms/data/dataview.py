@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,9 @@ class View:
     choice: Choice
     facts: dict[str, Any]
     drawn: dict[str, Any]
+    held: dict[str, Any] = field(
+        default_factory=dict
+    )  # "stays": of a selector that the order does not tell, the rows at the share asked last
 
     @property
     def ready(self) -> bool:
@@ -104,6 +107,8 @@ def _blocks(kind: str, model: dict[str, Any] | None) -> list[tuple[str, str]]:
 def points(bench: Bench, view: View, projection: str) -> tuple[pd.DataFrame, bool]:
     """The drawn points, and whether they lie where `projection` asks: UMAP places come from a finished run of it, else PCA's are shown."""
     frame = _frame(view.drawn["points"])
+    if view.held.get("stays") is not None:
+        frame = frame.assign(stays=view.held["stays"])
     if projection != "umap":
         return frame, True
     file = found_map(bench.runs, view.choice)

@@ -11,7 +11,7 @@ const drawing = uri => { if (typeof uri !== 'string' || !uri.startsWith('data:im
 const MEANS = { label: 'Class', error: 'Error', score: 'Score', kept: 'Stays' };
 const KEYS = [['Enter', 'zoom in'], ['Backspace', 'back'], ['C', 'compare with its sibling'], ['← → ↑ ↓', 'next cluster']];
 
-let node = null, count = 12, colour = 'label', told = null, size = 0, busy = false, again = false, near = false, key = '', pairOf = null;
+let node = null, count = 12, colour = 'label', told = null, size = 0, busy = false, again = false, near = false, key = '', rowsOf = '', pairOf = null;
 const ui = {};
 
 function build() {
@@ -60,11 +60,11 @@ async function ask() {
   busy = true; host.dataset.busy = '';
   if (!told) say('The tree of clusters is grown', 'Once for these rows; seconds.');
   size = ui.map.clientWidth;
-  const wish = { choice: props.value.choice, keep: props.value.keep, node, count, width: size, height: ui.map.clientHeight, colour }, mine = key;
+  const wish = { choice: props.value.choice, keep: props.value.keep, node, count, width: size, height: ui.map.clientHeight, colour }, mine = rowsOf;
   try {
     const found = await server.look(wish);
-    if (mine === key) take(found);
-  } catch (error) { if (mine === key) say('The studio does not answer', 'Reload the page.'); }
+    if (mine === rowsOf) take(found);
+  } catch (error) { if (mine === rowsOf) say('The studio does not answer', 'Reload the page.'); }
   busy = false; delete host.dataset.busy;
   if (again) { again = false; ask(); }
 }
@@ -85,7 +85,7 @@ function take(found) {
 
 const className = at => props.value.names[at] ?? `class ${at}`;
 const best = cell => cell.classes.length ? cell.classes[0][1] / cell.rows : 0;
-const called = cell => cell.words.length ? cell.words.slice(0, 2).join(', ') : cell.classes.length ? `mostly ${className(cell.classes[0][0])}` : many(cell.rows);
+const called = cell => cell.words.length ? cell.words.slice(0, 2).join(', ') : cell.classes.length ? `mostly “${className(cell.classes[0][0])}”` : many(cell.rows);
 
 function finding() {
   const cells = told.cells, whole = told.rows, mean = cells.reduce((sum, cell) => sum + (cell.value ?? 0) * cell.rows, 0) / whole;
@@ -93,7 +93,7 @@ function finding() {
   const by = value => [...cells].sort((a, b) => value(a) - value(b));
   const note = `${where} in ${cells.length} ${cells.length === 1 ? 'cluster' : 'clusters'}; an area is a number of rows, clusters that merge early lie together. ${leaf}`;
   const order = colour === 'label' ? by(best) : by(cell => cell.value), low = order[0], high = order[order.length - 1];
-  if (colour === 'label') say(cells.length > 1 ? `The purest cluster is ${percent(best(high))} ${className(high.classes[0][0])}, the most mixed only ${percent(best(low))} ${className(low.classes[0][0])}` : `${percent(best(high))} are ${className(high.classes[0][0])}`, note, 'measured');
+  if (colour === 'label') say(cells.length > 1 ? `The purest cluster is ${percent(best(high))} “${className(high.classes[0][0])}”, the most mixed only ${percent(best(low))} “${className(low.classes[0][0])}”` : `${percent(best(high))} are “${className(high.classes[0][0])}”`, note, 'measured');
   else if (colour === 'error') say(`A linear probe errs on ${percent(mean)} here, and on ${percent(high.value)} of the cluster ${called(high)}`, `${note} The probe learnt from the other four fifths of the rows.`, 'measured');
   else if (colour === 'kept') say(`${percent(mean)} stay here: ${percent(low.value)} of ${called(low)}, ${percent(high.value)} of ${called(high)}`, note, 'measured');
   else if (told.span) say(`The score is highest in ${called(high)} and lowest in ${called(low)}`, note, 'measured');
@@ -148,9 +148,10 @@ function cells() {
     const words = line(cell), inner = made('div', 'tm-inner'), narrow = w * wide < 84 || h * high < 40;
     const open = press('', () => cell.splits ? zoom(cell.node) : compare(cell), '', 'tm-zoom');
     open.setAttribute('aria-label', `${many(cell.rows)}: ${words}. ${cell.splits ? 'Zoom in' : 'It does not split'}`); open.title = `${many(cell.rows)}: ${words}`; open.dataset.index = index;
-    const head = put(made('div', 'tm-head'), made('b', '', thousands(cell.rows)), made('span', '', words));
+    const head = put(made('div', 'tm-head'), made('b', '', thousands(cell.rows)), made('span', '', says(cell)));
     if (w * wide > 26 && h * high > 18) inner.append(head);
     const shots = made('div', 'tm-shots'); for (const one of cell.pictures) { const image = drawing(one.picture); if (image) shots.append(image); } if (cell.pictures.length) inner.append(shots);
+    if (cell.words.length && !narrow) inner.append(made('p', 'tm-text tm-words', cell.words.join(', ')));
     if (cell.texts.length && !narrow && h * high > 60) inner.append(made('p', 'tm-text', cell.texts[0].text));
     put(box, inner, open);
     if (!narrow && cell.sibling != null) box.append(press('⇄', () => compare(cell), `Compare these ${many(cell.rows)} with the sibling cluster`, 'tm-swap'));
@@ -161,8 +162,11 @@ function cells() {
 
 // A cluster in a few words: what tells it apart, and what the colour says.
 function line(cell) {
-  const says = colour === 'error' ? `${percent(cell.value)} wrong` : colour === 'kept' ? `${percent(cell.value)} stay` : colour === 'score' ? (cell.value == null ? '' : cell.value.toPrecision(3)) : cell.classes.length ? `${percent(best(cell))} ${className(cell.classes[0][0])}` : '';
-  return [says, cell.words.join(', ')].filter(Boolean).join(' · ');
+  return [says(cell), cell.words.join(', ')].filter(Boolean).join(' · ');
+}
+
+function says(cell) {
+  return colour === 'error' ? `${percent(cell.value)} wrong` : colour === 'kept' ? `${percent(cell.value)} stay` : colour === 'score' ? (cell.value == null ? '' : cell.value.toPrecision(3)) : cell.classes.length ? `${percent(best(cell))} “${className(cell.classes[0][0])}”` : '';
 }
 
 function zoom(to) { if (to == null) return; node = to; ask(); }

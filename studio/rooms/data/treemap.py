@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,6 @@ def component(bench: Bench, elem_id: str) -> gr.HTML:
         server_functions=[_look(bench), _pair(bench)],
         apply_default_css=False,
         elem_id=elem_id,
-        render=False,
     )
 
 
@@ -43,7 +43,7 @@ def shown(view: View | None, keep: float) -> dict[str, Any] | None:
         return None
     choice = view.choice.to_dict()
     return {
-        "key": repr(view.choice),
+        "key": repr(replace(view.choice, way="", selector="", params=(), clusters=None, merged=False)),
         "choice": choice,
         "keep": keep,
         "names": [str(name)[:60] for name in view.names],

@@ -19,7 +19,7 @@ function side_by_side(found) {
   const classes = [...new Set(found.sides.flatMap(side => side.classes.map(([at]) => at)))];
   classes.sort((a, b) => Math.abs(share(right, b) - share(left, b)) - Math.abs(share(right, a) - share(left, a)));
   const apart = classes[0];
-  const title = classes.length && Math.abs(share(left, apart) - share(right, apart)) > 0.02 ? `${className(apart)} is ${percent(share(left, apart))} of the left cluster and ${percent(share(right, apart))} of the right`
+  const title = classes.length && Math.abs(share(left, apart) - share(right, apart)) > 0.02 ? `“${className(apart)}” is ${percent(share(left, apart))} of the left cluster and ${percent(share(right, apart))} of the right`
     : left.words.length ? `Left: ${left.words.slice(0, 3).join(', ')}; right: ${right.words.slice(0, 3).join(', ')}` : 'The two hold the same classes';
   const line = put(made('h3', '', title), made('span', 'badge badge-measured', 'measured'));
   const against = made('select'), label = put(made('label', '', 'Right side'), against), mine = told.cells.find(cell => cell.node === left.node);
@@ -49,11 +49,11 @@ function one_side(side, index, classes, share) {
 // ---- life: drawn when it comes into view, anew for other rows, laid out again for another width
 
 function fresh() {
-  const now = props.value ? props.value.key + props.value.keep : '';
+  const value = props.value, rows = value ? value.key : '', now = value ? JSON.stringify([value.choice, value.keep]) : '';
   if (now === key) return;
-  const same = props.value && key.startsWith(props.value.key);  // only the share kept is another
-  key = now;
-  if (same && ui.map && told) { if (colour === 'kept') ask(); return; }
+  const same = value && rows === rowsOf;  // only the order or the choice is another
+  key = now; rowsOf = rows;
+  if (same && ui.map && told) { if (colour === 'kept' || colour === 'score') ask(); return; }
   node = null; told = null; pairOf = null; build(); ask();
 }
 new IntersectionObserver(seen => { const now = seen.some(one => one.isIntersecting); if (now && !near) { near = true; if (!told) ask(); } near = now || near; }, { rootMargin: '200px' }).observe(host);
