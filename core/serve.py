@@ -135,6 +135,10 @@ def find(name: str) -> Ask:
 
         if name in serve_xray.ASKS:
             return serve_xray.ASKS[name]
+    if name in ("decide", "treemap", "compare_clusters"):
+        from core import serve_choice, serve_tree
+
+        return {**serve_choice.ASKS, **serve_tree.ASKS}[name]
     from core import serve_data
 
     if name not in serve_data.ASKS:

@@ -98,11 +98,11 @@ def map_data(session: Any, recipe: dict[str, Any]) -> dict[str, Any]:
     {"ready": False, "seconds": estimate} where the embedding or the score is too long for a question and has to be a run.
     `rank` 0 is kept first.
     """
-    opened, whole = _opened(session), resolve(parse(recipe), cards())
-    wait_s = _seconds(opened.dataset, whole, session.loaded)
+    opened, whole = opened_of(session), resolve(parse(recipe), cards())
+    wait_s = seconds_to_embed(opened.dataset, whole, session.loaded)
     if wait_s > LONGEST_WAIT_S:
         return {"ready": False, "seconds": wait_s}
-    vectors, clusters = _vectors(opened, whole, session.loaded)
+    vectors, clusters = grouped(opened, whole, session.loaded)
     wait_s = seconds_to_score(opened.dataset, vectors, whole.select, whole.seed, session.loaded) if whole.select else 0.0
     if wait_s > LONGEST_WAIT_S:
         return {"ready": False, "seconds": wait_s}
@@ -129,7 +129,7 @@ def map_data(session: Any, recipe: dict[str, Any]) -> dict[str, Any]:
 
 def rows(session: Any, rows: list[int], pixels: int = 56) -> list[dict[str, Any]]:
     """These rows (by their numbers) as a table shows them: label, text (its first 300 signs) or `picture` (a data: URI), and other columns."""
-    dataset = _opened(session).dataset
+    dataset = opened_of(session).dataset
     found = [position(dataset, row) for row in rows]
     if None in found:
         unknown = rows[found.index(None)]
@@ -140,7 +140,7 @@ def rows(session: Any, rows: list[int], pixels: int = 56) -> list[dict[str, Any]
 ASKS: dict[str, Callable[..., Any]] = {"open_data": open_data, "map_data": map_data, "rows": rows, **POINT_ASKS}
 
 
-def _opened(session: Any) -> OpenData:
+def opened_of(session: Any) -> OpenData:
     if "data" not in session.parts:
         raise DataError("No data set is open.", "Open one in the Data room.")
     return session.parts["data"]
@@ -167,7 +167,7 @@ def _suiting(dataset: Dataset) -> list[dict[str, str]]:
     return [{"name": card.name, "label": card.label, "summary": card.summary} for card in found if kinds & set(card.structures)]
 
 
-def _seconds(dataset: Dataset, recipe: Recipe, loaded: Any) -> float:
+def seconds_to_embed(dataset: Dataset, recipe: Recipe, loaded: Any) -> float:
     """How long the embedding will take at the most: 0 where it lies in the cache."""
     name = embedding_method(recipe.embedding.source)
     if name not in ROWS_A_SECOND or cache_file(dataset, recipe.embedding, loaded, recipe.seed).exists():
@@ -175,7 +175,7 @@ def _seconds(dataset: Dataset, recipe: Recipe, loaded: Any) -> float:
     return len(dataset) / ROWS_A_SECOND[name]
 
 
-def _vectors(opened: OpenData, recipe: Recipe, loaded: Any) -> tuple[np.ndarray, Clusters]:
+def grouped(opened: OpenData, recipe: Recipe, loaded: Any) -> tuple[np.ndarray, Clusters]:
     """Vectors and clusters, kept while the data set is open."""
     file = cache_file(opened.dataset, recipe.embedding, loaded, recipe.seed)
     key = f"{file.stem} {recipe.clusters!r} {recipe.seed}"
@@ -231,14 +231,14 @@ def _shown(dataset: Dataset, at: int, pixels: int) -> dict[str, Any]:
     if dataset.texts is not None:
         line["text"] = dataset.texts[at][:_TEXT_SHOWN]
     if dataset.images is not None:
-        line["picture"] = _picture(dataset.images[at], pixels)
+        line["picture"] = picture(dataset.images[at], pixels)
     elif dataset.texts is None:
         values = dataset.mapped.take(np.array([at]))
         line["text"] = ", ".join(f"{name}: {str(values.column(name)[0])[:40]}" for name in dataset.columns)[:_TEXT_SHOWN]
     return line
 
 
-def _picture(image: np.ndarray, pixels: int) -> str:
+def picture(image: np.ndarray, pixels: int) -> str:
     """A grey image as a data: URI of a PNG, dark on light as ink on paper, enlarged without smoothing."""
     from PIL import Image
 

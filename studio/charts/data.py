@@ -21,7 +21,10 @@ WAYS = {"label": "Class", "cluster": "Cluster", "score": "Score"}
 
 
 def kept_rows(points: pd.DataFrame, share: float) -> np.ndarray:
-    """Which rows stay at this share, bool (rows,): the nearest whole number of rows, the first in rank. As core.data.selection counts."""
+    """Which rows stay at this share, bool (rows,): the nearest whole number of rows, the first in rank, as core.data.selection counts. Where a selector
+    decides otherwise, the column `stays` says it."""
+    if "stays" in points:
+        return points["stays"].to_numpy()
     count = min(max(1, int(np.floor(len(points) * share + 0.5))), len(points))
     return points["rank"].to_numpy() < count
 

@@ -85,6 +85,7 @@ def test_a_tree_cut_anywhere_equals_scipys_and_only_splits():
 
 def test_many_rows_merge_by_micro_clusters_that_keep_their_weight(monkeypatch):
     monkeypatch.setattr(merging, "MOST_LEAVES", 100)
+    monkeypatch.setattr(merging, "MOST_ROWS", 100)
     monkeypatch.setattr(merging, "_MICRO", 20)
     vectors, group = blobs(rows=300)
     found = cluster(vectors, asked(method="agglomerative", count=3), 0)
@@ -161,3 +162,11 @@ def test_a_stop_is_obeyed_between_two_passes():
     for method in ("kmeans", "agglomerative", "hdbscan"):
         with pytest.raises(Stopped):
             cluster(blobs()[0], asked(method=method), 0, Silent(stop=True))
+
+
+def test_more_rows_than_a_matrix_takes_merge_one_by_one_by_wards_linkage(monkeypatch):
+    monkeypatch.setattr(merging, "MOST_LEAVES", 100)
+    vectors, group = blobs(rows=300)
+    found = cluster(vectors, asked(method="agglomerative", count=3), 0)
+    assert same_groups(found.assignment, group) and len(found.tree.merges) == 299
+    assert same_groups(visible(found.tree, 40)[0], fcluster(linkage(unit(vectors).astype(np.float64), "ward"), 40, "maxclust"))

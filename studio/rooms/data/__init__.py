@@ -10,7 +10,7 @@ import numpy as np
 from studio.bench import Bench, plainly
 from studio.charts import data as charts
 from studio.parts.plotview import picked
-from studio.rooms.data import crossing, dataplan, dataview, opening, proving
+from studio.rooms.data import clusters, crossing, dataplan, dataview, opening, proving
 from studio.rooms.data.dataview import View
 from studio.rooms.data.drawing import draw, live
 from studio.rooms.data.layout import Room, layout
@@ -19,8 +19,9 @@ from studio.rooms.data.opening import LATEST, QUIET
 
 def build(bench: Bench) -> None:
     gr.Markdown("## Data\nEach point is a row. Move the slider and see what stays, then prove by training that it is enough.")
-    room = layout(bench.page)
-    opening.wire(bench, room)
+    room = layout(bench.page, lambda: clusters.layout(bench))
+    show, outputs = opening.wire(bench, room)
+    clusters.wire(bench, room, show, outputs)
     _wire_looking(bench, room)
     _wire_runs(bench, room)
     crossing.wire(bench, room, room.proving.crossing)

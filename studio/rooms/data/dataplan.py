@@ -9,6 +9,7 @@ from typing import Any
 
 from core import catalogue, folder
 from core.catalogue import MethodCard
+from core.errors import PrunariumError
 from core.recipe import Recipe, parse
 from studio import jobs, known
 
@@ -19,7 +20,8 @@ _LOOKED_AT = 60  # the newest runs among which a finished map or proof is sought
 @dataclass(frozen=True)
 class Choice:
     """What the controls say. `way`: a key of `ways()`; `clusters` None = as many as suit; `model`: for the embedding model@BLOCK, and for
-    scores that read with a model. `params`: (name, value) of the score's controls that were moved, where the way says nothing of them."""
+    scores that read with a model. `params`: (name, value) of the controls of score and selector that were moved, where the way says nothing of them.
+    `selector` empty: the score's own. `merged`: the clusters are those of the tree, cut at `clusters`."""
 
     source: str = DIGITS
     text: str | None = None
@@ -30,9 +32,19 @@ class Choice:
     clusters: int | None = None
     model: str | None = None
     params: tuple[tuple[str, Any], ...] = ()
+    selector: str = ""
+    merged: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
+
+    @classmethod
+    def of(cls, told: Mapping[str, Any]) -> Choice:
+        """What `to_dict` gave, after a way through the page. Raises PrunariumError where it is something else."""
+        try:
+            return cls(**{**told, "params": tuple((str(name), value) for name, value in told["params"])})
+        except (TypeError, ValueError, KeyError):
+            raise PrunariumError("The page asks about rows that it does not name rightly.", "Reload the page.") from None
 
 
 def ways() -> list[tuple[str, str]]:
@@ -69,7 +81,8 @@ def way_label(way: str) -> str:
 def to_recipe(choice: Choice, share: float = 0.3, projection: str = "pca", prove: Mapping[str, Any] | None = None) -> Recipe:
     """The recipe of a map, a selection, or (with `prove`, that section) its proof. Raises RecipeError, as core.recipe.parse and core.catalogue.resolve."""
     method, _, param = choice.way.partition(" ")
-    select: dict[str, Any] = {"method": method, "keep": round(share, 4)}
+    how = {"score": method, "selector": choice.selector} if choice.selector else {"method": method}
+    select: dict[str, Any] = {**how, "keep": round(share, 4)}
     params = dict(choice.params) | (dict([param.split("=", 1)]) if param else {})
     if params:
         select["params"] = params
@@ -83,7 +96,7 @@ def to_recipe(choice: Choice, share: float = 0.3, projection: str = "pca", prove
         "select": select,
     }
     if choice.clusters:
-        whole["clusters"] = {"count": choice.clusters}
+        whole["clusters"] = {**({"method": "agglomerative"} if choice.merged else {}), "count": choice.clusters}
     if needs_model(choice) and choice.model:
         whole["model"] = {"source": choice.model}
     if prove:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -25,13 +25,16 @@ SHOWN = 24  # rows shown as cards at once
 _OPEN_S, _MAP_S = 300.0, 300.0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # a State's change is heard where it can be hashed; each view is its own
 class View:
     """An open data set as the page holds it: `facts` of open_data, `drawn` of map_data (`ready` False: its embedding has to be run first)."""
 
     choice: Choice
     facts: dict[str, Any]
     drawn: dict[str, Any]
+    held: dict[str, Any] = field(
+        default_factory=dict
+    )  # "stays": of a selector that the order does not tell, the rows at the share asked last
 
     @property
     def ready(self) -> bool:
@@ -51,6 +54,13 @@ def open_view(bench: Bench, choice: Choice) -> View:
         bench.worker.ask("open_model", timeout_s=_OPEN_S, source=choice.model)
     drawn = bench.worker.ask("map_data", timeout_s=_MAP_S, recipe=to_dict(to_recipe(choice)))
     return View(choice, about, drawn)
+
+
+def hold(bench: Bench, choice: Choice) -> None:
+    """Have the worker hold these rows; nothing is read again where it does."""
+    _open(bench, choice)
+    if needs_model(choice) and choice.model:
+        bench.worker.ask("open_model", timeout_s=_OPEN_S, source=choice.model)
 
 
 def _open(bench: Bench, choice: Choice) -> dict[str, Any]:
@@ -97,6 +107,8 @@ def _blocks(kind: str, model: dict[str, Any] | None) -> list[tuple[str, str]]:
 def points(bench: Bench, view: View, projection: str) -> tuple[pd.DataFrame, bool]:
     """The drawn points, and whether they lie where `projection` asks: UMAP places come from a finished run of it, else PCA's are shown."""
     frame = _frame(view.drawn["points"])
+    if view.held.get("stays") is not None:
+        frame = frame.assign(stays=view.held["stays"])
     if projection != "umap":
         return frame, True
     file = found_map(bench.runs, view.choice)

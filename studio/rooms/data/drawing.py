@@ -10,7 +10,7 @@ import numpy as np
 from studio.bench import Bench
 from studio.charts import data as charts
 from studio.parts import facts, views
-from studio.rooms.data import dataplan, dataview, proving, samples
+from studio.rooms.data import choosing, dataplan, dataview, proving, samples
 from studio.rooms.data.dataview import View
 
 _TWIN_ROWS = 200
@@ -23,6 +23,7 @@ def draw(bench: Bench, view: View, keep: float, colour: str, projection: str, by
         nothing = [None, [], None, None, [], *_no_files(), *views.texts(dataplan.to_recipe(view.choice, keep / 100))]
         make = gr.Button("Embed the rows (a run)", visible=True)
         return *nothing, dataview.wait_note(view), make, None, *proving.nothing()
+    choosing.decide(bench, view, keep)
     frame, placed = dataview.points(bench, view, projection)
     kept = charts.kept_rows(frame, keep / 100)
     return (
@@ -37,6 +38,7 @@ def draw(bench: Bench, view: View, keep: float, colour: str, projection: str, by
 def live(bench: Bench, view: View, keep: float, colour: str, projection: str, by: str) -> tuple[Any, ...]:
     """The outputs `Room.live()`."""
     share, names = keep / 100, view.names
+    choosing.decide(bench, view, keep)
     frame, placed = dataview.points(bench, view, projection)
     by, colour = (by, colour) if names else ("cluster", "cluster" if colour == "label" else colour)
     kept = charts.kept_rows(frame, share)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +20,7 @@ from studio.rooms.prune.params import details
 
 @dataclass(frozen=True)
 class Room:
-    """The room's components. `view`: what is open (a View, or None)."""
+    """The room's components. `view`: what is open (a View, or None). `below`: what stands between the map and what is kept (clusters.Below)."""
 
     view: gr.State
     source: gr.Dropdown
@@ -50,6 +51,7 @@ class Room:
     parquet: gr.DownloadButton
     csv: gr.DownloadButton
     codes: list[gr.Code]
+    below: Any
 
     def drawn(self) -> list[Any]:
         """Everything that follows from the open rows, the controls and the finished runs; the outputs of `_draw`."""
@@ -69,17 +71,18 @@ class Room:
         return [self.view, self.keep, self.colour, self.projection, self.by]
 
 
-def layout(page: gr.Blocks) -> Room:
-    """Make every component."""
+def layout(page: gr.Blocks, between: Callable[[], Any]) -> Room:
+    """Make every component. `between` makes what stands, in full width, between the map and what is kept."""
     with gr.Column(elem_id="data-room"):
         picture = _picture(page)
+        below = between()
         with gr.Row(elem_classes="split"):
             with gr.Column(scale=6, min_width=300):
                 keeping = _keeping()
             with gr.Column(scale=6, min_width=300):
                 proof = proving.layout()
         codes = views.command_views(elem_id="data-command")
-    return Room(view=gr.State(None), **picture, **keeping, proving=proof, codes=codes)
+    return Room(view=gr.State(None), **picture, **keeping, proving=proof, codes=codes, below=below)
 
 
 def _opening() -> dict[str, Any]:

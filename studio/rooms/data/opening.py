@@ -23,12 +23,13 @@ Moved = dict[str, dict[str, Any]]  # of each way to order rows, the controls of 
 Show = Callable[..., dict[Any, Any]]
 
 
-def wire(bench: Bench, room: Room) -> None:
-    """Every way in which rows come to be shown."""
+def wire(bench: Bench, room: Room) -> tuple[Show, list[Any]]:
+    """Every way in which rows come to be shown. Returns show(choice, *looks) and its outputs, for what else has a wish."""
     outputs = [room.about, room.problem, room.more, room.skip, room.embedding, room.source, bench.data, room.view, *room.drawn()]
     show = _show(bench, room, outputs)
     _wire_hands(bench, room, show, outputs)
     _wire_arrivals(bench, room, show, outputs)
+    return show, outputs
 
 
 def _show(bench: Bench, room: Room, outputs: list[Any]) -> Show:
@@ -63,6 +64,8 @@ def _wire_hands(bench: Bench, room: Room, show: Show, outputs: list[Any]) -> Non
         source = bench.admit(source or "")
         same = view is not None and view.choice.source == source
         choice = Choice(source, text.strip() or None, label.strip() or None, skip, embedding if same else "auto", way)
+        if same and view is not None:
+            choice = replace(choice, clusters=view.choice.clusters, merged=view.choice.merged)
         return show(replace(choice, model=bench.workspace.read().model, params=_moved(bench, way, params)), *looks)
 
     @plainly

@@ -1,0 +1,111 @@
+"""How rows are chosen beyond their order, and their clusters: selectors with their controls, quotas by hand, the treemap. Wired apart from the map."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import gradio as gr
+
+from studio.bench import Bench, plainly
+from studio.charts import data as charts
+from studio.parts import facts
+from studio.rooms.data import choosing, dataview, quotas, treemap
+from studio.rooms.data.dataview import View
+from studio.rooms.data.drawing import live
+from studio.rooms.data.layout import Room
+from studio.rooms.prune.params import details
+
+_QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+_LATEST: dict[str, Any] = {**_QUIET, "trigger_mode": "always_last"}
+Moved = dict[str, dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Below:
+    """The components. `params`: {selector: {parameter: value}} of those that were moved; `hand`: {"of", "shares"} of the
+    bars."""
+
+    selector: gr.Dropdown
+    params: gr.State
+    hand: gr.State
+    note: gr.HTML
+    bars: gr.HTML
+    tree: gr.HTML
+
+
+def layout(bench: Bench) -> Below:
+    """Make the components."""
+    info = "The order of the scores alone, or a rule that looks at clusters, neighbours or quotas too"
+    params = gr.State({})
+    redrawn = gr.State(None)  # nothing but a hand moves these controls
+    with gr.Row(elem_classes="split"):
+        with gr.Column(scale=5, min_width=300):
+            selector = gr.Dropdown(
+                choosing.selectors(), value=choosing.USUAL, label="Chosen by", info=info, elem_id="data-selector"
+            )
+        with gr.Column(scale=7, min_width=300):
+            details("How rows are chosen", bench.page, selector, params, choosing.card_of, "data-chosen", redrawn)
+    note, hand = facts.component("data-selector-note"), gr.State(None)
+    return Below(selector, params, hand, note, quotas.component("data-quotas"), treemap.component(bench, "data-tree"))
+
+
+def wire(bench: Bench, room: Room, show: Any, outputs: list[Any]) -> None:
+    """What is chosen, moved and pressed here; and what follows the rows that are open."""
+    below: Below = room.below
+    _wire_selectors(bench, room, below)
+    looks = [room.view, room.keep]
+
+    @plainly
+    def pressed(view: View | None, keep: float, event: gr.EventData) -> Any:
+        if view is None or not view.ready:
+            return gr.skip()
+        frame, _ = dataview.points(bench, view, "pca")
+        return dataview.near(bench, view, frame, charts.kept_rows(frame, keep / 100), int((event._data or {})["row"]))
+
+    @plainly
+    def used(event: gr.EventData, view: View | None, *shown: Any) -> Any:
+        """The visible clusters of the tree become the map's."""
+        count = int((event._data or {}).get("count") or 0)
+        if view is None or not view.ready or count < 2:
+            return gr.skip()
+        return show(replace(view.choice, clusters=count, merged=True), *shown)
+
+    below.tree.select(pressed, looks, room.samples, **_QUIET)
+    below.tree.submit(used, room.controls(), outputs, **_QUIET)
+
+
+def _wire_selectors(bench: Bench, room: Room, below: Below) -> None:
+    wishes = [below.selector, below.params, below.hand, *room.controls()]
+    outputs = [room.view, below.note, below.bars, below.tree, *room.live()]
+
+    @plainly
+    def chosen(selector: str, params: Moved, hand: Any, view: View | None, keep: float, *looks: Any) -> Any:
+        """The selector of the controls decides for the rows that are open; what else shows clusters follows."""
+        if view is None or not view.ready:
+            return [gr.skip(), None, None, None, *(gr.skip() for _ in room.live())]
+        now = choosing.with_selector(view, selector, params, hand)
+        if now is view:  # drawn so already
+            return [
+                gr.skip(),
+                choosing.note(view),
+                quotas.shown(view, keep),
+                treemap.shown(view, keep),
+                *(gr.skip() for _ in room.live()),
+            ]
+        drawn = live(bench, now, keep, *looks)
+        return [now, choosing.note(now), quotas.shown(now, keep), treemap.shown(now, keep), *drawn]
+
+    @plainly
+    def moved(event: gr.EventData, selector: str, params: Moved, hand: Any, view: View | None, keep: float, *looks: Any) -> Any:
+        """A hand on the bars: its quotas and its total."""
+        shares, total = quotas.told(event)
+        if view is None or not view.ready or shares["of"] != choosing.clusters_of(view):
+            return gr.skip()
+        now = choosing.with_selector(view, selector, params, shares)
+        drawn = live(bench, now, total, *looks)
+        return [shares, gr.Slider(step=0.01, value=total), now, choosing.note(now), quotas.shown(now, total), *drawn]
+
+    gr.on([below.selector.input, below.params.change, room.view.change, room.keep.release], chosen, wishes, outputs, **_LATEST)
+    held = [below.hand, room.keep, room.view, below.note, below.bars, *room.live()]
+    below.bars.submit(moved, wishes, held, **_LATEST)
