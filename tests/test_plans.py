@@ -281,3 +281,11 @@ def test_a_typed_limit_is_a_number_or_a_sentence():
 def test_of_an_image_classifier_the_plan_counts_images():
     recipe = made(model="builtin:tiny-vit", kind="image_classifier", method="wanda", samples=64)
     assert "looking at 64 images from its standard calibration set" in sentence(recipe, catalogue.load(), "image_classifier")
+
+
+def test_a_refit_is_a_step_between_pruning_and_recovery():
+    order = Order(model="builtin:tiny-llama", refit="admm", mending={"rounds": 40}, recovery="lora")
+    made = parse(to_recipe(order))
+    assert [next(name for name, part in step if part is not None) for step in made.steps] == ["prune", "reconstruct", "recover"]
+    assert made.steps[1].reconstruct.params == {"rounds": 40} and made.name == "tiny-llama-wanda-50-admm-lora"
+    assert "put the layers right by ADMM under the mask, without training" in sentence(made, catalogue.load())

@@ -30,7 +30,7 @@ def build(bench: Bench) -> None:
     gr.Markdown(
         "## Prune & recover\nChoose what goes, read the plan, press *Prune*. The run is a process of its own: close the page and it goes on."
     )
-    params = Params(gr.State({}), gr.State({}), gr.State({}), gr.State(0))
+    params = Params(gr.State({}), gr.State({}), gr.State({}), gr.State({}), gr.State(0))
     with gr.Row(elem_classes="split"):
         with gr.Column(scale=5, min_width=300):
             controls = controls_of(bench, params)
@@ -64,6 +64,7 @@ def _order(bench: Bench, values: tuple[Any, ...]) -> Order:
         allocation=at.allocation, spread=at.spread.get(at.allocation, {}), shares=dict(opened.budget.shares),
         source=at.source if at.source == "auto" else bench.admit(at.source or ""), samples=int(at.samples or 0), tokens=int(at.tokens or 0),
         general=at.general if at.general == "auto" or not catalogue.asks_general(card) else bench.admit(at.general or ""),
+        refit=at.refit, mending=at.mend.get(at.refit, {}),
         recovery=at.recovery, steps=int(at.steps), healing=at.heal.get(at.recovery, {}), measures=tuple(at.measures), prompt=at.prompt, save=at.save,
     )  # fmt: skip
 

@@ -18,16 +18,17 @@ from studio.rooms.prune.plans import BY_HAND, PROMPT, TILE, spreads, structures
 
 @dataclass(frozen=True)
 class Params:
-    """{method: {name: value}} of the parameters that a person has set: of the methods, of the allocators, of the recoveries. redrawn: counts up when their
-    controls are to show others."""
+    """{method: {name: value}} of the parameters that a person has set: of the methods, of the allocators, of the reconstructions, of the recoveries. redrawn:
+    counts up when their controls are to show others."""
 
     method: gr.State
     spread: gr.State
+    mend: gr.State
     heal: gr.State
     redrawn: gr.State
 
     def all(self) -> list[gr.State]:
-        return [self.method, self.spread, self.heal]
+        return [self.method, self.spread, self.mend, self.heal]
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,7 @@ class Controls:
     sparsity: gr.Slider
     limit: gr.Textbox
     allocation: gr.Radio
+    refit: gr.Radio
     recovery: gr.Radio
     steps: gr.Slider
     source: gr.Dropdown
@@ -76,7 +78,6 @@ class Controls:
 
 def controls(bench: Bench, params: Params) -> Controls:
     methods = [(card.label, card.name) for card in catalogue.pruners() if not card.problem]
-    healers = [("None", "none"), *((card.label, card.name) for card in catalogue.of_kind("recovery") if not card.problem)]
     start = "wanda" if ("Wanda", "wanda") in methods else methods[0][1]
     method = gr.Dropdown(methods, value=start, label="Method", elem_id="method", info=card_of(start).summary)
     broken = [f"{card.label} cannot be used: {card.problem}." for card in catalogue.pruners() if card.problem]
@@ -87,12 +88,16 @@ def controls(bench: Bench, params: Params) -> Controls:
     sizes = _sizes()
     fold, *parts = scope.controls()
     goal, sparsity, limit, allocation = _amount(bench, params)
-    recovery = gr.Radio(healers, value="none", label="Recovery: training after pruning", elem_id="recovery")
+    refit = gr.Radio(_ways("reconstruction"), value="none", label="Refit: layers put right without training", elem_id="refit")
+    details("About this refit", bench.page, refit, params.mend, mend_card, "mend-details", params.redrawn)
+    recovery = gr.Radio(_ways("recovery"), value="none", label="Recovery: training after pruning", elem_id="recovery")
     steps = gr.Slider(10, 1000, 100, step=10, label="Training steps", visible=False, elem_id="recovery-steps")
     details("About this recovery", bench.page, recovery, params.heal, heal_card, "heal-details", params.redrawn)
     read = _calibration()
     kept = _measure_and_keep()
-    return Controls(fold, method, structure, *sizes, *parts, goal, sparsity, limit, allocation, recovery, steps, *read, *kept)
+    return Controls(
+        fold, method, structure, *sizes, *parts, goal, sparsity, limit, allocation, refit, recovery, steps, *read, *kept
+    )
 
 
 def _sizes() -> tuple[gr.Number, gr.Number, gr.Number]:
@@ -171,6 +176,14 @@ def _amount(bench: Bench, params: Params) -> tuple[gr.Dropdown, gr.Slider, gr.Nu
 
 def card_of(name: str) -> catalogue.MethodCard:
     return catalogue.pruner(catalogue.load(), name)
+
+
+def _ways(kind: str) -> list[tuple[str, str]]:
+    return [("None", "none"), *((card.label, card.name) for card in catalogue.of_kind(kind) if not card.problem)]
+
+
+def mend_card(name: str) -> catalogue.MethodCard | None:
+    return None if name == "none" else catalogue.find(catalogue.load(), "reconstruction", name)
 
 
 def heal_card(name: str) -> catalogue.MethodCard | None:

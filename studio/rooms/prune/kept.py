@@ -17,7 +17,12 @@ from studio import target
 from studio.rooms.prune.plans import spreads, structures
 
 PLANS = "plans"
-PARAMS = ("params", "spread", "heal")  # {method: {parameter: value}}, of the methods, of the allocators and of the recoveries
+PARAMS = (
+    "params",
+    "spread",
+    "mend",
+    "heal",
+)  # {method: {parameter: value}}, of the methods, the allocators, the reconstructions and the recoveries
 _LONGEST = 20_000  # characters of one field
 _lock = threading.Lock()
 
@@ -64,7 +69,8 @@ def _params(value: Any, kind: str) -> dict[str, dict[str, Any]]:
     """Those of methods that there are, each of its parameter's own kind."""
     if not isinstance(value, dict):
         return {}
-    there = {"params": catalogue.pruners(), "spread": catalogue.of_kind("allocator"), "heal": catalogue.of_kind("recovery")}[kind]
+    kinds = {"spread": "allocator", "mend": "reconstruction", "heal": "recovery"}
+    there = catalogue.of_kind(kinds[kind]) if kind in kinds else catalogue.pruners()
     cards = {card.name: card for card in there}
     out = {}
     for method, given in value.items():
@@ -101,15 +107,17 @@ def _names(value: Any) -> bool:
     return isinstance(value, list) and all(isinstance(one, str) for one in value)
 
 
-def _recovery(value: Any) -> bool:
-    return value == "none" or value in [card.name for card in catalogue.of_kind("recovery") if not card.problem]
+def _one_of(kind: str) -> Callable[[Any], bool]:
+    """Whether a value is the name of a method of this kind, or "none"."""
+    return lambda value: value == "none" or value in [card.name for card in catalogue.of_kind(kind) if not card.problem]
 
 
 MEASURES = ("quality", "latency", "text", "corruptions", "geometry")
 _FORMS: dict[str, Callable[[Any], bool]] = {
     "method": _text, "structure": _text, "keep_n": _whole, "of_m": _whole, "tile": _whole, "only": _names, "protect": _names,
     "spare": lambda value: isinstance(value, bool), "target": _text, "sparsity": _number(0, 95), "limit": _text, "allocation": _text,
-    "recovery": _recovery, "steps": _number(10, 1000), "source": _text, "general": _text, "samples": _whole, "tokens": _whole,
+    "refit": _one_of("reconstruction"), "recovery": _one_of("recovery"),
+    "steps": _number(10, 1000), "source": _text, "general": _text, "samples": _whole, "tokens": _whole,
     "measures": lambda value: isinstance(value, list) and all(one in MEASURES for one in value),
     "prompt": _text, "name": _text, "seed": _whole, "save": lambda value: isinstance(value, bool),
 }  # fmt: skip

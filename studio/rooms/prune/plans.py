@@ -52,7 +52,7 @@ PROMPT = "The city was founded in"
 class Order:
     """What the controls say. `pattern`: N and M where the structure is any N:M; `tile`: the side of tiles; `only`, `protect`: names or patterns of parts;
     `cost`: what `sparsity` is a share of, or `limit` (in people's unit) the most that may be left of; `spread`: the allocator's parameters; `shares`: the
-    budget made by hand; `recovery`: a method or "none", `healing` its parameters; `kind`: of the model, decides how quality is measured."""
+    budget made by hand; `refit`, `recovery`: a method or "none", `mending`, `healing` their parameters; `kind`: of the model, decides what is measured."""
 
     model: str
     kind: str = "decoder"
@@ -75,6 +75,8 @@ class Order:
     general: str = "auto"
     samples: int = 128
     tokens: int = 512
+    refit: str = "none"
+    mending: dict[str, Any] = field(default_factory=dict)
     recovery: str = "none"
     steps: int = 100
     healing: dict[str, Any] = field(default_factory=dict)
@@ -137,6 +139,8 @@ def to_recipe(order: Order) -> dict[str, Any]:
     """The recipe as a plain mapping; `core.recipe.parse` says what is wrong with it, if anything. Raises RecipeError on numbers that make no structure."""
     order = replace(order, structure=spoken(order.structure, order.pattern, order.tile))
     steps: list[dict[str, Any]] = [{"prune": _prune(order)}]
+    if order.refit != "none":
+        steps.append({"reconstruct": {"method": order.refit, **({"params": order.mending} if order.mending else {})}})
     if order.recovery != "none":
         healing = {"params": order.healing} if order.healing else {}
         steps.append({"recover": {"method": order.recovery, "steps": order.steps, **healing}})
@@ -164,7 +168,7 @@ def suggested_name(order: Order) -> str:
         amount = f"{pattern[0]}of{pattern[1]}" if pattern else f"{100 * order.sparsity:.0f}"
         if order.cost != target.SHARE and not pattern:
             amount = f"{order.cost}-" + (f"to-{order.limit:g}" if order.limit else amount)
-    healed = "" if order.recovery == "none" else f"-{order.recovery}"
+    healed = "".join(f"-{name}" for name in (order.refit, order.recovery) if name != "none")
     kept = "".join(c if c.isalnum() or c in "._-" else "-" for c in model)
     return f"{kept.strip('._-') or 'model'}-{order.method}-{amount}{healed}"[:80]
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import gradio as gr
 
-from core import folder
+from core import catalogue, folder
 from core.cost import said
 from core.errors import ResourceError
 from core.recipe import Recipe
@@ -156,7 +156,24 @@ def budgets(report: dict[str, Any]) -> str:
 
 def _where(at: folder.Status, report: dict[str, Any]) -> str:
     """What became of the budget; where the saved model lies and how to load it, or how to save one where none was."""
-    return budgets(report) + _saved(at, report)
+    return budgets(report) + _refitted(report) + _saved(at, report)
+
+
+def _refitted(report: dict[str, Any]) -> str:
+    """How much nearer to the dense outputs the layers are that were put right without training."""
+    out = ""
+    for step in report.get("steps") or ():
+        if step.get("refitted"):
+            before, after = 100 * step["output_error_before"], 100 * step["output_error_after"]
+            out += (
+                f"{_labels().get(step['method'], step['method'])} refitted {len(step['refitted'])} layers: on the calibration text their outputs miss "
+                f"{after:.3g} % of the wanted energy, before it {before:.3g} % (means). "
+            )
+    return out
+
+
+def _labels() -> dict[str, str]:
+    return {card.name: card.label for card in catalogue.of_kind("reconstruction")}
 
 
 def _saved(at: folder.Status, report: dict[str, Any]) -> str:

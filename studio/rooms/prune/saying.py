@@ -32,7 +32,8 @@ def sentence(recipe: Recipe, cards: tuple[catalogue.MethodCard, ...], kind: str 
             label = labels.get(("recovery", step.recover.method), step.recover.method)
             parts.append(f"train {label} for {step.recover.steps} steps to win quality back")
         elif step.reconstruct:
-            parts.append(f"reconstruct the layers' outputs with {step.reconstruct.method}")
+            label = labels.get(("reconstruction", step.reconstruct.method), step.reconstruct.method)
+            parts.append(f"put the layers right by {label}, without training")
     if asked := _measured(recipe):
         parts.append(f"measure {asked} before and after")
     if recipe.save.model:
