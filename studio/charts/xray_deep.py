@@ -170,7 +170,7 @@ def weight_map(answer: Answer) -> go.Figure:
         traces.append(go.Heatmap(x=x, y=y, z=veil, colorscale=ochre, zmin=0, zmax=1, showscale=False, hoverinfo="skip"))
     figure = go.Figure(traces)
     figure.update_layout(margin={**MARGIN, "l": 76, "r": 4})
-    figure.update_xaxes(title=titled("input (column)"), type="category", showgrid=False, nticks=9, tickangle=0)
+    figure.update_xaxes(title=titled("input (column)"), type="category", showgrid=False, nticks=5, tickangle=0)
     figure.update_yaxes(title=titled("output (row)"), type="category", autorange="reversed", showgrid=False, nticks=9)
     return figure
 

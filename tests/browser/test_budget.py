@@ -184,7 +184,7 @@ def test_prune_with_this_budget_goes_to_the_prune_room_and_chooses_the_budget(ro
 
 def test_whole_neurons_have_a_prediction_of_their_own_or_say_how_to_get_one(room, house):
     page, lead = room("budget", shares={"blocks.1": 0.5}), ".eq-figure.lead"
-    saved_after(page, lambda: page.locator("#equaliser").get_by_label("What goes").select_option("neurons"))
+    page.locator("#equaliser").get_by_label("What goes").select_option("neurons")
     expect(page.locator(lead)).to_contain_text("none yet for whole neurons: press Measure curves of neurons")
     expect(page.locator(f"{lead} .badge")).to_be_hidden()
     expect(page.locator("#budget-measure")).to_have_text("Measure curves of neurons")
@@ -201,7 +201,7 @@ def test_whole_neurons_have_a_prediction_of_their_own_or_say_how_to_get_one(room
     folder.write_json(run / folder.OBSERVATIONS, {**demo, "curves": made})
     try:
         page = room("budget", shares={"blocks.1": 0.5})
-        saved_after(page, lambda: page.locator("#equaliser").get_by_label("What goes").select_option("neurons"))
+        page.locator("#equaliser").get_by_label("What goes").select_option("neurons")
         expect(page.locator(lead)).to_contain_text("55.26")  # 50 * exp(0.1)
         expect(page.locator(lead)).to_contain_text("54.27 to 56.49")  # exp(0.1 * exp(-0.2)), exp(0.1 * exp(0.2))
         expect(page.locator("#budget-note")).to_contain_text(
@@ -214,7 +214,7 @@ def test_whole_neurons_have_a_prediction_of_their_own_or_say_how_to_get_one(room
         )
         assert "go, for perplexity +10.0 %, as predicted" in solve(page, "quality", "10")
         assert 1.098 < predicted(page) / 50 < 1.1
-        saved_after(page, lambda: page.locator("#equaliser").get_by_label("What goes").select_option(""))
+        page.locator("#equaliser").get_by_label("What goes").select_option("")
         expect(page.locator("#budget-measure")).to_have_text("Measure curves again")
         assert predicted(page) != pytest.approx(55, rel=0.01)
     finally:

@@ -55,12 +55,12 @@ def build() -> Dive:
         height=360, alt="A bar for each block, or what was chosen inside one: its importance by the chosen measure", elem_id="xray-importance"
     )  # fmt: skip
     with gr.Row(visible=False, elem_id="xray-closer") as closer:
-        score = gr.Dropdown([], label="Score", elem_id="xray-score", min_width=120)
+        score = gr.Dropdown([], label="Score", elem_id="xray-score", min_width=150)
         window = gr.Textbox(
-            "", label="Window: rows, columns", placeholder="0:64, 0:64", max_length=60, elem_id="xray-window", min_width=120
+            "", label="Window: rows, columns", placeholder="0:64, 0:64", max_length=60, elem_id="xray-window", min_width=170
         )
         how = gr.Radio(
-            [("Largest", "max"), ("Mean", "mean")], value="max", label="A tile shows", elem_id="xray-how", min_width=120
+            [("Largest", "max"), ("Mean", "mean")], value="max", label="A tile shows", elem_id="xray-how", min_width=200
         )
     table = table_twin("the picture above")
     return Dive(place, crumbs, title, view, table, closer, score, window, how)
