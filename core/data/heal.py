@@ -231,11 +231,13 @@ def _perplexity(job: _Job, loaded: LoadedModel, windows: Tensor) -> float:
 def _told(job: _Job, lines: list[dict[str, Any]]) -> dict[str, Any]:
     ask, part = job.ask, job.recipe.steps[0].prune
     assert part is not None
+    passes = f"{ask.epochs} passes" if ask.epochs > 1 else "one pass"
     how = (
-        f"{part.method} ({part.structure}, {100 * (part.sparsity or 0):.0f} %), healed by {ask.method}, {ask.epochs} pass(es) over the tokens of each share "
-        f"in batches of {ask.batch} x {ask.tokens}; rows are joined with the end token and cut into sequences, so every choice gets exactly as many "
-        "tokens. For each seed 20 % of the rows is held out first; shares are of the tokens of the rest. Perplexity of the held-out rows, joined alike."
+        f"{part.method} ({part.structure}{f', {100 * part.sparsity:.0f} %' if part.sparsity else ''}), healed by {ask.method}, {passes} over the tokens of "
+        f"each share in batches of {ask.batch} x {ask.tokens}; rows are joined with the end token and cut into sequences, so every choice gets exactly "
+        "as many tokens. For each seed 20 % of the rows is held out first; shares are of the tokens of the rest. Perplexity is that of the held-out rows, "
+        "joined alike."
     )
     if DISTILLED in selectors(job.recipe):
-        how += f" Distillation: {1 - ask.alpha:g} CE + {ask.alpha:g} x {ask.temperature:g}^2 KL to the dense model."
+        how += f" Distillation: {1 - ask.alpha:g} CE + {ask.alpha:g} x {f'{ask.temperature:g}^2 ' if ask.temperature != 1 else ''}KL to the dense model."
     return {"chosen": chosen_name(job.recipe), "rows": len(job.dataset), "summary": proof.summary(lines), "protocol": how}

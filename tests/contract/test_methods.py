@@ -15,8 +15,8 @@ from transformers.models.mixtral.modeling_mixtral import MixtralExperts
 from core import catalogue
 from core.cost import Price
 from core.data.clusters import spherical_kmeans, unit
-from core.data.dataset import Dataset
 from core.data.damaged import Damaged
+from core.data.dataset import Dataset
 from core.data.evidence import Beside, Evidence
 from core.events import Silent
 from core.method import METHODS, cards, load_methods
