@@ -112,9 +112,9 @@ def _patient(recipe: Recipe, dense: LoadedModel, watcher: Watcher) -> Patient:
     assert recipe.model is not None
     part, at, seed = recipe.steps[0].prune, recipe.calibration, recipe.seed
     assert part is not None
-    loaded = load_model(recipe.model.source, recipe.model.dtype, recipe.model.device)
     if dense.location.kind == "module":
         raise ModelError("Healing opens the model a second time, and this one has no file.", "Save it to a folder first.")
+    loaded = load_model(recipe.model.source, recipe.model.dtype, recipe.model.device)
     readings = Readings(
         lambda: calibration_inputs(loaded, part.general, seed + 1) if part.general else torch.empty(0),
         lambda: text.stream(at.source, loaded.tokenizer, 1, at.tokens, seed + 2, at.column),
@@ -200,6 +200,8 @@ def _rows(job: _Job, share: float, who: str, seed: int, pool: np.ndarray, budget
 
 def _healed(job: _Job, share: float, who: str, seed: int, pool: np.ndarray, test: Tensor, choose: Any) -> dict[str, Any]:
     """Heal once and say its line."""
+    from core.model.steps import assert_zeros
+
     ask, loaded = job.ask, job.patient.loaded
     windows = max(ask.batch, int(job.texts.count(pool, ask.tokens) * share))
     rows, selecting = _rows(job, share, who, seed, pool, windows * ask.tokens, choose)
@@ -216,6 +218,7 @@ def _healed(job: _Job, share: float, who: str, seed: int, pool: np.ndarray, test
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         method(have, ask.params)
+    assert_zeros(loaded, job.patient.masks)
     training = time.perf_counter() - started
     return {
         "share": share, "selector": who, "seed": seed, "accuracy": None, "perplexity": _perplexity(job, loaded, test), "rows": len(rows),
