@@ -27,6 +27,8 @@ def text(report: dict[str, Any]) -> str:
         _formulas(report.get("formulas") or {}),
         _data(report),
         _proof(report.get("prove") or ()),
+        _healing(report.get("heal") or {}),
+        _crossing(report.get("cross") or {}),
         _cost(report),
     ]
     return "\n\n".join(part for part in parts if part)
@@ -42,6 +44,25 @@ def _moments(report: dict[str, Any]) -> str:
     for name, share in (report.get("sparsity") or {}).items():
         rows.append([f"zeros ({name.replace('_', ' ')})", *[""] * (len(moments) - 1), f"{share:.2%}"])
     return _columns([["", *moments], *rows]) if moments and rows else ""
+
+
+def _healing(found: dict[str, Any]) -> str:
+    """Held-out perplexity by who chose the rows that healed, and how many tokens they had."""
+    if not found:
+        return ""
+    levels = [[who, "", f"{mean(level[who] for level in found['levels']):,.2f}"] for who in ("dense", "pruned")]
+    healed = [[f"healed, {one['selector']}", f"{one['share']:.0%}", f"{one['mean']:,.2f}"] for one in found["summary"]]
+    return _columns([["", "of the tokens", "held-out perplexity"], *levels, *healed])
+
+
+def _crossing(found: dict[str, Any]) -> str:
+    """Mean accuracy of each share of rows with each share of weights."""
+    if not found:
+        return ""
+    rows, weights = (sorted({cell[name] for cell in found["cells"]}) for name in ("rows", "weights"))
+    at = {(cell["rows"], cell["weights"]): f"{cell['mean']:.2%}" for cell in found["cells"]}
+    head = ["weights kept", *(f"{share:.3g} of rows" for share in rows)]
+    return _columns([head, *([f"{part:.3g}", *(at[share, part] for share in rows)] for part in weights)])
 
 
 def _tokens(report: dict[str, Any]) -> str:

@@ -112,9 +112,9 @@ def _patient(recipe: Recipe, dense: LoadedModel, watcher: Watcher) -> Patient:
     assert recipe.model is not None
     part, at, seed = recipe.steps[0].prune, recipe.calibration, recipe.seed
     assert part is not None
-    loaded = load_model(recipe.model.source, recipe.model.dtype, recipe.model.device)
     if dense.location.kind == "module":
         raise ModelError("Healing opens the model a second time, and this one has no file.", "Save it to a folder first.")
+    loaded = load_model(recipe.model.source, recipe.model.dtype, recipe.model.device)
     readings = Readings(
         lambda: calibration_inputs(loaded, part.general, seed + 1) if part.general else torch.empty(0),
         lambda: text.stream(at.source, loaded.tokenizer, 1, at.tokens, seed + 2, at.column),
@@ -200,6 +200,8 @@ def _rows(job: _Job, share: float, who: str, seed: int, pool: np.ndarray, budget
 
 def _healed(job: _Job, share: float, who: str, seed: int, pool: np.ndarray, test: Tensor, choose: Any) -> dict[str, Any]:
     """Heal once and say its line."""
+    from core.model.steps import assert_zeros
+
     ask, loaded = job.ask, job.patient.loaded
     windows = max(ask.batch, int(job.texts.count(pool, ask.tokens) * share))
     rows, selecting = _rows(job, share, who, seed, pool, windows * ask.tokens, choose)
@@ -216,6 +218,7 @@ def _healed(job: _Job, share: float, who: str, seed: int, pool: np.ndarray, test
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         method(have, ask.params)
+    assert_zeros(loaded, job.patient.masks)
     training = time.perf_counter() - started
     return {
         "share": share, "selector": who, "seed": seed, "accuracy": None, "perplexity": _perplexity(job, loaded, test), "rows": len(rows),
@@ -231,11 +234,13 @@ def _perplexity(job: _Job, loaded: LoadedModel, windows: Tensor) -> float:
 def _told(job: _Job, lines: list[dict[str, Any]]) -> dict[str, Any]:
     ask, part = job.ask, job.recipe.steps[0].prune
     assert part is not None
+    passes = f"{ask.epochs} passes" if ask.epochs > 1 else "one pass"
     how = (
-        f"{part.method} ({part.structure}, {100 * (part.sparsity or 0):.0f} %), healed by {ask.method}, {ask.epochs} pass(es) over the tokens of each share "
-        f"in batches of {ask.batch} x {ask.tokens}; rows are joined with the end token and cut into sequences, so every choice gets exactly as many "
-        "tokens. For each seed 20 % of the rows is held out first; shares are of the tokens of the rest. Perplexity of the held-out rows, joined alike."
+        f"{part.method} ({part.structure}{f', {100 * part.sparsity:.0f} %' if part.sparsity else ''}), healed by {ask.method}, {passes} over the tokens of "
+        f"each share in batches of {ask.batch} x {ask.tokens}; rows are joined with the end token and cut into sequences, so every choice gets exactly "
+        "as many tokens. For each seed 20 % of the rows is held out first; shares are of the tokens of the rest. Perplexity is that of the held-out rows, "
+        "joined alike."
     )
     if DISTILLED in selectors(job.recipe):
-        how += f" Distillation: {1 - ask.alpha:g} CE + {ask.alpha:g} x {ask.temperature:g}^2 KL to the dense model."
+        how += f" Distillation: {1 - ask.alpha:g} CE + {ask.alpha:g} x {f'{ask.temperature:g}^2 ' if ask.temperature != 1 else ''}KL to the dense model."
     return {"chosen": chosen_name(job.recipe), "rows": len(job.dataset), "summary": proof.summary(lines), "protocol": how}

@@ -267,7 +267,7 @@ class _State:
         method = get("recovery", part.method)
         have = {"model": self.loaded.model, "batches": batches, "masks": masks, "steps": part.steps, "watcher": self.watcher}
         losses = method(have | {"learning_rate": part.learning_rate or method.card.learning_rate}, part.params)
-        _assert_zeros(self.loaded, masks)
+        assert_zeros(self.loaded, masks)
         self.said = {"losses": [round(loss, 5) for loss in losses], "nonzero_change": self.nonzero() - before}
 
     def keep(self) -> None:
@@ -355,7 +355,7 @@ def _renumbered(masks: Mapping[str, PackedMask], removed: tuple[int, ...], loade
     return out
 
 
-def _assert_zeros(loaded: LoadedModel, masks: Mapping[str, Tensor]) -> None:
+def assert_zeros(loaded: LoadedModel, masks: Mapping[str, Tensor]) -> None:
     """Recovery must not bring back a pruned weight: not one."""
     for name, keep in masks.items():
         back = int(torch.count_nonzero(weight_under(loaded.model, name)[1].detach()[~keep]))

@@ -46,7 +46,7 @@ def curves(found: Found, label: str) -> Picture:
         legend=LEGEND,
         xaxis={"type": "log", "title": {"text": "Share of the tokens healed with (%)", "font": {"size": 12}}, "tickvals": [100 * at for at in shares],
                "ticktext": [f"{100 * at:.3g}" for at in shares]},
-        yaxis={"title": {"text": "Held-out perplexity a token (lower is better)", "font": {"size": 12}}, "range": _range(found)},
+        yaxis={"title": {"text": "Held-out perplexity (lower is better)", "font": {"size": 12}}, "range": _range(found)},
     )  # fmt: skip
     return Picture(finding(found, label), figure, HEADERS, tuple(_rows(found, label)))
 

@@ -25,6 +25,7 @@ NAMES = (
     "peers",
     "prediction",
     "selectors",
+    "duplicates",
     "large_data",
     "fidelity",
     "shrunk",

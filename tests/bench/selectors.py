@@ -9,7 +9,6 @@ import subprocess
 import sys
 import tempfile
 import time
-import venv
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from core.select.facility_location import facility_location
 from core.select.k_center import k_center
 from kernels.nearest import nearest_rows
 from tests.bench import Figure
+from tests.bench.peers_env import environment
 
 ROWS, FEATURES, SHARE, NEIGHBOURS, CLUSTERS, REPEATS = 20_000, 384, 0.05, 100, 100, 3
 PEER = "apricot-select==0.6.1"
@@ -45,25 +45,15 @@ def paragraphs(count: int) -> np.ndarray:
     return unit(vectors)
 
 
-def environment() -> Path:
-    """The peer's python. Installs it where it is missing."""
-    folder = builtins.cache_dir() / f"bench-{PEER.replace('==', '-')}"
-    python = folder / "bin" / "python"
-    if not (folder / "ready").exists():
-        print(f"  (installing {PEER} into {folder})", flush=True)
-        venv.create(folder, with_pip=True, clear=True)
-        subprocess.run([python, "-m", "pip", "install", "-q", PEER, "scikit-learn"], check=True)
-        (folder / "ready").touch()
-    return python
-
-
 def theirs(points: np.ndarray, count: int) -> tuple[float, np.ndarray]:
     """apricot's seconds, and the rows that it keeps."""
     with tempfile.TemporaryDirectory() as path:
         vectors, out = Path(path) / "vectors.npy", Path(path) / "out.json"
         np.save(vectors, points)
         clean = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-        subprocess.run([environment(), "-P", _PEER, vectors, str(count), out], check=True, stdout=sys.stderr, env=clean)
+        subprocess.run(
+            [environment(PEER, "scikit-learn"), "-P", _PEER, vectors, str(count), out], check=True, stdout=sys.stderr, env=clean
+        )
         found = json.loads(out.read_text())
     return found["seconds"], np.array(found["ranking"])
 
@@ -118,9 +108,7 @@ def measure(rows: int = ROWS) -> list[Figure]:
         beside("k-center, beside the plain loop", seconds(lambda: plain_k_center(points, medoid, count)), k_center_s, None),
         Figure("k-center, rows that the plain loop keeps too", f"{same} of {count}", f"{count}", same == count),
     ]  # fmt: skip
-    return figures + _scikit_learn(
-        points
-    )  # near duplicates beside semhash belong here, as figures of their own rows (100,000 x 384)
+    return figures + _scikit_learn(points)
 
 
 def _scikit_learn(points: np.ndarray) -> list[Figure]:

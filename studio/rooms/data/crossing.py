@@ -46,7 +46,7 @@ class Crossing:
 
 def layout() -> Crossing:
     """Make every component."""
-    note = facts.component("data-cross-note", _nothing())
+    note = facts.component("data-cross-note", nothing()[0])
     with gr.Row():
         learner = gr.Dropdown(
             _LEARNERS, value="mlp", label="Learner to prune", min_width=130, scale=3, elem_id="data-cross-learner"
@@ -62,15 +62,20 @@ def layout() -> Crossing:
     return Crossing(learner, rows, weights, seeds, go, note, plot, table_twin("rows by weights", list(charts.HEADERS)))
 
 
-def _nothing() -> dict[str, Any]:
-    return facts.said("Rows and weights together: not measured yet", WHY, "not measured")
+def nothing() -> list[Any]:
+    """The outputs `drawn()` where nothing was measured."""
+    return [
+        facts.said("Rows and weights together: not measured yet", WHY, "not measured"),
+        PlotlyView(value=None, visible=False),
+        [],
+    ]
 
 
-def shown(runs: Path, choice: Choice | None) -> list[Any]:
+def shown(runs: Path, choice: Choice) -> list[Any]:
     """The outputs `drawn()`: the newest finished job of this way to choose."""
-    found = dataplan.found_crossing(runs, choice) if choice else None
+    found = dataplan.found_crossing(runs, choice)
     if not found:
-        return [_nothing(), PlotlyView(value=None, visible=False), []]
+        return nothing()
     picture = charts.heat_map(found["cells"])
     said = facts.said(picture.finding, f"{charts.together(found['cells'])} {found['protocol']}".strip(), "measured")
     return [said, PlotlyView(value=picture.figure, visible=True), [list(row) for row in picture.rows]]
@@ -98,7 +103,7 @@ def recipe_of(choice: Choice, kind: str, labelled: bool, asked: tuple[str, str, 
 
 
 def wire(bench: Bench, room: Any, crossing: Crossing) -> None:
-    """The button, and the picture: with the rows, the way to choose, and each run that ends."""
+    """The button. The picture is drawn with those of the proof."""
 
     @plainly
     def begin(view: Any, *asked: Any) -> Any:
@@ -106,16 +111,4 @@ def wire(bench: Bench, room: Any, crossing: Crossing) -> None:
             return gr.skip()
         return bench.start(recipe_of(view.choice, view.facts["kind"], bool(view.names), asked))  # type: ignore[arg-type]
 
-    def draw(view: Any) -> Any:
-        return shown(bench.runs, view.choice if view is not None else None)
-
     crossing.go.click(begin, [room.view, *crossing.controls()], bench.run, **_QUIET)
-    gr.on(
-        [room.view.change, bench.ended.change],
-        draw,
-        room.view,
-        crossing.drawn(),
-        queue=False,
-        trigger_mode="always_last",
-        **_QUIET,
-    )

@@ -48,7 +48,7 @@ class Proving:
     crossing: Crossing
 
     def drawn(self) -> list[Any]:
-        return [self.note, self.box, *self.plots, *self.notes, *self.tables]
+        return [self.note, self.box, *self.plots, *self.notes, *self.tables, *self.crossing.drawn()]
 
     def controls(self) -> list[Any]:
         return [self.learner, self.shares, self.seeds]
@@ -84,14 +84,14 @@ def layout() -> Proving:
 
 def nothing() -> list[Any]:
     """The outputs `Proving.drawn()` where no rows are on the map."""
-    return [None, gr.Column(visible=False), None, None, None, None, None, [], [], []]
+    return [None, gr.Column(visible=False), None, None, None, None, None, [], [], [], *crossing.nothing()]
 
 
 def shown(runs: Path, choice: Choice, share: float) -> list[Any]:
     """The outputs `Proving.drawn()`: the newest finished proof of this way to choose, whatever its learner."""
     found = dataplan.found_proof(runs, choice)
     if found is None:
-        return [facts.said("Not proven yet", WHY, "not measured"), *nothing()[1:]]
+        return [facts.said("Not proven yet", WHY, "not measured"), *nothing()[1:-3], *crossing.shown(runs, choice)]
     label = dataplan.way_label(choice.way)
     first = charts.accuracy(found.lines, label, share)
     rest = [proof_time.time_to(found.lines, label, share), charts.scaling(found.lines, found.told, label)]
@@ -105,6 +105,7 @@ def shown(runs: Path, choice: Choice, share: float) -> list[Any]:
         *(one.figure for one in pictures),
         *said,
         *map(_table, pictures),
+        *crossing.shown(runs, choice),
     ]
 
 
