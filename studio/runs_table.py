@@ -37,7 +37,8 @@ def _quality(metrics: dict[str, Any] | None, other: bool) -> str:
     return (
         ""
         if key == "nonzero"
-        else {"perplexity": "ppl ", "bits_per_byte": "bits a byte "}.get(key, "") + cards.written(key, metrics.get(key))
+        else {"perplexity": "ppl ", "bits_per_byte": "bits a byte ", "accuracy": "acc "}.get(key, "")
+        + cards.written(key, metrics.get(key))
     )
 
 

@@ -1,5 +1,6 @@
 """Runs side by side: what is compared, what cannot be and why, intervals, masks laid over each other, and the report in one file."""
 
+import html
 import json
 import math
 import re
@@ -215,6 +216,34 @@ def test_the_report_is_one_file_that_asks_nobody_for_anything_and_escapes_every_
     assert "method: magnitude" in page and "<svg" in page and "default-src 'none'" in page
     file = comparison_page.write([a, b], tmp_path / "reports")
     assert file.read_text().startswith("<!doctype html>") and len(file.read_text()) < 100_000
+
+
+def test_the_report_holds_every_picture_of_the_room_with_its_finding_and_its_table(tmp_path):
+    """Two heads of one row each in a matrix of two rows; features and corrupted images by hand."""
+    mask = {"model.layers.0.a.weight": np.array([[0, 1], [1, 1]], bool)}
+    figure = {"at": [0.1, 0.2, 0.3, 0.4, 0.5]}
+    measured = {
+        "corruptions": {"clean": 0.9, "noise": {"3": 0.7}}, "geometry": dict.fromkeys(("angle", "norm", "margin"), figure),
+        "size_bytes": 900, "divergence": [{"kl": [0.5, None], "tokens": ["<b>", "x"], "dense": [0.5, 0.1], "pruned": [0.4, 0.1]}],
+    }  # fmt: skip
+    protocols = {"heads": {"blocks.0": {"count": 2, "weights": [["model.layers.0.a.weight", 0]]}}}
+    a, b = (
+        made(tmp_path, name, losses, masks={key: value ^ flip for key, value in mask.items()}, final={**measured, "size_bytes": size},
+             dense={**measured, "size_bytes": 1000}, protocols=protocols)
+        for name, losses, flip, size in (("a", (3.0, 4.0), False, 900), ("b", (3.3, 4.1), True, 800))
+    )  # fmt: skip
+    page = comparison_page.page([a, b])
+    seen = [charts.pareto([a, b]), charts.pareto([a, b], "size_bytes"), charts.sparsity([a, b]), charts.overlap([a, b]),
+            charts.difference_map([a, b], 1, next(iter(mask))), charts.heads([a, b], 0), charts.heads([a, b], 1), robust.corruptions([a, b]),
+            robust.geometry([a, b])]  # fmt: skip
+    assert all(picture.figure is not None for picture in seen)
+    for picture in seen:
+        assert f"<b>{html.escape(picture.finding)}</b>" in page
+        assert all(f"<td>{html.escape(cell)}</td>" in page for row in picture.rows for cell in row)
+    assert (
+        page.count("<details>") == len(seen) and page.count("<svg") == len(seen) + 2
+    )  # of geometry one for each of its three figures
+    assert 'title="0.500 nats"' in page and "&lt;b&gt;</span>" in page
 
 
 def test_the_command_writes_the_report_and_says_in_a_sentence_what_is_wrong(tmp_path):

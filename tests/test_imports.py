@@ -18,6 +18,7 @@ LIGHT = (  # the torch-free part of core: all that studio may import of it
     "core.catalogue",
     "core.compare",
     "core.compare.masks",
+    "core.compare.told",
     "core.compare.words",
     "core.compare.page",
     "core.cost",

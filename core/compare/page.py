@@ -9,11 +9,12 @@ import sys
 import time
 from collections.abc import Sequence
 from html import escape
+from math import exp
 from pathlib import Path
 
 from core import compare, folder
 from core.command import answer
-from core.compare import LETTERS, Side, masks, svg
+from core.compare import LETTERS, Side, pictures, svg
 from core.compare import words as compare_words
 from core.errors import ResourceError
 from core.recipe import to_yaml
@@ -22,10 +23,12 @@ from core.views import slug, to_command
 USAGE = "python -m core.compare.page RUN_FOLDER [RUN_FOLDER ...] --out FILE.html"
 _STYLE = """:root{color-scheme:light dark}body{font:16px/1.5 system-ui,sans-serif;max-width:900px;margin:2rem auto;padding:0 1rem;
 color:#1b2620;background:#fff}h1{font-size:1.5rem}h2{font-size:1.15rem;margin-top:2rem}table{border-collapse:collapse;width:100%;font-size:.9rem;
-font-variant-numeric:tabular-nums}th,td{text-align:left;padding:.3rem .6rem;border-bottom:1px solid #8886}.wide{overflow-x:auto}svg{width:100%;height:auto}
+font-variant-numeric:tabular-nums}th,td{text-align:left;padding:.3rem .6rem;border-bottom:1px solid #8886}.wide{overflow-x:auto}.wide svg{min-width:520px}
+h1,h2{overflow-wrap:anywhere}svg{width:100%;height:auto}
 svg text{font-size:11px;fill:currentColor}pre{overflow-x:auto;background:#8881;padding:.8rem;border-radius:8px;font-size:.82rem}.key{display:flex;
 flex-wrap:wrap;gap:.3rem 1.2rem;font-size:.88rem}.key i{display:inline-block;width:.8em;height:.8em;border-radius:50%;margin-right:.4em}blockquote{
 margin:.3rem 0 1rem;padding-left:1rem;border-left:3px solid #8886;white-space:pre-wrap}
+details{margin:.4rem 0 1.4rem}summary{cursor:pointer}h3{font-size:1rem;margin:.2rem 0}
 .note{color:#56625a}@media(prefers-color-scheme:dark){body{color:#e6ece7;background:#0f1512}
 .note{color:#a3b1a8}}"""
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'"
@@ -55,11 +58,8 @@ def page(found: Sequence[Side]) -> str:
         _key(found),
         f"<p><b>{escape(compare_words.verdict(found))}</b></p>" if len(found) > 1 else "",
         "".join(f'<p class="note">{escape(words)}</p>' for words in compare.apart(found)),
-        _table(compare_words.headers(found), compare_words.figure_rows(found)),
-        _pareto(found),
-        _layers(found),
-        _overlap(found),
-        _robust(found),
+        pictures.table(compare_words.headers(found), compare_words.figure_rows(found)),
+        *pictures.all_of(found),
         _texts(found),
         _recipes(found),
     ]
@@ -79,81 +79,34 @@ def _key(found: Sequence[Side]) -> str:
     return f'<p class="key"><span><i style="background:{svg.DENSE}"></i>dense</span>{dots}</p>'
 
 
-def _table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    head = "".join(f"<th>{escape(cell)}</th>" for cell in headers)
-    lines = "".join("<tr>" + "".join(f"<td>{escape(str(cell))}</td>" for cell in row) + "</tr>" for row in rows)
-    return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{lines}</tbody></table></div>'
-
-
-def _pareto(found: Sequence[Side]) -> str:
-    key = compare.quality_key(found)
-    if key is None:
-        return ""
-    marks = compare.placed(found, key, "nonzero")
-    if len(marks) < 2:
-        return ""
-    label, _, less = compare.FIGURES[key]
-    x = svg.axis("weights that are not zero", [mark[1] for mark in marks], zero=True)
-    y = svg.axis(f"{label.lower()} ({'lower' if less else 'higher'} is better)", [mark[2] for mark in marks])
-    best = [marks[at][1:3] for at in compare.front([mark[1:3] for mark in marks], less)]
-    dots = [(name, a, b, svg.DENSE if number is None else svg.COLOURS[number]) for name, a, b, number in marks]
-    return "<h2>Quality against size</h2>" + svg.points(x, y, dots, best)
-
-
-def _layers(found: Sequence[Side]) -> str:
-    names = sorted({str(layer["name"]) for at in found for layer in at.layers}, key=masks.by_block)
-    if not names:
-        return ""
-    series = []
-    for number, at in enumerate(found):
-        own = {str(layer["name"]): 100 * float(layer["sparsity"]) for layer in at.layers}
-        series.append((LETTERS[number], [own.get(name) for name in names], svg.COLOURS[number]))
-    return "<h2>Where each took its share</h2>" + svg.lines("layers, first to last", svg.Axis("% removed", 0, 100), names, series)
-
-
-def _overlap(found: Sequence[Side]) -> str:
-    series, names = [], []
-    for number, other in enumerate(found[1:], 1):
-        told = masks.overlaps(found[0], other)
-        names = names or [masks.label(row["name"]) for row in told]
-        at = {masks.label(row["name"]): row["jaccard"] for row in told}
-        if told:
-            series.append((f"A and {LETTERS[number]}", [at.get(name) for name in names], svg.COLOURS[number]))
-    if not series:
-        return ""
-    y = svg.Axis("overlap of what is pruned (Jaccard)", 0, 1.02)
-    return "<h2>How far the others prune what A prunes</h2>" + svg.lines("masks, first to last", y, names, series)
-
-
-def _robust(found: Sequence[Side]) -> str:
-    alike = compare.measured_alike(found, "corruptions")
-    told = [(name, at, svg.DENSE) if n is None else (LETTERS[n], at, svg.COLOURS[n]) for name, n, at in alike]
-    if not told:
-        return ""
-    kinds = list(told[0][1])
-    series = [
-        (
-            name,
-            [
-                100 * at[kind] if kind == "clean" else 100 * sum(at[kind].values()) / len(at[kind]) if kind in at else None
-                for kind in kinds
-            ],
-            colour,
-        )
-        for name, at, colour in told
-    ]
-    return "<h2>Accuracy on corrupted images, mean over severities</h2>" + svg.bars(
-        svg.Axis("accuracy (%)", 0, 100), kinds, series
-    )
-
-
 def _texts(found: Sequence[Side]) -> str:
     told = compare_words.texts(found)
     parts = [
         f"<h3>{escape(item['title'])}</h3><p>{escape(item['lead'])}</p><blockquote>{escape(item['text'])}</blockquote>"
         for item in told
     ]
+    parts += [_apart(n, at) for n, at in enumerate(found) if at.final.get("divergence")]
     return "<h2>What they write</h2>" + "".join(parts) if parts else ""
+
+
+def _apart(number: int, at: Side) -> str:
+    """The dense model's words, coloured by how far this run's model is from it at each."""
+    words, line = "", ""
+    for told in at.final["divergence"]:
+        for kl, token in zip(told["kl"], map(str, told["tokens"]), strict=True):
+            if not (line.endswith("\n") and not token.strip() and "\n" in token):  # of several empty lines one is enough
+                words += _token(kl, token)
+            line = token
+    return (
+        f"<h3>Dense, coloured by how far {LETTERS[number]} is from it</h3>"
+        '<p class="note">KL divergence of the next token, in nats; deepest from three nats on.</p>'
+        f"<blockquote>{words}</blockquote>"
+    )
+
+
+def _token(kl: float | None, token: str) -> str:
+    hint, depth = ("not a number", 0.8) if kl is None else (f"{kl:.3f} nats", 0.8 * (1 - exp(-kl)))
+    return f'<span title="{hint}" style="background:rgba(217,119,43,{depth:.2f})">{escape(token)}</span>'
 
 
 def _recipes(found: Sequence[Side]) -> str:

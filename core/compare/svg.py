@@ -79,6 +79,58 @@ def bars(y: Axis, names: Sequence[str], series: Sequence[tuple[str, Sequence[flo
     return _framed(x, y, parts, names)
 
 
+def grid(
+    x_title: str, y_title: str, values: Sequence[Sequence[float | None]], reach: float, low: str, high: str, signed: bool = True
+) -> str:
+    """A heat map, row by row: -reach..reach from COLOURS[0] to COLOURS[1] where `signed`, else 0..reach; `low` and `high` say what the ends mean."""
+    rows, columns = len(values), max((len(row) for row in values), default=0)
+    wide, high_px = (_WIDE - _LEFT - _RIGHT) / max(columns, 1), (_HIGH - _BELOW - _TOP) / max(rows, 1)
+    parts = [f'<svg viewBox="0 0 {_WIDE} {_HIGH + 22}" role="img" aria-label="{escape(y_title)} against {escape(x_title)}">']
+    for y, row in enumerate(values):
+        for x, value in enumerate(row):
+            if value is None or abs(value) < 0.005 * reach:
+                continue
+            colour = COLOURS[0] if value < 0 and signed else COLOURS[1]
+            parts.append(
+                f'<rect x="{_LEFT + x * wide:.1f}" y="{_TOP + y * high_px:.1f}" width="{wide:.2f}" height="{high_px:.2f}" fill="{colour}" '
+                f'fill-opacity="{min(abs(value) / reach, 1):.2f}"/>'
+            )
+    right, below = _WIDE - _RIGHT, _HIGH - _BELOW
+    parts.append(
+        f'<rect x="{_LEFT}" y="{_TOP}" width="{right - _LEFT}" height="{below - _TOP}" fill="none" stroke="currentColor" stroke-opacity=".4"/>'
+    )
+    for at in sorted({0, columns // 2, columns - 1}) if columns else ():
+        parts.append(f'<text x="{_LEFT + (at + 0.5) * wide:.1f}" y="{below + 16}" text-anchor="middle">{at}</text>')
+    for at in sorted({0, rows // 2, rows - 1}) if rows else ():
+        parts.append(f'<text x="{_LEFT - 6}" y="{_TOP + (at + 0.5) * high_px + 4:.1f}" text-anchor="end">{at}</text>')
+    parts.append(f'<text x="{(_LEFT + right) / 2}" y="{_HIGH - 6}" text-anchor="middle">{escape(x_title)}</text>')
+    ends = [(COLOURS[0], low)] * signed + [(COLOURS[1], high)]
+    for number, (colour, words) in enumerate(ends):
+        left = _LEFT + number * 240
+        parts.append(f'<rect x="{left}" y="{_HIGH + 6}" width="12" height="12" fill="{colour}"/>')
+        parts.append(f'<text x="{left + 18}" y="{_HIGH + 16}">{escape(words)}</text>')
+    parts.append(f'<text transform="translate(14 {_HIGH / 2}) rotate(-90)" text-anchor="middle">{escape(y_title)}</text></svg>')
+    return "".join(parts)
+
+
+def boxes(y: Axis, series: Sequence[tuple[str, Sequence[float], str]]) -> str:
+    """A box a series: its values are the 5, 25, 50, 75 and 95 % points."""
+    x = Axis("", -0.5, len(series) - 0.5)
+    parts = []
+    for at, (name, (low, q1, middle, q3, high), colour) in enumerate(series):
+        mid, half = x.at(at, False), min(40.0, 240 / max(len(series), 1))
+        a, b, c, d, e = (y.at(value, True) for value in (low, q1, middle, q3, high))
+        parts.append(f'<line x1="{mid:.1f}" x2="{mid:.1f}" y1="{a:.1f}" y2="{e:.1f}" stroke="{colour}" stroke-width="2"/>')
+        parts.append(
+            f'<rect x="{mid - half:.1f}" y="{d:.1f}" width="{2 * half:.1f}" height="{max(b - d, 0.5):.1f}" fill="{colour}" fill-opacity=".35" '
+            f'stroke="{colour}"><title>{escape(name)}: median {middle:.3g}</title></rect>'
+        )
+        parts.append(
+            f'<line x1="{mid - half:.1f}" x2="{mid + half:.1f}" y1="{c:.1f}" y2="{c:.1f}" stroke="{colour}" stroke-width="3"/>'
+        )
+    return _framed(x, y, parts, [name for name, _, _ in series])
+
+
 def _framed(x: Axis, y: Axis, parts: Sequence[str], names: Sequence[str] | None = None) -> str:
     out = [f'<svg viewBox="0 0 {_WIDE} {_HIGH}" role="img" aria-label="{escape(y.title)} against {escape(x.title or "kinds")}">']
     for value in _ticks(y):

@@ -86,12 +86,13 @@ def verdict(found: Sequence[Side]) -> str:
         return (
             f"{LETTERS[one]} and {LETTERS[two]} have the same {compare.FIGURES[key][0].lower()}: {written(key, best.final[key])}."
         )
+    read = "these images" if key == "accuracy" else "this text"
     bounds = compare.interval(key, best.final, second.final)
     if bounds is None:
         return f"{words}. How sure that is, is not known: the runs kept no figures by window or image."
     if bounds[0] <= 0 <= bounds[1]:
-        return f"{words}, but {LETTERS[two]} is within the noise of this text or these images (95 % interval)."
-    return f"{words}, surely better than {LETTERS[two]} on this text or these images (95 % interval)."
+        return f"{words}, but {LETTERS[two]} is within the noise of {read} (95 % interval)."
+    return f"{words}, surely better than {LETTERS[two]} on {read} (95 % interval)."
 
 
 def texts(found: Sequence[Side]) -> list[dict[str, str]]:

@@ -24,7 +24,7 @@ def build(bench: Bench) -> None:
     nothing = cards.hint("Nothing has been run yet.", elem_id="no-runs")
     table = gr.Dataframe(
         headers=runs_table.HEADERS, datatype="str", interactive=False, show_label=False, label="Runs", elem_id="runs-table",
-        max_height=420, show_search="filter", buttons=["copy"], visible=False,
+        max_height=420, show_search="filter", buttons=["copy"], visible=False, wrap=True,
     )  # fmt: skip
     chosen = gr.State(None)
     with gr.Column(visible=False, elem_id="run-details") as details:

@@ -74,6 +74,7 @@ def _layout() -> Room:
                 label="Look at",
                 elem_id="compare-look",
                 scale=4,
+                min_width=320,
             )
             detail = gr.Dropdown(
                 list(charts.COSTS), value="nonzero", label="Cost", elem_id="compare-detail", scale=1, min_width=200
@@ -81,14 +82,14 @@ def _layout() -> Room:
         finding = facts.component("compare-finding")
         view = PlotlyView(height=380, alt="The chosen picture of the runs side by side", elem_id="compare-view")
         twin = table_twin("the picture")
-        gr.Markdown("### What they write")
+        write = facts.component("compare-write")
         texts = cards.text_cards(elem_id="compare-texts")
         with gr.Row():
             export = gr.Button("Make a report", elem_id="compare-export", size="sm", scale=0, min_width=160)
             file = gr.DownloadButton(
                 "Download the report", visible=False, elem_id="compare-download", size="sm", scale=0, min_width=200
             )
-    return Room(runs, look, export, [detail, finding, view, twin], [nothing, part, verdict, apart, table], [texts, file])
+    return Room(runs, look, export, [detail, finding, view, twin], [nothing, part, verdict, apart, table], [write, texts, file])
 
 
 def _wire(bench: Bench, room: Room) -> None:
@@ -113,7 +114,9 @@ def _wire(bench: Bench, room: Room) -> None:
         said = facts.said(note=" ".join([*bad, *compare.apart(found), _BRACKETS]))
         hidden = gr.DownloadButton(visible=False)
         first = "", gr.Column(visible=True), compare_words.verdict(found), said, rows
-        return *first, *drawn(found, picture, wanted), compare_words.texts(found), hidden
+        written = compare_words.texts(found)
+        heading = facts.said("What they write") if written else None
+        return *first, *drawn(found, picture, wanted), heading, written, hidden
 
     @plainly
     def redraw(chosen: list[str] | None, picture: str, wanted: str | None) -> Any:
