@@ -41,8 +41,8 @@ def least_squares(
 
     Intuition: what removed heads and neurons said can largely be said by those that are left, who often saw the same; the last matrix decides how much of
     each is heard, and it has a closed solution.
-    When it lies: with fewer tokens than inputs it learns the calibration text by heart (raise the ridge, or the samples); and a small error at each layer is
-    not yet a small error at the end.
+    When it lies: with fewer tokens than inputs it learns the calibration text by heart (raise the ridge, or the samples). A small error at each layer is
+    not yet a small error at the end: where whole blocks went, what they gave stays missing from the stream, and the model may get worse.
     Deviations from the paper: the ridge draws to the weights that are there, not to zero, so that inputs that the text hardly drives stay as they are; under
     a mask each row is fitted over its own survivors by conjugate gradients.
     """
