@@ -116,6 +116,7 @@ def resolve(recipe: Recipe, cards: tuple[MethodCard, ...] | None = None) -> Reci
     """Check every method and parameter that the recipe names, and fill in the parameters left out. Raises RecipeError."""
     cards = load() if cards is None else cards
     steps = tuple(_resolved_step(step, cards, recipe.calibration) for step in recipe.steps)
+    _check_refits(steps, cards)
     changed: dict[str, Any] = {"steps": steps}
     if recipe.observe:
         for name in recipe.observe.scores:
@@ -241,6 +242,25 @@ def _resolved_step(step: Step, cards: tuple[MethodCard, ...], calibration: Text)
     return step.model_copy(update={"recover": part.model_copy(update=update)})
 
 
+def _check_refits(steps: tuple[Step, ...], cards: tuple[MethodCard, ...]) -> None:
+    """A reconstruction whose card names structures refits layers under a mask of such a structure. Raises RecipeError without one, or with another."""
+    for number, step in enumerate(steps):
+        card = find(cards, "reconstruction", step.reconstruct.method) if step.reconstruct else None
+        gone = {_kind(before.prune.structure) for before in steps[:number] if before.prune}
+        if card and "vocabulary" in gone:
+            raise RecipeError("After tokens went, the dense model reads other ids than the pruned one.",
+                              "Put the reconstruct step before the step that removes them.")  # fmt: skip
+        if card and card.structures and (wrong := sorted(gone & {"unstructured", "N:M", "tiles"} - set(card.structures))):
+            raise RecipeError(f"{card.name} would break the pattern of a mask of {wrong[0]}.", "Use admm or sparsegpt_update.")
+        if card and card.structures and not gone & set(card.structures):
+            raise RecipeError(f"{card.name} refits layers under a mask, and no step before it leaves one.",
+                              "Prune single weights before it, or use least_squares.")  # fmt: skip
+
+
+def _kind(structure: str) -> str:
+    return "N:M" if n_of_m(structure) else "tiles" if tile_size(structure) else structure
+
+
 def asks_general(card: MethodCard) -> bool:
     """Does the method read a second text, the step's `general`?"""
     return any(need.startswith("general_") for need in card.needs)
@@ -263,7 +283,7 @@ def _with_general(prune: Prune, cards: tuple[MethodCard, ...], calibration: Text
 
 def _resolved_prune(prune: Prune, cards: tuple[MethodCard, ...]) -> Prune:
     card = pruner(cards, prune.method)
-    structure = "N:M" if n_of_m(prune.structure) else "tiles" if tile_size(prune.structure) else prune.structure
+    structure = _kind(prune.structure)
     if structure not in card.structures:
         others = ", ".join(c.name for c in cards if c.kind in PRUNERS and structure in c.structures) or "none yet"
         raise RecipeError(

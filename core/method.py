@@ -249,9 +249,13 @@ def reconstruction(
     `layers` "masked": those under a mask, (out, in) as in the dense model; "outputs": the last layer of each attention and MLP, whatever was removed before
     it. `targets`: what a layer should give: "own", what its dense weights give for what it reads now; "dense", what it gives in the dense model.
     May name weight (float32, as it is), keep (bool), dense_weight (masked layers only), seen (core.model.reconstructing.pairs.Seen), bias (None where
-    there is none), watcher. Zeros of the mask stay zero, and their number stays; the engine asserts both.
+    there is none), watcher. structures: of the masks it can refit under, all by default. Zeros stay zero, and their number stays; the engine
+    asserts both.
     """
-    return _register("reconstruction", name, label, paper, extra={"layers": layers, "targets": targets}, place=place, **card)
+    defaults = {"structures": ("unstructured", "N:M", "tiles") if layers == "masked" else ()}
+    return _register(
+        "reconstruction", name, label, paper, extra={"layers": layers, "targets": targets}, place=place, **defaults | card
+    )
 
 
 def recovery(name: str, *, label: str, paper: Paper | None = None, learning_rate: float = 1e-4, **card: Any) -> Decorator:

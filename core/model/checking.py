@@ -23,11 +23,11 @@ from core.recipe import STRUCTURES, Recipe
 def check_steps(recipe: Recipe, loaded: LoadedModel) -> None:
     """Refuse, before anything is measured or changed, a step that this model cannot take."""
     shapes_change = False  # what later steps name may then be gone, or as they need it only then
-    for number, step in enumerate(recipe.steps):
+    for step in recipe.steps:
         if step.recover and loaded.tokenizer is None:
             raise ModelError("Recovery trains on text, and this model has no tokenizer.", "Leave the recover step out for it.")
         if step.reconstruct:
-            check_reconstruct(loaded, step.reconstruct, recipe.steps[:number])
+            check_reconstruct(loaded, step.reconstruct)
         if step.prune and step.prune.structure in loaded.anatomy.refused:
             raise ModelError(loaded.anatomy.refused[step.prune.structure], "Choose a structure that this model has.")
         if step.prune:

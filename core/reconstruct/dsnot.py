@@ -17,6 +17,7 @@ from core.model.reconstructing.refit import Refit
         "Zhang, Zhao, Lin, Sun, Yao, Han, Tanner, Liu, Ji", 2023,
         "Dynamic Sparse No Training: Training-Free Fine-tuning for Sparse LLMs", "2310.08915"),
     layers="masked",
+    structures=("unstructured",),
     targets="own",
 )  # fmt: skip
 def dsnot(

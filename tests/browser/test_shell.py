@@ -39,7 +39,9 @@ def calibrate(page, samples, tokens):
 
 @pytest.mark.parametrize("light", ["light", "dark"])
 def test_no_serious_accessibility_finding_in_any_room_by_day_or_night(studio, visit, light, shots):
-    folder.end(folder.create(studio.runs / f"seen-{light}"), "failed", "A run of this test.", "Nothing to do.")  # its table has more controls then
+    folder.end(
+        folder.create(studio.runs / f"seen-{light}"), "failed", "A run of this test.", "Nothing to do."
+    )  # its table has more controls then
     page = visit(studio.address, NAMES[0], __theme=light)
     page.add_style_tag(content="* { transition: none !important; animation: none !important; }")
     for room in NAMES:

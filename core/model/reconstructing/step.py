@@ -20,7 +20,7 @@ from core.model.reconstructing.pairs import Seen, see, side_by_side
 from core.model.reconstructing.refit import Refit
 from core.model.width.narrow import add_bias
 from core.model.width.widths import settle
-from core.recipe import Reconstruct, Step, n_of_m, tile_size
+from core.recipe import Reconstruct
 
 STAGE = "reconstruct"
 OUTPUTS = ("output", "down")  # the last layer of an attention and of an MLP: what they write, the stream reads
@@ -68,22 +68,14 @@ def reconstruct(
         raise
 
 
-def check_reconstruct(loaded: LoadedModel, step: Reconstruct, before: Sequence[Step]) -> None:
-    """Refuse, before anything is measured, a reconstruction that could not be done after these steps. Raises ModelError, RecipeError."""
+def check_reconstruct(loaded: LoadedModel, step: Reconstruct) -> None:
+    """Refuse, before anything is measured, a reconstruction that this model cannot have. Raises ModelError, RecipeError."""
     method = get("reconstruction", step.method)
     if loaded.lazy is not None:
         raise ModelError(f"{loaded.name} is read block by block, and a reconstruction needs it whole in memory.",
                          "Leave the reconstruct step out, or close other programs.")  # fmt: skip
-    masking = [part.prune for part in before if part.prune and (n_of_m(part.prune.structure) or tile_size(part.prune.structure)
-                                                                or part.prune.structure == "unstructured")]  # fmt: skip
     if method.extra["layers"] != "masked":
         layers_of(loaded, method, {})
-    elif not masking:
-        raise RecipeError(f"{method.card.name} refits layers under a mask, and no step before it leaves one.", _NO_MASK)
-    if step.method == "dsnot" and any(n_of_m(part.structure) or tile_size(part.structure) for part in masking):
-        raise RecipeError("An exchange of weights would break the pattern that the mask has.", "Use admm or sparsegpt_update.")
-    if any(part.prune and part.prune.structure == "vocabulary" for part in before):
-        raise RecipeError("After tokens went, the dense model reads other ids than the pruned one.", _LATER)
 
 
 def layers_of(loaded: LoadedModel, method: Method, masks: Mapping[str, PackedMask]) -> tuple[Layer, ...]:
