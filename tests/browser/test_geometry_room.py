@@ -12,6 +12,7 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import expect
 
 from studio.charts import damage as charts
+from tests.browser.conftest import PATIENCE_MS
 from tests.browser.equaliser_page import write_workspace
 
 pytestmark = pytest.mark.browser
@@ -104,9 +105,8 @@ def test_the_damage_of_a_budget_says_who_pays_and_a_click_takes_their_rows(studi
     box.fill(str(rows))
     box.press("Enter")
     page.locator("#damage-go").click()
-    expect(page.locator("#damage-finding h3")).to_contain_text(
-        re.compile(r"\) pays most: .* of blocks\.4\..* goes|No group of rows pays")
-    )
+    pays = re.compile(r"\) pays most: .* of blocks\.4\..* goes|No group of rows pays")
+    expect(page.locator("#damage-finding h3")).to_contain_text(pays, timeout=3 * PATIENCE_MS)
     found = json.loads(next(studio.runs.glob("damage-*/damage.json")).read_text())
     assert all(len(group["words"]) == 3 for group in found["groups"])
     order = charts.groups(found, 0.0)

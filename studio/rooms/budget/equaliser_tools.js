@@ -38,8 +38,16 @@ function panels() {
   const targets = put(make('section', 'eq-panel'), make('h4', '', 'Target'), put(make('div', 'eq-line'), kind, wish, button('Solve', aim, 'Solve for this target')));
   ui.ideas = make('div', 'eq-chips'); ui.ideas.setAttribute('role', 'group'); ui.ideas.setAttribute('aria-label', 'Proposals for this total');
   ui.blend = make('input'); ui.blend.type = 'range'; ui.blend.min = 0; ui.blend.max = 100; ui.blend.value = 0; ui.blend.disabled = true; ui.blend.setAttribute('aria-label', 'Blend: from this budget to the proposal');
-  ui.blend.oninput = () => { if (!ghost) return; blended(ui.blend.value); base ??= { ...shares }; const still = new Set(held()), next = Budget.blend(base, ghost.shares, ui.blend.value / 100); for (const name of still) next[name] = base[name]; adopt(next); };
-  ui.blend.onchange = () => { base = null; commit(); };
+  // Blended from the budget that stood before the first step, as long as nothing else moves the bars: a key writes each of its steps.
+  let mine = null, made = '';
+  ui.blend.oninput = () => {
+    if (!ghost) return;
+    if (JSON.stringify([ghost.name, shares]) !== made) mine = { ...shares };
+    blended(ui.blend.value); const still = new Set(held()), next = Budget.blend(mine, ghost.shares, ui.blend.value / 100);
+    for (const name of still) next[name] = mine[name];
+    adopt(next); made = JSON.stringify([ghost.name, shares]);
+  };
+  ui.blend.onchange = () => commit();
   ui.adopt = button('Adopt', () => { adopt({ ...ghost.shares }); blended(100); commit(); }, 'Adopt the proposal'); ui.adopt.disabled = true;
   const title = make('h4', '', 'Proposals for this total'); if (model.curves) title.append(' ', make('span', 'badge badge-estimate of-weights', 'estimate'));
   const proposals = put(make('section', 'eq-panel wide'), title, ui.ideas, put(make('div', 'eq-line of-weights'), make('span', 'eq-soft', 'mine'), ui.blend, make('span', 'eq-soft', 'proposal'), ui.adopt));
