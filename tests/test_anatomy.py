@@ -142,7 +142,19 @@ def test_an_encoder_with_a_decoder_is_taken_as_a_module():
         ("bert", {"channels", "experts", "query_heads", "mixed", "width", "slices", "vocabulary"}),
         (
             "resnet",
-            {"blocks", "sublayers", "heads", "neurons", "query_heads", "heads_and_neurons", "mixed", "width", "slices", "experts", "vocabulary"},
+            {
+                "blocks",
+                "sublayers",
+                "heads",
+                "neurons",
+                "query_heads",
+                "heads_and_neurons",
+                "mixed",
+                "width",
+                "slices",
+                "experts",
+                "vocabulary",
+            },
         ),
     ],
 )

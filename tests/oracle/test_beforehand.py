@@ -41,8 +41,14 @@ def recipe(*steps, **fields):
         ({"method": "wanda", "allocation": {"method": "by_hand", "shares": {"blocks.9": 0.5}}}, "names 'blocks.9'"),
         ({"method": "bonsai", "structure": "neurons", "sparsity": 0.3, "allocation": "knapsack"}, "tries out budgets on scores"),
         ({"method": "movement", "sparsity": 0.3, "allocation": "darwinlm"}, "tries out budgets on scores"),
-        ({"method": "hard_concrete", "structure": "heads", "sparsity": 0.3, "allocation": "knapsack"}, "tries out budgets on scores"),
-        ({"method": "wanda", "structure": "query_heads", "sparsity": 0.3, "only": ["blocks.9"]}, "No query_heads of this model fit"),
+        (
+            {"method": "hard_concrete", "structure": "heads", "sparsity": 0.3, "allocation": "knapsack"},
+            "tries out budgets on scores",
+        ),
+        (
+            {"method": "wanda", "structure": "query_heads", "sparsity": 0.3, "only": ["blocks.9"]},
+            "No query_heads of this model fit",
+        ),
         (
             {"method": "bonsai", "structure": "neurons", "sparsity": 0.3, "allocation": "influence_weighted"},
             "goes through the blocks",
