@@ -138,9 +138,24 @@ def test_an_encoder_with_a_decoder_is_taken_as_a_module():
     ("name", "refused"),
     [
         ("llama", {"channels", "experts"}),
-        ("mixtral", {"channels", "neurons", "mixed", "slices"}),
-        ("bert", {"channels", "experts", "mixed", "width", "slices", "vocabulary"}),
-        ("resnet", {"blocks", "sublayers", "heads", "neurons", "mixed", "width", "slices", "experts", "vocabulary"}),
+        ("mixtral", {"channels", "neurons", "heads_and_neurons", "mixed", "slices"}),
+        ("bert", {"channels", "experts", "query_heads", "mixed", "width", "slices", "vocabulary"}),
+        (
+            "resnet",
+            {
+                "blocks",
+                "sublayers",
+                "heads",
+                "neurons",
+                "query_heads",
+                "heads_and_neurons",
+                "mixed",
+                "width",
+                "slices",
+                "experts",
+                "vocabulary",
+            },
+        ),
     ],
 )
 def test_what_a_model_refuses(name: str, refused: set[str]):
