@@ -250,7 +250,7 @@ class Recipe(Section):
     @model_validator(mode="after")
     def _whole(self) -> Recipe:
         asks_model, asks_data = bool(self.steps or self.observe or self.evolve), bool(self.select or self.projection)
-        if not asks_model and not asks_data and not self.geometry and not self.damage and not self.heal:
+        if not (asks_model or asks_data or self.geometry or self.damage or self.heal or self.cross):
             raise ValueError(
                 "a recipe needs model + steps (or observe, or evolve), or data + select (or projection), or all of it for geometry"
             )

@@ -130,12 +130,12 @@ def test_the_title_is_a_finding_and_every_cell_is_in_the_table():
         lines(r100_w100=[0.97, 0.97, 0.98], r20_w100=[0.96, 0.975, 0.98], r100_w10=[0.9, 0.91, 0.9], r20_w10=[0.7, 0.6, 0.7])
     )
     picture = charts.heat_map(found)
-    assert picture.finding.startswith("20 % of the rows with all weights does as well as all of both (-0.2 points, ")
+    assert picture.finding.startswith("20 % of the rows with all weights do as well as all of both (-0.2 points, ")
     assert len(picture.rows) == 4 and all(len(row) == len(picture.headers) for row in picture.rows)
     assert len(picture.figure.layout.shapes) == 1 and len(picture.figure.layout.annotations) == 4
     assert charts.together(found) == "Keeping 10 % of the weights costs 30.5 points with 20 % of the rows, and 7.0 with all rows."
     none = crossing.cells(lines(r100_w100=[0.97, 0.97], r20_w100=[0.8, 0.81], r100_w10=[0.9, 0.91], r20_w10=[0.7, 0.6]))
-    assert charts.finding(none).startswith("Nothing can go unpaid: all rows with 10 % of the weights loses least")
+    assert charts.finding(none).startswith("Nothing can go unpaid: all rows with 10 % of the weights lose least")
 
 
 @pytest.mark.quick

@@ -14,7 +14,7 @@ from studio.theme import COLOURS, SCALE
 
 HEADERS = ("Rows kept", "Weights kept", "Mean", "Low", "High", "Against all rows and weights", "Seeds")
 Cell = Mapping[str, Any]
-_DARK = 0.62  # of the scale: above it the colours are pale and the words dark
+_DARK = 0.42  # of the scale: above it the colours are pale and the words dark
 
 
 def heat_map(cells: Sequence[Cell]) -> Picture:
@@ -70,12 +70,12 @@ def finding(cells: Sequence[Cell]) -> str:
     best = crossing.smallest(cells)
     if best:
         gap = _gap(best)
-        return f"{_capital(_of(best))} does as well as all of both ({gap})"
+        return f"{_capital(_of(best))} do as well as all of both ({gap})"
     others = [cell for cell in cells if cell["difference"] is not None]
     if not others:
         return "There is one cell, and nothing to set against it"
     near = max(others, key=lambda cell: cell["difference"])
-    return f"Nothing can go unpaid: {_of(near)} loses least ({_gap(near)})"
+    return f"Nothing can go unpaid: {_of(near)} lose least ({_gap(near)})"
 
 
 def _of(cell: Cell) -> str:

@@ -48,12 +48,10 @@ def layout() -> Crossing:
     """Make every component."""
     note = facts.component("data-cross-note", nothing()[0])
     with gr.Row():
-        learner = gr.Dropdown(
-            _LEARNERS, value="mlp", label="Learner to prune", min_width=130, scale=3, elem_id="data-cross-learner"
-        )
-        rows = gr.Textbox("10, 20, 50", label="Rows kept (%)", min_width=120, scale=3, max_lines=1, elem_id="data-cross-rows")
+        learner = gr.Dropdown(_LEARNERS, value="mlp", label="Learner", min_width=130, scale=3, elem_id="data-cross-learner")
+        rows = gr.Textbox("10, 20, 50", label="Rows (%)", min_width=120, scale=3, max_lines=1, elem_id="data-cross-rows")
         weights = gr.Textbox(
-            "2, 5, 10, 30", label="Weights kept (%)", min_width=120, scale=3, max_lines=1, elem_id="data-cross-weights"
+            "2, 5, 10, 30", label="Weights (%)", min_width=120, scale=3, max_lines=1, elem_id="data-cross-weights"
         )
         seeds = gr.Slider(1, 10, 3, step=1, label="Seeds", min_width=190, scale=3, elem_id="data-cross-seeds")
     go = gr.Button("Prune both (a run)", elem_id="data-cross")
