@@ -38,7 +38,7 @@ def test_a_plan_is_told_by_what_it_changes_with_every_default_filled_in():
     parts = recipe(only=("blocks.1", "blocks.2"), protect=("super_weights",))
     assert plandiff.changes(parts, before) == [
         ("Only from", "none", "blocks.1, blocks.2"),
-        ("Never from", "none", "super_weights"),
+        ("Never from", "none", "the super weights"),
     ]
     target = recipe(method="flap", structure="neurons", cost="bytes", sparsity=0.2)
     assert ("Target", "none", "bytes −20 %") in plandiff.changes(target, before)
