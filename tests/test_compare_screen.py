@@ -8,6 +8,7 @@ from core import folder, sweep
 from core.compare import Side
 from core.events import Progress
 from core.recipe import parse, to_yaml
+from studio.charts.run import layers_finding
 from studio.jobs import ASKED
 from studio.known import description
 from studio.parts import cards
@@ -37,7 +38,7 @@ def test_a_plan_is_told_by_what_it_changes_with_every_default_filled_in():
     parts = recipe(only=("blocks.1", "blocks.2"), protect=("super_weights",))
     assert plandiff.changes(parts, before) == [
         ("Only from", "none", "blocks.1, blocks.2"),
-        ("Never from", "none", "super_weights"),
+        ("Never from", "none", "the super weights"),
     ]
     target = recipe(method="flap", structure="neurons", cost="bytes", sparsity=0.2)
     assert ("Target", "none", "bytes −20 %") in plandiff.changes(target, before)
@@ -115,13 +116,19 @@ def test_stages_say_what_is_over_how_long_the_one_under_way_will_take_and_what_i
     assert told(asked, seen, ended=False) == [
         ("Load the model", "1.0 s"),
         ("Measure the dense model", "2.0 s"),
-        ("Prune: wanda", "2 of 6, 8 s left"),
+        ("Prune: Wanda", "2 of 6, 8 s left"),
         ("Measure what is left", "to come"),
-        ("Recover: lora", "to come"),
+        ("Recover: LoRA through the mask", "to come"),
         ("Measure what is left", "to come"),
     ]
     assert [words for _, words in told(asked, seen, ended=True)][2:4] == ["4.0 s", "not reached"]
     assert [words for words, _ in stages.expected(recipe(save=True))][-1] == "Save the model"
+
+
+def test_the_layers_of_a_run_are_told_by_where_most_and_least_went():
+    rows = [{"name": "a", "sparsity": 0.2, "output_error": None}, {"name": "b", "sparsity": 0.7, "output_error": 0.25}]
+    assert layers_finding(rows) == "b gave most (70 %), a least (20 %); the output of b suffered most (error 0.25)"
+    assert layers_finding(rows[:1]) == "Every layer gave about 20 %" and layers_finding([]) == ""
 
 
 REPORT = {

@@ -45,6 +45,23 @@ def layers_figure(layers: Sequence[Mapping[str, Any]]) -> go.Figure | None:
     return figure
 
 
+def layers_finding(layers: Sequence[Mapping[str, Any]]) -> str:
+    """Where most and least went; and where the output suffered most, where that was told."""
+    if not layers:
+        return ""
+    share = {str(layer["name"]): 100 * float(layer["sparsity"]) for layer in layers}
+    most, least = max(share, key=share.__getitem__), min(share, key=share.__getitem__)
+    if share[most] - share[least] < 0.5:
+        said = f"Every layer gave about {share[most]:.0f} %"
+    else:
+        said = f"{most} gave most ({share[most]:.0f} %), {least} least ({share[least]:.0f} %)"
+    errors = {str(layer["name"]): layer["output_error"] for layer in layers if layer.get("output_error") is not None}
+    if errors:
+        worst = max(errors, key=errors.__getitem__)
+        said += f"; the output of {worst} suffered most (error {errors[worst]:.2g})"
+    return said
+
+
 def layer_axis(names: Sequence[str]) -> dict[str, Any]:
     """The axis of a picture with a mark a layer: a few layers by name; many by a tick where each block (or each few blocks) begins."""
     if len(names) <= 16:

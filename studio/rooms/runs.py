@@ -25,6 +25,7 @@ def build(bench: Bench) -> None:
     table = gr.Dataframe(
         headers=runs_table.HEADERS, datatype="str", interactive=False, show_label=False, label="Runs", elem_id="runs-table",
         max_height=420, show_search="filter", buttons=["copy"], visible=False, wrap=True,
+        column_widths=[300, 90, 250, 100, 100, 100, 90, 120],
     )  # fmt: skip
     chosen = gr.State(None)
     with gr.Column(visible=False, elem_id="run-details") as details:

@@ -10,6 +10,7 @@ from core import catalogue, folder
 from core.cost import MASKS
 from core.errors import PrunariumError
 from core.recipe import Prune, Recipe, n_of_m, tile_size, to_dict
+from core.recipe_steps import SUPER_WEIGHTS
 from studio import jobs, known, target
 from studio.parts import facts
 from studio.parts.facts import count_text
@@ -191,7 +192,10 @@ def _value(key: str, value: Any) -> str:
     if key.startswith("steps.") and key.endswith("method"):
         return "the budget by hand" if value == BY_HAND else _labels().get(value, str(value))
     if key.endswith(".structure"):
-        return STRUCTURE_WORDS.get(value, str(value))
+        size = tile_size(value)
+        return f"{size} × {size} tiles" if size else STRUCTURE_WORDS.get(value, str(value))
+    if key.endswith(".protect"):
+        return str(value).replace(SUPER_WEIGHTS, "the super weights")[:80]
     return f"{value:g}" if isinstance(value, float) else str(value)[:40]
 
 

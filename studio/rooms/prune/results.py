@@ -13,7 +13,7 @@ from core.recipe import Recipe
 from studio import jobs, runs_table
 from studio.bench import Bench, plainly
 from studio.charts import live
-from studio.charts.run import layers_figure
+from studio.charts.run import layers_figure, layers_finding
 from studio.parts import cards, facts
 from studio.parts.plotview import PlotlyView, table_twin
 from studio.rooms.prune import diverging, stages
@@ -41,6 +41,7 @@ def results(bench: Bench) -> None:
         figures = cards.figure_cards(elem_id="prune-figures")
         saved = cards.hint("", elem_id="prune-saved")
         figure_table = table_twin("figures", ["Figure", "Dense", "Pruned", "Recovered"])
+        layers_said = facts.component("layers-finding")
         layers = PlotlyView(
             height=260, alt="A bar for each layer: the share removed, and the error in its output", elem_id="prune-layers"
         )
@@ -49,7 +50,7 @@ def results(bench: Bench) -> None:
         texts = cards.text_cards(elem_id="prune-texts")
         token_table = table_twin("tokens", diverging.HEADERS)
     timer = gr.Timer(1.0, active=False)
-    found = [figures, saved, figure_table, layers, layer_table, apart, texts, token_table]
+    found = [figures, saved, figure_table, layers_said, layers, layer_table, apart, texts, token_table]
     everything = [nothing, live_part, resume, steps, told, curve, live_table, done_part, *found, timer]
 
     def look(name: str | None) -> tuple[Any, ...]:
@@ -87,6 +88,7 @@ def _seen(at: folder.Status) -> tuple[Any, ...]:
         *working,
         gr.Column(visible=True),
         *figures,
+        facts.said(layers_finding(report.get("layers") or []), "", "measured") if report.get("layers") else None,
         layers_figure(report.get("layers") or []),
         layer_rows(report),
         *said,
@@ -105,11 +107,22 @@ def _working(at: folder.Status, recipe: Recipe) -> tuple[Any, ...]:
     return (
         gr.Column(visible=bool(lines)),
         gr.Button(visible=cut),
-        facts.said(f"Stages: {total}" if total else "Stages", _repeats(at, lines) if cut else "", "", lines),
+        facts.said(
+            f"Stages: {total}" if total else "Stages",
+            " ".join([*([_repeats(at, lines)] if cut else []), *_notes(events)]),
+            "",
+            lines,
+        ),
         facts.said(live.finding(points), live.NOTE if "running_perplexity" in points else "", "measured") if points else None,
         PlotlyView(value=curve, visible=True) if curve else PlotlyView(visible=False),
         live.rows(points),
     )
+
+
+def _notes(events: list[dict[str, Any]], most: int = 4) -> list[str]:
+    """What the run remarked while it worked: super weights that were spared, a busy machine, a Hessian that needed damping. Its name, the first, is none."""
+    said = [str(event["text"]) for event in events[1:] if event.get("kind") == "note" and event.get("text")]
+    return [words if words.endswith((".", "!", "?")) else f"{words}." for words in dict.fromkeys(said)][:most]
 
 
 def _repeats(at: folder.Status, lines: list[tuple[str, str]]) -> str:
@@ -136,6 +149,7 @@ def _hidden() -> tuple[Any, ...]:
         [],
         "",
         [],
+        None,
         None,
         [],
         None,

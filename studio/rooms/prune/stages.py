@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from core import catalogue
 from core.recipe import Recipe
 
 Event = dict[str, Any]
+_KINDS = {"recover": "recovery", "reconstruct": "reconstruction"}
 
 
 def expected(recipe: Recipe) -> list[tuple[str, str]]:
@@ -16,10 +18,16 @@ def expected(recipe: Recipe) -> list[tuple[str, str]]:
     steps = [next(name for name, part in step if part is not None) for step in recipe.steps]
     for place, (kind, step) in enumerate(zip(steps, recipe.steps, strict=True)):
         method = getattr(step, kind).method
-        out.append((f"{kind.capitalize()}: {method}", kind))
+        out.append((f"{kind.capitalize()}: {_label(kind, method)}", kind))
         if place + 1 == len(steps) or (kind == "recover") != (steps[place + 1] == "recover"):
             out.append(("Measure what is left", "recovered: " if kind == "recover" else "pruned: "))
     return [*out, *([("Save the model", "save")] if recipe.save.model else [])]
+
+
+def _label(kind: str, method: str) -> str:
+    """As the menus call it."""
+    kinds = catalogue.PRUNERS if kind == "prune" else (_KINDS[kind],)
+    return next((card.label for card in catalogue.load() if card.name == method and card.kind in kinds), method)
 
 
 def told(recipe: Recipe, events: Sequence[Event], ended: bool) -> list[tuple[str, str]]:
