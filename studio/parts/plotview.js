@@ -21,16 +21,10 @@ const themed = layout => {
   out.yaxis = out.yaxis || axis();
   return out;
 };
-// Plotly sets a colour bar's upright title so near its ticks that they touch; on a phone the bar would take half of the picture, and lies above it.
-const NARROW = 480;
-let slim = false;
-const fitted = ({data, layout}) => {
-  const bars = [...data.map(at => at.showscale !== false && at.colorbar), ...data.map(at => at.marker && at.marker.colorbar), layout.coloraxis && layout.coloraxis.colorbar].filter(Boolean);
-  for (const bar of bars) {
-    const title = typeof bar.title === 'string' ? {text: bar.title} : bar.title;
-    if (slim && bars.length === 1) {
-      Object.assign(bar, {orientation: 'h', x: .5, xanchor: 'center', y: 1, yanchor: 'bottom', len: 1, thickness: 8, ...(title && {title: {...title, side: 'top'}})});
-    } else if (title && !bar.ticktext) bar.ticksuffix = (bar.ticksuffix || '') + '\u2002';
+// Plotly sets a colour bar's upright title so near its ticks that they touch.
+const spaced = trace => {
+  for (const bar of [trace.colorbar, trace.marker && trace.marker.colorbar]) {
+    if (bar && bar.title && !bar.ticktext) bar.ticksuffix = (bar.ticksuffix || '') + '\u2002';
   }
 };
 // Plotly's dark ink in the cells of a heat map is a grey.
@@ -69,8 +63,7 @@ const paint = async () => {
   if (value !== props.value) return;  // a newer figure is already waiting
   const figure = value.fig ? JSON.parse(value.fig) : {data: [], layout: {xaxis: {visible: false}, yaxis: {visible: false}}};
   host.classList.toggle('empty', !value.fig);
-  slim = host.offsetWidth < NARROW;
-  fitted({layout: {}, ...figure});
+  for (const trace of figure.data) spaced(trace);
   const light = document.body.classList.contains('dark') ? 'dark' : 'light';
   await drawn(() => plotly.react(host, figure.data, themed(figure.layout || {}), config));
   rev = value.rev;
@@ -86,6 +79,5 @@ new MutationObserver(draw).observe(document.body, {attributes: true, attributeFi
 new ResizeObserver(() => {
   if (!host.offsetWidth) return;
   if (waiting) draw();
-  else if (bound && (host.offsetWidth < NARROW) !== slim) draw();
   else if (bound) window.Plotly.Plots.resize(host);
 }).observe(host);
