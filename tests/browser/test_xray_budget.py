@@ -66,7 +66,9 @@ def click_bar(page, index):
 def test_another_metric_gives_another_finding_and_a_click_on_a_bar_a_layer_of_that_block_and_its_weights(room):
     page = room("xray")
     expect(page.locator("#xray-importance-finding h3")).to_contain_text("change")
+    before = page.locator("#xray-importance .plotview").get_attribute("data-rev")
     page.get_by_label("Magnitude").click()
+    page.wait_for_function("rev => document.querySelector('#xray-importance .plotview').dataset.rev !== rev", arg=before)
     expect(page.locator("#xray-importance-finding h3")).to_contain_text("smallest weights on average")
     expect(page.locator("#xray-importance-finding .badge")).to_have_text("precomputed demo")
     click_bar(page, 2)
