@@ -89,12 +89,12 @@ def _wire_selectors(bench: Bench, room: Room, below: Below) -> None:
             return [
                 gr.skip(),
                 choosing.note(view),
-                quotas.shown(view, keep),
+                quotas.shown(view, keep, hand),
                 treemap.shown(view, keep),
                 *(gr.skip() for _ in room.live()),
             ]
         drawn = live(bench, now, keep, *looks)
-        return [now, choosing.note(now), quotas.shown(now, keep), treemap.shown(now, keep), *drawn]
+        return [now, choosing.note(now), quotas.shown(now, keep, hand), treemap.shown(now, keep), *drawn]
 
     @plainly
     def moved(event: gr.EventData, selector: str, params: Moved, hand: Any, view: View | None, keep: float, *looks: Any) -> Any:
@@ -104,8 +104,8 @@ def _wire_selectors(bench: Bench, room: Room, below: Below) -> None:
             return gr.skip()
         now = choosing.with_selector(view, selector, params, shares)
         drawn = live(bench, now, total, *looks)
-        return [shares, gr.Slider(step=0.01, value=total), now, choosing.note(now), quotas.shown(now, total), *drawn]
+        return [shares, gr.Slider(step=0.01, value=total), now, choosing.note(now), quotas.shown(now, total, shares), *drawn]
 
     gr.on([below.selector.input, below.params.change, room.view.change, room.keep.release], chosen, wishes, outputs, **_LATEST)
     held = [below.hand, room.keep, room.view, below.note, below.bars, *room.live()]
-    below.bars.submit(moved, wishes, held, **_LATEST)
+    below.bars.submit(moved, wishes, held, **_QUIET, trigger_mode="multiple")  # always_last loses what an event says

@@ -6,22 +6,34 @@ const make = (tag, cls, text) => { const node = document.createElement(tag); if 
 const put = (parent, ...nodes) => { parent.append(...nodes); return parent; };
 const button = (text, act, label) => { const node = make('button', '', text); node.type = 'button'; node.onclick = act; if (label) node.title = label; return node; };
 const whole = n => Math.round(n).toLocaleString('en-US'), percent = share => `${(100 * share).toFixed(1).replace(/\.0$/, '')} %`;
-let sizes = [], shares = [], byHand = new Set(), level = 0.3, of = '', bars = [], ui = {}, pause = 0, dragged = false;
+let sizes = [], shares = [], byHand = new Set(), level = 0.3, of = '', bars = [], ui = {}, pause = 0, dragged = false, turn = 0, sent = 0, dirty = false;  // sent: when the hand's last word left, 0 once it is answered; turn: of the hand; an answer to an earlier one is late
 
-const rowsOf = at => Math.floor(sizes[at] * shares[at] + 0.5);
+let counts = [];
+const rowsOf = at => counts[at];
 const all = () => sizes.reduce((sum, size) => sum + size, 0);
-const kept = () => sizes.reduce((sum, size, at) => sum + rowsOf(at), 0);
+const kept = () => counts.reduce((sum, count) => sum + count, 0);
 const spread = () => sizes.forEach((size, at) => { if (!byHand.has(at)) shares[at] = level; });
+
+// Rows of each cluster: by hand, halves upwards; of the others, one level, whole rows by largest remainder.
+function recount() {
+  counts = sizes.map((size, at) => byHand.has(at) ? Math.floor(size * shares[at] + 0.5) : 0);
+  const others = [...sizes.keys()].filter(at => !byHand.has(at)), wished = Math.floor(level * others.reduce((sum, at) => sum + sizes[at], 0) + 0.5 + 1e-9);
+  for (const at of others) counts[at] = Math.floor(level * sizes[at] + 1e-9);
+  const rest = wished - others.reduce((sum, at) => sum + counts[at], 0);
+  others.sort((a, b) => (level * sizes[b] - counts[b]) - (level * sizes[a] - counts[a]) || a - b);
+  for (const at of others.slice(0, Math.max(rest, 0))) if (counts[at] < sizes[at]) counts[at] += 1;
+}
 
 function take() {
   const value = props.value;
-  if (dragged) return;
+  if (value && (value.turn ?? 0) === turn) { sent = 0; if (dirty) { dirty = false; settle(); } }
+  if (value && value.of === of && ((value.turn ?? 0) !== turn || dragged || 'saving' in host.dataset)) return;
   host.hidden = !value;
   if (!value) { host.replaceChildren(); of = ''; return; }
   const fresh = value.of !== of || value.sizes.length !== sizes.length;
-  of = value.of; sizes = value.sizes; byHand = new Set(Object.keys(value.shares).map(Number).filter(at => at < sizes.length));
+  of = value.of; turn = value.turn ?? 0; sizes = value.sizes; byHand = new Set(Object.keys(value.shares).map(Number).filter(at => at < sizes.length));
   const fixed = [...byHand].reduce((sum, at) => sum + Math.floor(sizes[at] * value.shares[at] + 0.5), 0), free = sizes.reduce((sum, size, at) => sum + (byHand.has(at) ? 0 : size), 0);
-  level = free ? Budget.clamp((value.keep * all() - fixed) / free, 0, 1) : level;
+  level = free ? Budget.clamp((Math.floor(value.keep * all() + 0.5) - fixed) / free, 0, 1) : level;
   shares = sizes.map((size, at) => byHand.has(at) ? value.shares[at] : level);
   if (fresh || !ui.row) build();
   paint(); host.dataset.rev = Number(host.dataset.rev) + 1;
@@ -82,6 +94,7 @@ function sameNumber() {
 }
 
 function paint() {
+  recount();
   const now = kept(), total = all(), low = [...sizes.keys()].sort((a, b) => shares[a] - shares[b]), first = low[0], last = low[low.length - 1];
   ui.title.textContent = shares[last] - shares[first] < 0.005 ? `${whole(now)} of ${whole(total)} rows stay, the same share of every cluster` : `${whole(now)} of ${whole(total)} rows stay: ${percent(shares[first])} of cluster ${first}, ${percent(shares[last])} of cluster ${last}`;
   ui.note.textContent = `${percent(now / total)} in all, ${byHand.size} of ${sizes.length} clusters by hand. Inside a cluster the order of the scores decides.`;
@@ -102,12 +115,14 @@ function say(text) { ui.told.textContent = text; }
 function settle() {
   clearTimeout(pause); host.dataset.saving = '';
   pause = setTimeout(() => {
+    if (sent && Date.now() - sent < 5000) { dirty = true; return; } // one word at a time; the newest follows
     delete host.dataset.saving;
     const now = kept(); if (now < 1) return say('One row stays at the least: lift a bar.');
     say('');
     const named = [...byHand].sort((a, b) => a - b), largest = sizes.indexOf(Math.max(...sizes));
     const told = named.length === sizes.length ? named.filter(at => at !== largest) : named;
-    trigger('submit', { of, shares: Object.fromEntries(told.map(at => [at, shares[at]])), keep: now / all() });
+    turn += 1; sent = Date.now();
+    trigger('submit', { of, turn, shares: Object.fromEntries(told.map(at => [at, shares[at]])), keep: now / all() });
   }, 120);
 }
 watch('value', take); take();

@@ -29,8 +29,8 @@ def component(elem_id: str) -> gr.HTML:
     )
 
 
-def shown(view: View | None, keep: float) -> dict[str, Any] | None:
-    """Sizes of the clusters and the quotas that stand; nothing where another selector chooses."""
+def shown(view: View | None, keep: float, hand: dict[str, Any] | None = None) -> dict[str, Any] | None:
+    """Sizes of the clusters and the quotas that stand; nothing where another selector chooses. `hand`: what `told` said last."""
     if view is None or not view.ready or view.choice.selector != choosing.BY_HAND:
         return None
     told = dict(view.choice.params).get("quotas", "")
@@ -39,18 +39,19 @@ def shown(view: View | None, keep: float) -> dict[str, Any] | None:
         "sizes": [int(size) for size in view.drawn["sizes"]],
         "shares": read_shares(told, "quotas", ""),
         "keep": keep / 100,
+        "turn": (hand or {}).get("turn"),
         "ms": view.held.get("ms"),
     }
 
 
 def told(event: gr.EventData) -> tuple[dict[str, Any], float]:
-    """({"of", "shares"}, keep in per cent) of what the page sent. Raises PrunariumError where it is no such thing."""
+    """({"of", "shares", "turn": how often a hand has moved them}, keep in per cent) of what the page sent. Raises PrunariumError where it is no such thing."""
     sent = event._data or {}
     try:
         shares = {str(int(number)): round(float(share), 6) for number, share in sent["shares"].items()}
-        keep = round(100 * float(sent["keep"]), 2)
+        keep, turn = round(100 * float(sent["keep"]), 2), int(sent["turn"])
     except (TypeError, ValueError, KeyError, AttributeError):
         raise PrunariumError("The page sent no quotas.", "Reload the page.") from None
     if not all(0 <= share <= 1 for share in shares.values()) or not 0 < keep <= 100 or not np.isfinite(keep):
         raise PrunariumError("A quota lies between 0 and 100 %, and one row stays at the least.", "Move the bars again.")
-    return {"of": str(sent.get("of")), "shares": shares}, keep
+    return {"of": str(sent.get("of")), "shares": shares, "turn": turn}, keep

@@ -36,7 +36,7 @@ function tools() {
   if (!props.value.names.length && (colour === 'label' || colour === 'error')) colour = 'score';
   pick.value = colour; pick.onchange = () => { colour = pick.value; ask(); };
   ui.slider = slider; ui.number = number;
-  ui.use = press('Use as the map’s clusters', () => trigger('submit', { count: told.cells.length }), 'Count, colour and set quotas by the visible clusters');
+  ui.use = press('Use as the map’s clusters', () => trigger('submit', { count: told.cells.length })); ui.use.title = 'Count, colour and set quotas by the visible clusters'; ui.use.className = 'tm-use';
   ui.use.hidden = true;
   return put(line, put(label, slider, number), put(named, pick), ui.use);
 }
@@ -104,7 +104,7 @@ function path() {
   ui.path.replaceChildren();
   const way = told.path.length > 5 ? [told.path[0], null, ...told.path.slice(-3)] : told.path;
   const up = told.path.length > 1 ? told.path[told.path.length - 2].node : null;
-  const back = press('‹ Back', () => zoom(up), 'Back to the cluster that holds this one'); back.disabled = up === null; back.className = 'tm-back'; ui.path.append(back);
+  const back = press('‹ Back', () => zoom(up)); back.disabled = up === null; back.className = 'tm-back'; ui.path.append(back);
   way.forEach((at, index) => {
     if (index) ui.path.append(made('i', '', '›'));
     if (!at) return ui.path.append(made('span', '', '…'));

@@ -11,7 +11,7 @@ async function compare(cell, other) {
   ui.pair.scrollIntoView({ block: 'nearest' });
 }
 
-const closing = () => press('Close', () => { pairOf = null; ui.pair.hidden = true; }, 'Close the comparison');
+const closing = () => press('Close', () => { pairOf = null; ui.pair.hidden = true; });
 
 function side_by_side(found) {
   const [left, right] = found.sides, head = made('header');

@@ -1,0 +1,136 @@
+"""Selectors and quotas by hand as the page asks for them: the rows shown are those that the run keeps; the treemap's answers; who errs."""
+
+import base64
+import json
+import time
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from core import catalogue, method, recipe, serve
+from core.data.mistakes import FOLDS, mistaken
+from core.data.steps import run_data
+from core.events import Silent
+from studio.rooms.data import choosing, dataplan
+from studio.rooms.data.dataplan import Choice
+from studio.rooms.data.dataview import View
+
+pytestmark = pytest.mark.quick
+RECIPE = {
+    "recipe": 1,
+    "name": "choice",
+    "data": {"source": "builtin:digits"},
+    "clusters": {"count": 8},
+    "select": {"score": "prototypes", "selector": "cluster_quotas", "keep": 0.3, "params": {"quotas": "0: 0.9, 3: 0"}},
+}
+
+
+@pytest.fixture
+def session(tmp_path, monkeypatch):
+    monkeypatch.setenv("PRUNARIUM_CACHE", str(tmp_path / "cache"))
+    held = serve.Session(tmp_path / "worker")
+    ask(held, "open_data", source="builtin:digits")
+    return held
+
+
+def ask(session, name, **args):
+    said = serve.answer(session, json.dumps({"id": 1, "ask": name, "args": args}))
+    json.dumps(said, allow_nan=False)
+    return said.get("answer", said)
+
+
+def mask(said, rows=1797):
+    return np.unpackbits(np.frombuffer(base64.b64decode(said["mask"]), np.uint8), count=rows).astype(bool)
+
+
+@pytest.mark.parametrize(
+    ("selector", "params"),
+    [("cluster_quotas", {"quotas": "0: 0.9, 3: 0"}), ("ccs", {"beta": 0.1}), ("top", {"band": "lowest"}), ("kmq", {"rounds": 2})],
+)
+def test_what_the_page_shows_is_what_the_run_keeps(session, tmp_path, selector, params):
+    whole = {**RECIPE, "select": {"score": "prototypes", "selector": selector, "keep": 0.3, "params": params}}
+    said = ask(session, "decide", recipe=whole)
+    run_data(catalogue.resolve(recipe.parse(whole), tuple(method.cards())), tmp_path, Silent())
+    kept = pd.read_parquet(tmp_path / "selection.parquet")["kept"].to_numpy()
+    assert said["count"] == kept.sum() == 539 and np.array_equal(mask(said), kept)
+
+
+def test_a_moved_quota_is_answered_at_once_and_by_its_cluster(session):
+    ask(session, "decide", recipe=RECIPE)  # the scores are known from then on
+    start = time.perf_counter()
+    again = {**RECIPE, "select": {**RECIPE["select"], "params": {"quotas": "1: 0.5"}}}
+    said = ask(session, "decide", recipe=again)
+    assert time.perf_counter() - start < 2  # 0.03 s on an idle core; a limit, not the figure
+    frame = pd.read_parquet(ask(session, "map_data", recipe=again)["points"])
+    mine = frame["cluster"] == 1
+    assert mask(said)[mine].sum() == int(np.floor(mine.sum() / 2 + 0.5))
+
+
+def test_a_selector_that_takes_long_is_a_run(session, monkeypatch):
+    from core import serve_choice
+
+    monkeypatch.setattr(serve_choice, "_WORK_A_SECOND", 1.0)
+    said = ask(session, "decide", recipe={**RECIPE, "select": {"score": "prototypes", "selector": "herding", "keep": 0.3}})
+    assert not said["ready"] and said["seconds"] > 1e6
+
+
+def test_the_treemap_splits_all_rows_and_says_what_is_in_them(session):
+    said = ask(session, "treemap", recipe=RECIPE, count=9, colour="error", width=900, height=500)
+    assert said["rows"] == 1797 == sum(cell["rows"] for cell in said["cells"]) and len(said["cells"]) == 9 and said["direct"]
+    assert all(cell["pictures"][0]["picture"].startswith("data:image/png") for cell in said["cells"])
+    assert all(0 <= cell["value"] <= 1 and sum(n for _, n in cell["classes"]) <= cell["rows"] for cell in said["cells"])
+    inner = ask(session, "treemap", recipe=RECIPE, node=said["cells"][0]["node"], count=4)
+    assert inner["rows"] == said["cells"][0]["rows"] and inner["path"][0]["rows"] == 1797
+    pair = ask(session, "compare_clusters", recipe=RECIPE, nodes=[inner["cells"][0]["node"], inner["cells"][0]["sibling"]])
+    assert len(pair["sides"]) == 2 and -1 <= pair["cosine"] <= 1
+    kept = ask(session, "treemap", recipe=RECIPE, count=9, colour="kept")
+    assert sum(cell["value"] * cell["rows"] for cell in kept["cells"]) == pytest.approx(539)
+    assert "holds the other" in ask(session, "compare_clusters", recipe=RECIPE, nodes=[said["node"], 0])["problem"]
+    assert "no cluster 99999" in ask(session, "treemap", recipe=RECIPE, node=99999)["problem"]
+
+
+def test_errors_need_labels_and_one_row_has_no_clusters(session, tmp_path):
+    (tmp_path / "a.csv").write_text("a,b\n" + "".join(f"{at},{at * at}\n" for at in range(9)))
+    ask(session, "open_data", source=str(tmp_path / "a.csv"))
+    whole = {**RECIPE, "data": {"source": str(tmp_path / "a.csv")}, "embedding": {"source": "tabular"}, "clusters": {"count": 2}}
+    assert "no labels" in ask(session, "treemap", recipe=whole, colour="error")["problem"]
+    assert len(ask(session, "treemap", recipe=whole, colour="score", count=20)["cells"]) == 9
+
+
+def test_the_probe_is_least_squares_on_the_other_folds():
+    from sklearn.linear_model import Ridge
+
+    random = np.random.default_rng(0)
+    labels = np.arange(60) % 3
+    vectors = np.eye(5)[labels] + random.normal(scale=0.6, size=(60, 5))
+    found = mistaken(vectors, labels, 0)
+    assert np.array_equal(found, mistaken(vectors, labels, 0)) and 0 < found.mean() < 0.6
+    from core.data.draws import generator
+
+    points, draw, fold = vectors / np.linalg.norm(vectors, axis=1, keepdims=True), generator(0, "mistakes"), np.empty(60, int)
+    for label in range(3):
+        mine = draw.permutation(np.flatnonzero(labels == label))
+        fold[mine] = (np.arange(20) + label) % FOLDS
+    for k in range(FOLDS):
+        rest = fold != k
+        model = Ridge(alpha=0.01 * rest.sum() / 6).fit(points[rest], np.eye(3)[labels[rest]])
+        assert np.array_equal(model.predict(points[~rest]).argmax(axis=1) != labels[~rest], found[~rest])
+
+
+def test_a_choice_becomes_a_recipe_with_its_selector_and_the_trees_clusters():
+    view = View(Choice(way="el2n prefer=hard", clusters=12, merged=True), {}, {"ready": True, "sizes": [1] * 12})
+    of = choosing.clusters_of(view)
+    quotas = {"of": of, "shares": {"3": 0.25}}
+    now = choosing.with_selector(view, "selector:cluster_quotas", {}, quotas)
+    said = dataplan.to_recipe(now.choice, 0.1234)
+    assert said.clusters.method == "agglomerative" and said.clusters.count == 12 and said.select.keep == 0.1234
+    assert said.select.selector == "cluster_quotas" and said.select.params == {"prefer": "hard", "quotas": "3: 0.25"}
+    assert choosing.with_selector(now, "selector:cluster_quotas", {}, quotas) is now
+    other = choosing.with_selector(now, "selector:ccs", {"selector:ccs": {"bins": 9}}, quotas)
+    assert dataplan.to_recipe(other.choice).select.params == {"prefer": "hard", "bins": 9}
+    back = choosing.with_selector(other, choosing.USUAL, {}, quotas)
+    assert back.choice == view.choice and dataplan.to_recipe(back.choice).select.method == "el2n"
+    stale = {"of": "other rows", "shares": {"3": 0.25}}
+    assert "quotas" not in dict(choosing.with_selector(view, "selector:cluster_quotas", {}, stale).choice.params)
+    assert Choice.of(json.loads(json.dumps(now.choice.to_dict()))) == now.choice
