@@ -31,7 +31,7 @@ from core.errors import DataError
 from core.events import Silent
 from core.recipe import Data, Recipe, parse
 from core.serve_points import ASKS as POINT_ASKS
-from core.serve_points import position
+from core.serve_points import position, words_column
 
 # Rows that an embedding makes in a second here, in float32 on one slow core: beyond ten seconds it is a run, with progress and Stop.
 ROWS_A_SECOND = {"minilm": 80, "model": 40}
@@ -78,6 +78,7 @@ def open_data(
     return {
         "name": dataset.name,
         "kind": dataset.kind,
+        "words": words_column(dataset),
         "rows": len(dataset),
         "columns": list(dataset.columns),
         "label_names": list(dataset.label_names),

@@ -63,7 +63,7 @@ def lasso(session: Any, polygon: list[list[float]], points: str | None = None) -
 
     On the map that was drawn last; or, with `points`, on that of a finished run: its points.parquet, whose rows must be the open ones.
     """
-    opened = _drawn(session)
+    opened = _drawn(session) if points is None else _opened(session)
     corners = np.asarray(polygon, dtype=np.float64)
     if corners.ndim != 2 or corners.shape[1:] != (2,) or len(corners) < 3 or not np.isfinite(corners).all():
         raise DataError("A lasso is a list of at least three [x, y].", "Draw it again.")
@@ -75,7 +75,7 @@ def lasso(session: Any, polygon: list[list[float]], points: str | None = None) -
 def search(session: Any, query: str, column: str | None = None) -> dict[str, Any]:
     """The rows whose text (or another column of words) holds `query` as it is written, whatever its case. For the answer see `chosen`."""
     opened = _opened(session)
-    name = column or opened.dataset.text_column or _first_words(opened.dataset)
+    name = column or words_column(opened.dataset)
     if name not in opened.dataset.columns or not is_text(opened.dataset.mapped.column(name).type):
         raise DataError(f"{opened.dataset.name} has no column {name!r} of words to search.", "Choose a column of texts.")
     if not query.strip():
@@ -167,8 +167,11 @@ def _lengths(opened: Any, vectors: np.ndarray) -> np.ndarray:
     return opened.lengths[opened.last]
 
 
-def _first_words(dataset: Dataset) -> str | None:
-    return next((name for name in dataset.columns if is_text(dataset.mapped.table.column(name).type)), None)
+def words_column(dataset: Dataset) -> str | None:
+    """The column that a search reads: the text's, else the first of words; None where there is none."""
+    return dataset.text_column or next(
+        (name for name in dataset.columns if is_text(dataset.mapped.table.column(name).type)), None
+    )
 
 
 ASKS: dict[str, Callable[..., Any]] = {"lasso": lasso, "search": search, "neighbours": neighbours}

@@ -17,7 +17,7 @@ GONE = "#9aa39d"
 # Twelve middle tones that hold 3:1 on paper and on the dark ground; neighbours differ in hue.
 MANY = [*SEQUENCE, "#8f6a4a", "#c2549a", "#5f7fd9", "#5c9440"]
 LOW_TO_HIGH = ((76, 134, 198), (169, 107, 181), (217, 119, 43))
-WAYS = {"label": "Class", "cluster": "Cluster", "score": "Score"}
+WAYS = {"label": "Class", "cluster": "Cluster", "score": "Score", "kept": "Stays"}
 
 
 def kept_rows(points: pd.DataFrame, share: float) -> np.ndarray:
@@ -27,17 +27,17 @@ def kept_rows(points: pd.DataFrame, share: float) -> np.ndarray:
 
 
 def points_map(points: pd.DataFrame, share: float, colour: str, names: Sequence[str], axes: tuple[str, str]) -> go.Figure:
-    """Each row a point: what stays has its colour, what goes is grey and small.
+    """Each row a point: what stays has its colour, fainter where the map is not to be trusted; what goes is grey and small.
 
     points: row, x, y, trust, cluster, label, score, rank. `colour`: a key of WAYS. `names`: of the classes. One WebGL trace, so that a point's
     index in an event is its place in `points`.
     """
     kept = kept_rows(points, share)
-    shades = _shades(points, colour)
+    colours = shades(points, colour)
     marker = {
-        "color": np.where(kept, shades, GONE),
+        "color": np.where(kept, colours, GONE),
         "size": np.where(kept, 7.0, 4.5).astype(np.float32),
-        "opacity": np.where(kept, 0.92, 0.4).astype(np.float32),
+        "opacity": np.where(kept, trusted(points), 0.4).astype(np.float32),
         "line": {"width": 0},
     }
     figure = go.Figure(
@@ -46,13 +46,20 @@ def points_map(points: pd.DataFrame, share: float, colour: str, names: Sequence[
             y=points["y"].to_numpy(),
             mode="markers",
             marker=marker,
-            text=_hover(points, kept, names),
+            text=hover(points, kept, names),
             hovertemplate="%{text}<extra></extra>",
             selected={"marker": {"opacity": 1}},
-            unselected={"marker": {"opacity": 0.18}},
+            unselected={"marker": {"opacity": 0.12, "color": GONE}},
             showlegend=False,
         )
     )
+    return dressed(figure, points, share, colour, names, axes).update_layout(meta=["outline"])
+
+
+def dressed(
+    figure: go.Figure, points: pd.DataFrame, share: float, colour: str, names: Sequence[str], axes: tuple[str, str]
+) -> go.Figure:
+    """The map with its legend, axes and what outlives a redrawing."""
     for name, shade in _legend(points, colour, names):
         figure.add_scatter(x=[None], y=[None], mode="markers", marker={"color": shade, "size": 9}, name=name, hoverinfo="skip")
     if colour == "score":
@@ -68,6 +75,12 @@ def points_map(points: pd.DataFrame, share: float, colour: str, names: Sequence[
         selections=[],
     )
     return figure
+
+
+def trusted(points: pd.DataFrame) -> np.ndarray:
+    """An opacity for each point, 0.3 (none of its neighbours on the map is real) to 0.95 (all are); 0.92 where trust is not measured."""
+    trust = points["trust"].to_numpy(dtype=np.float64)
+    return np.where(np.isfinite(trust), 0.3 + 0.65 * np.nan_to_num(trust), 0.92)
 
 
 def sizes(points: pd.DataFrame, share: float, by: str, names: Sequence[str]) -> go.Figure:
@@ -118,11 +131,13 @@ def _percent(share: float) -> str:
     return f"{100 * share:.0f} %" if share >= 0.095 or share == 0 else f"{100 * share:.1f} %"
 
 
-def _shades(points: pd.DataFrame, colour: str) -> np.ndarray:
-    """A colour for each point."""
+def shades(points: pd.DataFrame, colour: str, places: Any = slice(None)) -> np.ndarray:
+    """A colour for each point, or for those at these places."""
     if colour == "score":
-        return np.array(["#{:02x}{:02x}{:02x}".format(*rgb) for rgb in _mixed(_position(points)).round().astype(int)])
-    return np.array(MANY)[points[colour].to_numpy() % len(MANY)]
+        return np.array(["#{:02x}{:02x}{:02x}".format(*rgb) for rgb in _mixed(_position(points)[places]).round().astype(int)])
+    if colour == "kept":
+        return np.full(len(points), COLOURS["accent"])[places]
+    return np.array(MANY)[points[colour].to_numpy()[places] % len(MANY)]
 
 
 def _position(points: pd.DataFrame) -> np.ndarray:
@@ -162,7 +177,7 @@ def _score_bar(points: pd.DataFrame) -> dict[str, Any]:
     }
 
 
-def _hover(points: pd.DataFrame, kept: np.ndarray, names: Sequence[str]) -> list[str]:
+def hover(points: pd.DataFrame, kept: np.ndarray, names: Sequence[str]) -> list[str]:
     safe = [escape(str(name)[:40]) for name in names]
     lines = zip(points["row"], points["label"], points["cluster"], points["score"], kept, strict=True)
     return [
@@ -177,4 +192,5 @@ def _legend(points: pd.DataFrame, colour: str, names: Sequence[str]) -> list[tup
     classes = []
     if colour == "label" and len(names) <= len(MANY):
         classes = [(escape(str(name)[:24]), MANY[at]) for at, name in enumerate(names)]
-    return [*classes, ("goes", GONE)]
+    stays = [("stays", COLOURS["accent"])] if colour == "kept" else []
+    return [*classes, *stays, ("goes", GONE)]

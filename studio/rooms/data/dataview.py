@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -14,6 +15,7 @@ import numpy as np
 import pandas as pd
 
 from core import folder
+from core.errors import DataError
 from core.recipe import to_dict
 from studio.bench import Bench
 from studio.charts.data import kept_rows
@@ -132,15 +134,15 @@ def wait_note(view: View) -> dict[str, Any]:
     return facts.said("These rows are not embedded yet", note, "not measured")
 
 
-def map_note(frame: pd.DataFrame, projection: str) -> dict[str, Any]:
+def map_note(frame: pd.DataFrame, projection: str, more: str = "") -> dict[str, Any]:
     """What the map is worth."""
     label, trust = {"pca": "PCA", "umap": "UMAP"}[projection], float(frame["trust"].mean())
     if not np.isfinite(trust):
-        return facts.said(f"A {label} map", "Too many rows to check its neighbourhoods here; a run does.")
+        return facts.said(f"A {label} map", f"Too many rows to check its neighbourhoods here; a run does. {more}".strip())
     title = f"{100 * trust:.0f} % of neighbours on this {label} map are real neighbours"
     warn = "Distances between far groups mean nothing on it." if projection == "umap" else "It shows two directions of many."
-    return facts.said(title, f"Of the 15 nearest on the map, the share among the 30 nearest in the embedding. {warn} Lasso points to see them.",
-                      "measured")  # fmt: skip
+    trusted = "Of the 15 nearest on the map, the share among the 30 nearest in the embedding: the lower it is at a point, the fainter the point."
+    return facts.said(title, f"{trusted} {warn} {more or 'Lasso points to see them.'}", "measured")
 
 
 def ends(bench: Bench, view: View, frame: pd.DataFrame, kept: np.ndarray) -> dict[str, Any]:
@@ -152,12 +154,14 @@ def ends(bench: Bench, view: View, frame: pd.DataFrame, kept: np.ndarray) -> dic
                          [(name, _cards(bench, view, frame, kept, places)) for name, places in groups])  # fmt: skip
 
 
-def chosen(bench: Bench, view: View, frame: pd.DataFrame, kept: np.ndarray, places: np.ndarray) -> dict[str, Any]:
-    """The rows in a lasso, the order's first ones first; an even sample where there are many."""
+def chosen(
+    bench: Bench, view: View, frame: pd.DataFrame, kept: np.ndarray, places: np.ndarray, how: str = "chosen"
+) -> dict[str, Any]:
+    """The rows in a lasso (or `how` they came), the order's first ones first; an even sample where there are many."""
     places = places[np.argsort(frame["rank"].to_numpy()[places])]
     some = samples.evenly(places, SHOWN)
     stay = int(kept[places].sum())
-    title = f"{len(places):,} rows chosen: {stay:,} stay, {len(places) - stay:,} go"
+    title = f"{len(places):,} {'row' if len(places) == 1 else 'rows'} {how}: {stay:,} stay, {len(places) - stay:,} go"
     note = f"{len(some)} of them, spread evenly over the order." if len(some) < len(places) else ""
     return samples.shown(title, note, [("", _cards(bench, view, frame, kept, some))])
 
@@ -170,17 +174,47 @@ def suggested(bench: Bench, view: View, keep: float, told: Mapping[str, Any]) ->
     return {**shown, "note": f"{told['why']}. {shown['note']}".strip()}
 
 
-def near(bench: Bench, view: View, frame: pd.DataFrame, kept: np.ndarray, row: int) -> dict[str, Any]:
-    """One row and those nearest to it in the embedding (not on the map)."""
+def inside(bench: Bench, view: View, projection: str, outline: Sequence[Sequence[float]]) -> np.ndarray:
+    """The places of the rows inside an outline on the map."""
     _open(bench, view.choice)
-    found = bench.worker.ask("neighbours", timeout_s=_MAP_S, row=row, count=11)
-    place = {int(number): at for at, number in enumerate(frame["row"])}
-    mine = _cards(bench, view, frame, kept, np.array([place[row]]))
-    others = _cards(bench, view, frame, kept, np.array([place[one["row"]] for one in found]))
-    for card, one in zip(others, found, strict=True):
+    frame, placed = points(bench, view, projection)
+    file = found_map(bench.runs, view.choice) if projection == "umap" and placed else view.drawn["points"]
+    said = bench.worker.ask("lasso", timeout_s=_MAP_S, polygon=[list(corner) for corner in outline], points=str(file))
+    return _places(said, len(frame))
+
+
+def found(bench: Bench, view: View, frame: pd.DataFrame, query: str) -> np.ndarray:
+    """The places of the rows whose class or text holds these words, whatever their case. Raises DataError where there is neither."""
+    called = [at for at, name in enumerate(view.names) if query.strip().casefold() in str(name).casefold()]
+    mask = frame["label"].isin(called).to_numpy()
+    if view.facts["words"]:
+        _open(bench, view.choice)
+        said = bench.worker.ask("search", timeout_s=_MAP_S, query=query.strip())
+        mask[_places(said, len(frame))] = True
+    elif not view.names:
+        raise DataError("These rows have neither classes nor words to search.", "Lasso points on the map instead.")
+    return np.flatnonzero(mask)
+
+
+def _places(said: dict[str, Any], rows: int) -> np.ndarray:
+    """The worker's answer about a choice of rows: a bit a row, in the map's order."""
+    bits = np.unpackbits(np.frombuffer(base64.b64decode(said["mask"]), np.uint8), count=rows)
+    return np.flatnonzero(bits)
+
+
+def near(bench: Bench, view: View, frame: pd.DataFrame, kept: np.ndarray, row: int) -> tuple[dict[str, Any], np.ndarray]:
+    """One row and those nearest to it in the embedding (not on the map), as cards, and their places."""
+    _open(bench, view.choice)
+    nearest = bench.worker.ask("neighbours", timeout_s=_MAP_S, row=row, count=11)
+    places = np.searchsorted(
+        frame["row"].to_numpy(), [row, *(one["row"] for one in nearest)]
+    )  # rows come in their numbers' order
+    mine, others = _cards(bench, view, frame, kept, places[:1]), _cards(bench, view, frame, kept, places[1:])
+    for card, one in zip(others, nearest, strict=True):
         card["note"] = f"{one['cosine']:.2f}"
-    title = f"Row {row} {'stays' if kept[place[row]] else 'goes'}"
-    return samples.shown(title, "Nearest first, by cosine in the embedding.", [("The row", mine), ("Nearest to it", others)])
+    title = f"Row {row} {'stays' if kept[places[0]] else 'goes'}"
+    told = "Nearest first, by cosine in the embedding. On the map they stand out: near there is not always near here."
+    return samples.shown(title, told, [("The row", mine), ("Nearest to it", others)]), places
 
 
 def _cards(bench: Bench, view: View, frame: pd.DataFrame, kept: np.ndarray, places: np.ndarray) -> list[dict[str, Any]]:

@@ -33,6 +33,8 @@ class Room:
     embedding: gr.Dropdown
     colour: gr.Radio
     projection: gr.Radio
+    zoom: gr.State
+    find: gr.Textbox
     make_map: gr.Button
     map: gr.HTML
     map_note: gr.HTML
@@ -66,7 +68,7 @@ class Room:
         return [self.map, self.map_table, self.sizes, self.size_note, self.size_table, self.parquet, self.csv, *self.codes]
 
     def controls(self) -> list[Any]:
-        return [self.view, self.keep, self.colour, self.projection, self.by]
+        return [self.view, self.keep, self.colour, self.projection, self.by, self.zoom]
 
 
 def layout(page: gr.Blocks) -> Room:
@@ -137,6 +139,10 @@ def _controls(page: gr.Blocks) -> dict[str, Any]:
     with gr.Row():
         out["colour"] = gr.Radio(colours, value="label", label="Colour", min_width=250, scale=3, elem_id="data-colour")
         out["projection"] = gr.Radio(maps, value="pca", label="Map", min_width=170, scale=2, elem_id="data-projection")
+    out["zoom"] = gr.State(None)
+    out["find"] = gr.Textbox(
+        "", label="Find", placeholder="A word of a text or class, then Enter", max_lines=1, max_length=200, elem_id="data-find"
+    )
     return out
 
 

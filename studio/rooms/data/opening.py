@@ -129,8 +129,10 @@ def _wire_arrivals(bench: Bench, room: Room, show: Show, outputs: list[Any]) -> 
 def _when_data(show: Any) -> Any:
     """Draw when a person comes to this room."""
 
-    def handler(view: View | None, way: str, keep: float, colour: str, projection: str, by: str, event: gr.SelectData) -> Any:
-        return show(view, way, keep, colour, projection, by) if event.value == "Data" else gr.skip()
+    def handler(
+        view: View | None, way: str, keep: float, colour: str, projection: str, by: str, zoom: Any, event: gr.SelectData
+    ) -> Any:
+        return show(view, way, keep, colour, projection, by, zoom) if event.value == "Data" else gr.skip()
 
     return handler
 
@@ -138,8 +140,10 @@ def _when_data(show: Any) -> Any:
 def _when_asked(show: Any) -> Any:
     """Draw where the address names this room."""
 
-    def handler(view: View | None, way: str, keep: float, colour: str, projection: str, by: str, request: gr.Request) -> Any:
-        return show(view, way, keep, colour, projection, by) if request.query_params.get("room") == "data" else gr.skip()
+    def handler(
+        view: View | None, way: str, keep: float, colour: str, projection: str, by: str, zoom: Any, request: gr.Request
+    ) -> Any:
+        return show(view, way, keep, colour, projection, by, zoom) if request.query_params.get("room") == "data" else gr.skip()
 
     return handler
 
