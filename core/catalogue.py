@@ -36,6 +36,11 @@ class PaperCard:
     title: str
     arxiv: str = ""
 
+    @property
+    def said(self) -> str:
+        """Authors (year), title, and its number where it has one."""
+        return f"{self.authors} ({self.year}), {self.title}" + (f", arXiv {self.arxiv}" if self.arxiv else "")
+
 
 @dataclass(frozen=True)
 class ParamCard:
@@ -252,6 +257,11 @@ def _resolved_prune(prune: Prune, cards: tuple[MethodCard, ...]) -> Prune:
                 "Say sparsity instead of budget.",
             )
     allocation = prune.allocation
+    if card.inside and allocation.method not in ("uniform", "by_hand"):
+        raise RecipeError(
+            f"Allocation {allocation.method} looks at layers, and the weights inside {card.inside} are none.",
+            "Use uniform or by_hand for them.",
+        )
     if allocation.method != "by_hand":
         allocator = find(cards, "allocator", allocation.method)
         if allocation.method != "uniform" and structure not in allocator.structures:

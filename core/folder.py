@@ -99,7 +99,7 @@ def watched(path: Path) -> Iterator[None]:
     """Hold the place of the one who starts and watches the run in this folder, from before the run itself can take its lock: of two started at once
     for one folder, the second is refused. Ends with the process, however it ends."""
     try:
-        with FileLock(path / _WATCH, timeout=0):
+        with FileLock(path / _WATCH, timeout=1):  # whoever reads the state holds it for a moment: `status`
             yield
     except Timeout:
         raise Busy(f"Another run has just been started in {path}.", "Wait for it, or choose another --out.") from None
@@ -117,10 +117,14 @@ def clear_scratch(path: Path) -> None:
 
 def is_held(path: Path) -> bool:
     """Does a living process hold this run?"""
-    if not (path / _LOCK).exists():
+    return _taken(path / _LOCK)
+
+
+def _taken(lock: Path) -> bool:
+    if not lock.exists():
         return False
     try:
-        with FileLock(path / _LOCK, timeout=0):
+        with FileLock(lock, timeout=0):
             return False
     except Timeout:
         return True
@@ -265,7 +269,9 @@ def status(path: Path) -> Status:
         return replace(at, seconds_left=_seconds_left(events))
     if read_events(path, seen)[0]:
         return status(path)  # it began or ended between the two looks
-    if not events and time.time() - path.stat().st_mtime < 60:
+    if not events and (
+        time.time() - path.stat().st_mtime < 60 or _taken(path / _WATCH)
+    ):  # a busy machine takes long over the imports
         return replace(at, state="waiting")
     ended = events[-1]["time_s"] if events else started
     return replace(

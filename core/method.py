@@ -134,7 +134,7 @@ def score(
     rehearse: Callable[..., None] | None = None,
     **card: Any,
 ) -> Decorator:
-    """Importances: the lowest go first.
+    """Importances: the lowest go first. Single weights that are zero already go before all others, whatever they score.
 
     For unstructured, N:M and tiles (each by the mean of its weights): function(weight (out, in), ...) -> (out, in); a convolution comes as
     (out, in * kernel). For blocks: one number.
@@ -160,7 +160,7 @@ def score(
 
 
 def solver(name: str, *, label: str, paper: Paper | None = None, needs: set[str] | None = None, **card: Any) -> Decorator:
-    """A criterion that also changes the weights that stay: function(weight, decide, ...) -> (new weight (out, in), kept bool (out, in)).
+    """A criterion that also changes the weights that stay: function(weight, share, ...) -> (new weight (out, in), kept bool (out, in)).
 
     May name weight (out, in) float32, share (to remove), pattern ((n, m) or None), watcher, and its needs. Structures: unstructured, N:M.
     For neurons and heads: weight of the layer that reads the units, index (units, entries: which of its columns are each unit's), count (of units to
@@ -222,9 +222,10 @@ def allocator(name: str, *, label: str, paper: Paper | None = None, needs: set[s
     """A total sparsity -> {layer name: share to remove}.
 
     May name sizes ({layer: weights}), sparsity, shapes ({layer: (out, in, kernel...)}), blocks ({layer: block name}), weights(layer) -> float32
-    (out, in). Where needs names statistics of layers: statistics(layer) -> {statistic: tensor}; the block statistic "influence": influence ({block:
-    value}); "scores": scores(layer) -> importances by the step's criterion; "curves": curves ({layer: {share removed: relative output error}}),
-    measured on each layer alone with that criterion's masks. All of it from the dense model, in one pass. A solver has no scores: Wanda's stand in.
+    (out, in). Where needs names statistics of layers: statistics(layer) -> {statistic: tensor}; the block statistics "influence" and
+    "angle": influence, angle ({block: value}); "scores": scores(layer) -> importances by the step's criterion; "curves": curves ({layer: {share removed:
+    relative output error}}), measured on each layer alone with that criterion's masks. All of it from the dense model, in one pass. A solver has no
+    scores: Wanda's stand in.
     "fitness" (with "scores"): fitness(shares, n) -> mean loss in nats on the first n of `sequences` calibration sequences with these shares masked.
     May name generator (torch's), watcher; and prices ({layer: core.cost.Price}: what its units take off) with owed (to be taken off in all): it then
     meets a budget in any cost itself. For one that names neither, the engine finds the sparsity at which its shares meet the budget.

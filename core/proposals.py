@@ -54,7 +54,10 @@ def proposals(parts: Parts, curves: CostCurves | None, total: float, fixed: Mapp
     if parts.influence:
         usual = sum(parts.influence.values()) / len(parts.influence)
         influence = {block: parts.influence.get(block, usual) for block in parts.block.values()}
-        made["influence"] = ("By block influence", _capped(influence_weighted(free, parts.block, asked, influence), free, asked))
+        made["influence"] = (
+            "By block influence",
+            _capped(influence_weighted(free, parts.block, asked, influence, {}), free, asked),
+        )  # its usual rule reads no angle
     if parts.outliers and all(parts.block[part] in parts.outliers for part in free):
         block = {part: parts.block[part] for part in free}
         made["owl"] = ("OWL", _capped(away_from_mean(parts.outliers, block, free, asked, OUTLIER_SPREAD), free, asked))

@@ -24,6 +24,7 @@ STRUCTURES = (
     "slices",
     "vocabulary",
 )
+SUPER_WEIGHTS = "super_weights"  # in `protect`: the few single weights that the super-weight finder names
 _TILES = re.compile(r"^tiles(?::([1-9]\d{0,4}))?$")
 _N_OF_M = re.compile(r"^([1-9]\d*):([1-9]\d*)$")
 
@@ -33,7 +34,8 @@ class Section(BaseModel):
 
 
 class Model(Section):
-    """What to prune: builtin:NAME, a folder, a .gguf file, or a hub id with @revision."""
+    """What to prune: builtin:NAME, a folder, a .gguf file, or a hub id with @revision. dtype: what it computes in; auto is float32, or bfloat16 where this
+    machine's processor is measured to multiply it at least four times as fast."""
 
     source: str
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
@@ -105,6 +107,12 @@ class Prune(Section):
     @model_validator(mode="after")
     def _agree(self) -> Prune:
         pattern = n_of_m(self.structure)
+        if SUPER_WEIGHTS in self.protect and not (
+            pattern or tile_size(self.structure) or self.structure in ("unstructured", "N:M")
+        ):
+            raise ValueError(
+                f"protect: {SUPER_WEIGHTS} names single weights, and {self.structure} go whole: leave it out, or name the blocks or layers that stay"
+            )
         if self.budget is not None and (self.sparsity is not None or self.allocation.method == "by_hand"):
             other = "sparsity" if self.sparsity is not None else "an allocation by hand"
             raise ValueError(f"budget and {other} both say how much goes: leave one of them out")

@@ -31,6 +31,7 @@ from core.events import Progress, Watcher
 from core.method import cards
 from core.model.circumstances import versions
 from core.model.loading import LoadedModel, load
+from core.model.measuring.arithmetic import bfloat16_speed
 from core.model.memory import peak_bytes
 from core.recipe import Recipe, n_of_m, read, to_dict, to_yaml
 from core.report import Report
@@ -142,10 +143,19 @@ def environment(recipe: Recipe, loaded: LoadedModel | None) -> dict[str, Any]:
         "platform": platform.platform(),
         "threads": torch.get_num_threads(),
         "device": str(loaded.device) if loaded else "cpu",
+        **_arithmetic(recipe, loaded),
         "versions": versions(),
         "recipe_sha256": hashlib.sha256(json.dumps(to_dict(recipe, full=True), sort_keys=True).encode()).hexdigest(),
         "model_sha256": fingerprint(loaded.location) if loaded else None,
     }
+
+
+def _arithmetic(recipe: Recipe, loaded: LoadedModel | None) -> dict[str, Any]:
+    """What the model computes in, and the measured ratio where that was to choose it."""
+    if loaded is None:
+        return {}
+    found = {"dtype": str(next(loaded.model.parameters()).dtype).removeprefix("torch.")}
+    return found | ({"bfloat16_times_as_fast": bfloat16_speed()} if recipe.model.dtype == "auto" else {})
 
 
 class Clock:

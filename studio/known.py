@@ -185,7 +185,7 @@ def trials(source: str, runs: Path, most: int = 40, weights: str | None = None) 
     found = []
     for path in folder.runs(runs):
         report = _read(path / folder.REPORT)
-        if report is None or not _ran(path, source, weights):
+        if report is None or not ran(path, source, weights):
             continue
         method, structure, shares = _asked(path)
         value, dense = ((report.get(moment) or {}).get("perplexity") for moment in ("pruned", "dense"))
@@ -201,7 +201,7 @@ def latency(source: str, runs: Path, weights: str | None = None) -> tuple[float,
     """How long the dense model takes on this machine (ms), and the run that measured it; None where none did. `weights`: as for `trials`."""
     for path in folder.runs(runs):
         report = _read(path / folder.REPORT)
-        if report and _ran(path, source, weights) and (found := (report.get("dense") or {}).get("latency_ms")):
+        if report and ran(path, source, weights) and (found := (report.get("dense") or {}).get("latency_ms")):
             return float(found), path.name
     return None
 
@@ -237,7 +237,7 @@ def _asked(path: Path) -> tuple[str, str, dict[str, float]]:
     return only.method, only.structure, {EVERYTHING: float(only.sparsity or 0.0)} if uniform else {}
 
 
-def _ran(path: Path, source: str, weights: str | None) -> bool:
+def ran(path: Path, source: str, weights: str | None) -> bool:
     """Is this a run of this source, and of these weights as far as both are noted?"""
     if _source_of(path) != source:
         return False

@@ -51,6 +51,15 @@ def test_a_living_run_reads_running_and_a_killed_one_interrupted(holder):
     assert len(folder.read_events(path)[0]) == 4, "what was written before the kill is still there"
 
 
+def test_a_run_that_is_long_in_its_imports_waits_while_somebody_watches_it(tmp_path):
+    path = folder.create(tmp_path / "run")
+    with folder.watched(path):
+        os.utime(path, (1, 1))
+        assert folder.status(path).state == "waiting"
+    os.utime(path, (1, 1))
+    assert folder.status(path).state == "interrupted"
+
+
 def test_a_second_process_cannot_hold_the_same_run(holder):
     with pytest.raises(ResourceError, match="Another process"), folder.held(holder[0]):
         pass

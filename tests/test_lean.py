@@ -71,7 +71,9 @@ def run(place: Path, out: Path, method: str, limit_gb: str | None, more: str = "
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the peak of resident memory is read from Linux's /proc")
 @pytest.mark.parametrize(("method", "more", "share"), [("wanda", "", 0.5), ("magnitude", ", allocation: global", 0.75)])
-def test_in_half_of_its_own_bytes_a_model_is_pruned_as_where_it_fits(method, more, share, place, tmp_path):
+def test_told_of_too_little_memory_a_model_is_pruned_as_where_it_fits_in_that_share_of_its_bytes(
+    method, more, share, place, tmp_path
+):
     from transformers import AutoModelForCausalLM
 
     size = sum(file.stat().st_size for file in (place / "model").glob("*.safetensors"))

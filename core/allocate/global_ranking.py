@@ -23,10 +23,12 @@ def global_ranking(
     *,
     floor: Annotated[float, Param("Kept at least", 0.0, 0.5)] = 0.05,
 ) -> dict[str, float]:
-    """All weights (or units) stand in one ranking; each layer loses those of its own that fall below the common cut.
+    """All weights (or units) stand in one ranking; each layer gives as many as it has below the common cut.
 
     sizes {layer: weights}; scores(layer) -> importances; floor: the share that every layer keeps. Returns {layer: share}; the total is met to the
-    weight, by raising the cut for the others where a layer stands on its floor.
+    weight, by raising the cut for the others where a layer stands on its floor. A total that the floors forbid is refused.
+    Which of a layer's weights go is decided as the criterion compares: magnitude's are those below the cut; Wanda's are compared within a row, so every
+    row of the layer gives the same share, some of it above the cut.
 
     When it lies: scores of different layers must be of one scale. Where a layer's weights are small all through, a global cut empties it (layer
     collapse), which is what the floor is for.

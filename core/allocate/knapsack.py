@@ -37,7 +37,8 @@ def knapsack(
     scores(group) -> importances (units,); prices {group: what its first k units take off: parameters, bytes, operations, milliseconds}; owed: to be taken
     off in all. In each group the lowest scores go first, so a choice is a number k for each; minimise the sum of the k lowest scores over the groups,
     subject to the sum of price(k) >= owed. Pieces are taken by importance per cost (exact where fractions of a unit could go), then dynamic
-    programming looks at up to 16 levels on either side. Each group keeps the share `floor`. Returns {group: share} in whole units.
+    programming looks at up to 16 levels on either side. Each group keeps the share `floor`; a
+    total that the floors forbid is refused. Returns {group: share} in whole units.
 
     Intuition: of two neurons that matter alike, the one that costs twice as much should go; where all cost alike it is one ranking over all.
     When it lies: importances must be of one scale in all groups, as for the global ranking, and are taken to add up. `relative` makes each group's sum 1,
@@ -55,7 +56,7 @@ def knapsack(
         shares.append(levels / max(sizes[name], 1))
         saves.append(np.maximum.accumulate([price(share * price.steps) for share in shares[-1]]))
     reach = sum(float(save[-1]) for save in saves)
-    if reach < owed * (1 - 1e-9):  # the engine says so where a budget asked for it
+    if reach < owed * (1 - 1e-9):  # the engine refuses it, and names what can be reached
         return {name: float(share[-1]) for name, share in zip(prices, shares, strict=True)}
     found = cover(values, saves, min(owed, reach))
     if found.value > 0:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from math import log
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import log_softmax
 
 from core import folder
-from core.data.clusters import spherical_kmeans
+from core.data.clusters import distinctive_words, spherical_kmeans
 from core.data.dataset import Dataset, need_labels
 from core.data.embedding import embed
 from core.data.images import prepared, stratified
@@ -78,20 +78,21 @@ def run_damage(recipe: Recipe, path: Path, watcher: Watcher, loaded: LoadedModel
     _check(loaded, whole)
     cells = _cells(loaded, ask)
     rows = _taken(whole, ask, len(cells), loaded, recipe.seed)
-    names, group = _groups(rows, recipe, loaded, watcher)
+    names, words, group = _groups(rows, recipe, loaded, watcher)
     masks = _masks(loaded, ask, cells, calibration, recipe.seed, watcher)
     told = _measured(loaded, rows, group, len(names), ask, cells, masks, watcher)
     found = {
         "format": FORMAT, "model": recipe.model.source, "method": ask.method, "structure": ask.structure, "by": ask.by,  # type: ignore[union-attr]
         "data": {"source": recipe.data.source, "name": whole.name, "rows": len(rows), "of": len(whole)},
-        "groups": [{"name": name, "rows": [int(row) for row in rows.row[group == at]]} for at, name in enumerate(names)],
+        "groups": [{"name": name, "words": list(words[at]), "rows": [int(row) for row in rows.row[group == at]]} for at, name in enumerate(names)],
         "layers": [layer.name for layer in loaded.anatomy.layers if any(cell[0] == layer.name for cell in cells)],
+        "unit": "token" if rows.images is None else "picture",
         "levels": list(dict.fromkeys(level for _, level in cells)), "shares": ask.shares, **told,
         "protocol": {"tokens": ask.tokens, "calibration": [int(size) for size in calibration.shape],
                      "scores": "of the dense model", "seed": recipe.seed, "divergence": "Jensen-Shannon, nats, mean over predictions"},
     }  # fmt: skip
     folder.write_json(path / folder.DAMAGE, found)
-    return {**found, "groups": [{"name": one["name"], "rows": len(one["rows"])} for one in found["groups"]]}
+    return {**found, "groups": [{**one, "rows": len(one["rows"])} for one in found["groups"]]}
 
 
 def _check(loaded: LoadedModel, dataset: Dataset) -> None:
@@ -139,19 +140,22 @@ def _taken(whole: Dataset, ask: Damage, cells: int, loaded: LoadedModel, seed: i
     return whole.part(np.sort(random_of(seed, "damage").permutation(len(whole))[:count]))
 
 
-def _groups(rows: Dataset, recipe: Recipe, loaded: LoadedModel, watcher: Watcher) -> tuple[list[str], np.ndarray]:
-    """(names, each row's group)."""
+def _groups(
+    rows: Dataset, recipe: Recipe, loaded: LoadedModel, watcher: Watcher
+) -> tuple[list[str], Sequence[Sequence[str]], np.ndarray]:
+    """(names, the words that set each group's texts apart, each row's group). No words for classes, which have a name, and for images."""
     assert recipe.damage is not None
     if recipe.damage.by == "labels":
         labels = need_labels(rows, "damage by label")
         present = np.unique(labels)
-        return [str(rows.label_names[at]) for at in present], np.searchsorted(present, labels)
+        return [str(rows.label_names[at]) for at in present], [()] * len(present), np.searchsorted(present, labels)
     source = recipe.embedding
     if source.source == "pixels" and rows.images is None:
         source = Embedding(source="tfidf")  # nobody said how: pixels are the default, and these rows have none
     vectors = embed(rows, source, loaded, watcher, recipe.seed)
     clusters = spherical_kmeans(vectors, recipe.clusters.count, recipe.seed, Silent())
-    return [f"cluster {at}" for at in range(len(clusters))], clusters.assignment
+    words = [()] * len(clusters) if rows.texts is None else distinctive_words(list(rows.texts), clusters)
+    return [f"cluster {at}" for at in range(len(clusters))], words, clusters.assignment
 
 
 def _masks(

@@ -52,17 +52,49 @@ def weight_under(model: nn.Module, path: str) -> tuple[str, nn.Parameter] | None
     return None
 
 
-def decide(scores: Tensor, structure: str, share: float, compare: str, name: str) -> Tensor:
+Entries = tuple[Tensor, Tensor]  # (rows, columns)
+
+
+def finite(scores: Tensor, name: str) -> Tensor:
+    """The same scores. Raises ModelError, which names their layer or units, where one is no number or infinite: ranked, it would say nothing."""
+    if scores.numel():
+        low, high = scores.aminmax()
+        if not (torch.isfinite(low) and torch.isfinite(high)):
+            what = "not all numbers" if torch.isnan(low) or torch.isnan(high) else "not all finite"
+            raise ModelError(
+                f"The scores of {name} are {what}.",
+                "Check the model's weights and the calibration data, compute in float32, or protect it.",
+            )
+    return scores
+
+
+def decide(
+    scores: Tensor,
+    structure: str,
+    share: float,
+    compare: str,
+    name: str,
+    spared: Entries | None = None,
+    gone: Tensor | None = None,
+) -> Tensor:
     """Scores (out, in) and a share to remove -> bool (out, in), True = kept.
 
     compare "row": each row loses round(share * columns); "layer": the matrix loses round(share * weights). N:M keeps N of each M consecutive
-    inputs of a row; tiles go whole, as many as come nearest to the share of weights. Raises ModelError on scores that are not numbers, RecipeError
-    where M does not divide the inputs.
+    inputs of a row; tiles go whole, as many as come nearest to the share of weights. spared: entries that stay whatever their score, others in their
+    place. gone (bool, out, in): weights that are zero already; they go first, so that a share counts what earlier steps took (of tiles, their
+    scores say so). Raises ModelError on scores that are not finite numbers, RecipeError where M does not divide the inputs.
     """
-    if torch.isnan(scores).any():
-        raise ModelError(
-            f"The scores of {name} are not all numbers.", "Check the model's weights and the calibration text for NaN."
-        )
+    finite(scores, name)
+    if gone is not None and not tile_size(structure):
+        scores = scores.masked_fill(gone.to(scores.device), -torch.inf)
+    if spared is None:
+        return _kept(scores, structure, share, compare, name)
+    rows, columns = (places.to(scores.device) for places in spared)
+    keep = _kept(scores.index_put((rows, columns), scores.new_tensor(torch.inf)), structure, share, compare, name)
+    return keep.index_put((rows, columns), keep.new_tensor(True))  # where all were to go, too
+
+
+def _kept(scores: Tensor, structure: str, share: float, compare: str, name: str) -> Tensor:
     pattern = n_of_m(structure)
     if pattern is not None:
         n, m = pattern

@@ -27,7 +27,6 @@ from core.model.depth.trials import NO_LOSS
 from core.model.files import export
 from core.model.inputs import text
 from core.model.inputs.texts import Texts
-from core.model.learned.pruning import check_learnable
 from core.model.loading import LoadedModel
 from core.model.looking.evolving import evolve_formulas
 from core.model.looking.xray import observe_model
@@ -38,13 +37,14 @@ from core.model.measuring.lean import counts_of
 from core.model.measuring.likelihood import check_causal
 from core.model.mixture.experts import ExpertLayer
 from core.model.observe import of_kind
+from core.model.pruning.beforehand import check_step
 from core.model.pruning.pruned import UnitCut
 from core.model.pruning.second import second_models
 from core.model.pruning.step import Pruned, prune, pruner
 from core.model.units.groups import UNITS
 from core.model.width.narrow import entries, stored_axis
 from core.model.width.stream_width import STRUCTURE as WIDTH
-from core.recipe import Prune, Recipe, Recover, Text
+from core.recipe import STRUCTURES, Prune, Recipe, Recover, Text
 from core.report import LayerRow, Metrics
 
 if TYPE_CHECKING:
@@ -194,7 +194,8 @@ class _State:
         self.said = {}
         if kind == "prune":
             watcher = running.telling(self.watcher, self.loaded, part, self._prepared)
-            self._took(prune(self.loaded, part, self.calibration, self.recipe.seed, watcher, self._texts(part)))
+            texts = self._texts(part)
+            self._took(prune(self.loaded, part, self.calibration, self.recipe.seed, watcher, texts, put_back=False))
         elif kind == "recover":
             self._recover(part)
         else:
@@ -321,6 +322,7 @@ def check_steps(recipe: Recipe, loaded: LoadedModel) -> None:
     """Refuse, before anything is measured or changed, a step that this model cannot take."""
     if loaded.lazy is not None:
         check_lean(recipe, loaded)
+    shapes_change = False  # what later steps name may then be gone, or as they need it only then
     for step in recipe.steps:
         if step.recover and loaded.tokenizer is None:
             raise ModelError("Recovery trains on text, and this model has no tokenizer.", "Leave the recover step out for it.")
@@ -329,10 +331,11 @@ def check_steps(recipe: Recipe, loaded: LoadedModel) -> None:
         if step.prune:
             method = pruner(step.prune.method)
             second_models(loaded, method, step.prune.params)
+            if not shapes_change:
+                check_step(loaded, step.prune, method)
+                shapes_change = step.prune.structure in STRUCTURES and step.prune.structure not in ("unstructured", "tiles")
             if needs_loss(method) or "fitness" in needs_of_allocation(step.prune, method):
                 check_causal(loaded.model, NO_LOSS)
-            if method.card.kind == "learned":
-                check_learnable(loaded)
         if step.prune and step.prune.structure in ("sublayers", "mixed"):
             sublayer_units(loaded)
 

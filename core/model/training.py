@@ -7,7 +7,6 @@ from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any
 
-import psutil
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
@@ -18,6 +17,7 @@ from core.errors import ModelError
 from core.events import Progress, Watcher
 from core.model.anatomy import PRUNABLE, block_paths
 from core.model.measuring.likelihood import token_losses
+from core.model.memory import available_bytes
 
 STAGE = "recover"
 _HIGHEST_NORM = 1.0  # gradients are scaled down to this norm, so that one odd batch cannot undo the rest
@@ -46,7 +46,7 @@ def train(
     with only_trains(model, parameters), torch.enable_grad(), ExitStack() as stack:
         for step, batch in zip(range(1, steps + 1), batches, strict=False):
             watcher.check()
-            if step == 1 and isinstance(batch, Tensor) and activation_bytes(model, batch) > KEPT_SHARE * _available_bytes():
+            if step == 1 and isinstance(batch, Tensor) and activation_bytes(model, batch) > KEPT_SHARE * available_bytes():
                 stack.enter_context(recomputed(model))
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate * rate_share(step, steps)
@@ -85,10 +85,6 @@ def activation_bytes(model: nn.Module, ids: Tensor) -> float:
     them (measured on Llama: 2.3 x the linear layers' own)."""
     widths = sum(module.weight.shape[0] + module.weight.shape[1] for module in model.modules() if isinstance(module, PRUNABLE))
     return 2.5 * ids.numel() * widths * next(model.parameters()).itemsize
-
-
-def _available_bytes() -> int:
-    return psutil.virtual_memory().available
 
 
 @contextmanager

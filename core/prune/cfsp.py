@@ -28,9 +28,9 @@ def cfsp(out_of: Tensor, into: Tensor, input_norm: Tensor) -> Tensor:
     Intuition: what a neuron adds is its activation times the weights that read it; large weights into it say that it was trained for something.
     When it lies: sums of absolute values count weights that cancel each other in full, and the norm grows with the length of the calibration
     sequences, so on long ones the weights out weigh more against the weights in.
-    Deviations from the paper: only the score within a block; for its budget over blocks set shares by hand. The published code first divides each
-    neuron's weights by their own sum, and the mean it then takes over them is the same for every neuron, so that the norm alone decides; here the
-    weights are left as they are.
+    Deviations from the paper: this is the score within a block; for its budget over blocks choose allocation influence_weighted, rule CFSP. The
+    published code first divides each neuron's weights by their own sum, and the mean it then takes over them is the same for every neuron, so that the
+    norm alone decides; here the weights are left as they are.
     """
     norm = input_norm[:, 0]
     return (out_of.abs().sum(1) * norm + into.abs().sum(1)) * norm

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from core.events import Watcher
 from core.method import Paper, Param, solver
+from core.model.memory import check_fits
 
 
 @solver(
@@ -47,6 +48,7 @@ def greedy_output(
     Deviations from the paper: its measure of a neuron is its own second moment, which is our first round's; here the products with those that have gone
     count too. Its measure of likeness between heads and its step before pruning are left out: heads go by the same rule as neurons, by key-value group.
     """
+    check_fits(32 * weight.shape[1] ** 2, "What the output loses by each pair of units", "Use flap, or fewer blocks with `only`.")
     written = weight.double()
     gram = gram.to(weight.device, torch.float64)
     order = index.flatten().to(weight.device)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from core.method import Paper, Param, score
+from core.model.memory import check_fits
 
 _MOST_ROUNDS = 1000
 
@@ -41,6 +42,9 @@ def kcm(
     block; sizes of activations instead of activations (a gated neuron's has both signs); heads, its search over costs and its scaling of what
     stays are left out (choose shares by `allocation`).
     """
+    check_fits(
+        40 * len(out_of) ** 2, "Comparing every neuron of a block with every other", "Use flap, or fewer blocks with `only`."
+    )
     columns = out_of.double()
     distances = torch.cdist(columns, columns)
     apart = distances[~torch.eye(len(columns), dtype=torch.bool, device=columns.device)]

@@ -43,8 +43,10 @@ def sparsegpt(
 
     Intuition: one weight's loss depends on which others remain to repair it; the inverse Hessian says how well they can.
     When it lies: it repairs the layer's output on the calibration text, which at high sparsity fits that text more than the language.
-    Deviations from the paper: the Gram matrix is summed in float64, exactly round(share * weights) of each 128 columns go, and ties drop the
-    lower column; weights that are zero already go first and stay zero. Where H is not positive definite the damping is raised tenfold, and the run says so.
+    Deviations from the paper: the Gram matrix is summed in float64 and factorised in float32 (in float64 where that fails), exactly round(share * weights)
+    of each 128 columns go, and ties drop the lower column; weights that are zero already go first and stay zero. An input that the text never drives
+    (a dead column) ranks lowest; where N:M or a small share lets its weight stay, it keeps its old value, which the paper sets to zero. Where H is not
+    positive definite the damping is raised tenfold, and the run says so.
     """
     if pattern is None and share == 0:
         return weight, torch.ones_like(weight, dtype=torch.bool)

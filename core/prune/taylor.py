@@ -25,6 +25,8 @@ def taylor(weight: Tensor, gradient: Tensor) -> Tensor:
     Intuition: a straight line through the loss at w, followed down to w = 0.
     When it lies: near a minimum the mean gradient is nearly nothing whatever the weight is worth, since sequences pull in opposite directions and cancel
     (Fisher looks at the squares instead); and a straight line says nothing about two weights removed together.
-    Deviations from the paper: single weights, not channels; the absolute value in place of its square, which ranks alike; pruned once, not in rounds.
+    Deviations from the paper: the absolute value in place of its square, which ranks single weights alike; of neurons, heads and channels of the stream the
+    sizes are added over all weights of the unit, where the paper squares one sum, in which opposite signs cancel (group Taylor can do either); pruned
+    once, not in rounds.
     """
     return (weight * gradient).abs()

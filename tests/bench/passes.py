@@ -11,6 +11,7 @@ from core.model import blocks
 from core.model.inputs import text
 from core.model.loading import load
 from core.model.masks import decide
+from core.model.measuring.arithmetic import measured_speed
 from core.model.observe import matrix, observe_block, stream
 from tests.bench import Figure
 
@@ -55,5 +56,6 @@ def measure() -> list[Figure]:
     whole = spent["observing pass"] + spent["scores and masks"] + spent["pruned pass"]
     ratio = whole / needed
     return [Figure(name, f"{value:.1f} s") for name, value in spent.items()] + [
-        Figure("observing + masking over the two passes", f"{ratio:.3f} x", "<= 1.15 x", ratio <= 1.15)
+        Figure("bfloat16 products, times as fast as float32 (one thread)", f"{measured_speed():.1f} x"),
+        Figure("observing + masking over the two passes", f"{ratio:.3f} x", "<= 1.15 x", ratio <= 1.15),
     ]

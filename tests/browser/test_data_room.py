@@ -7,6 +7,8 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import expect
 
+from tests.browser.conftest import PATIENCE_MS
+
 pytestmark = pytest.mark.browser
 CHOSEN = "#data-samples .samples"
 
@@ -86,10 +88,14 @@ def test_a_proof_and_a_selection_are_runs_and_the_files_hold_what_was_seen(studi
     share(page, 20)
     page.locator("#data-learner input").first.click()
     page.get_by_role("option", name="MLP").click()
-    page.locator("#data-shares textarea, #data-shares input").first.fill("5, 60 %")
+    page.locator("#data-shares textarea, #data-shares input").first.fill("60 %")
+    page.locator("#data-seeds input[type=number]").fill("2")
+    page.locator("#data-seeds input[type=number]").press("Tab")
     page.locator("#data-prove").click()
     expect(page.locator("#strip .strip")).to_contain_text("proof")
-    expect(page.locator("#data-proof-note")).to_contain_text("At 20 % kept, Prototypes (hard)")
+    expect(page.locator("#data-proof-note")).to_contain_text(
+        "At 20 % kept, Prototypes (hard)", timeout=5 * PATIENCE_MS
+    )  # 22 fits
     for where in ("#data-proof", "#data-proof-time", "#data-proof-law"):
         drawn(page, where, 0)
     expect(page.locator("#data-proof-time-note")).to_contain_text("all rows")

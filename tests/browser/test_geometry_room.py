@@ -38,7 +38,7 @@ def test_rows_are_looked_at_in_all_blocks_and_the_changed_ones_go_to_the_data_ro
     small(page)
     page.locator("#geometry-go").click()
     expect(page.locator("#geometry-finding")).to_contain_text(
-        re.compile("The intrinsic dimension (falls|rises) from .* Gaussian vectors")
+        re.compile(r"The intrinsic dimension (falls|rises) from .* \(Gaussian vectors")
     )
     expect(page.locator(f"#geometry-curves {DRAWN}")).to_be_visible()
     expect(page.locator("#geometry-cka-finding")).to_contain_text("The rows are rearranged most between")

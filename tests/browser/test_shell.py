@@ -115,11 +115,13 @@ def test_what_another_window_has_opened_is_not_pruned_by_a_plan_for_the_old_mode
     expect(page.locator("#plan .plan")).to_contain_text("tiny-llama")
     before, there = set(folder.runs(studio.runs)), Workspace(studio.workspace)
     there.change(model="builtin:tiny-cnn")
-    page.locator("#prune-go").click()
-    expect(page.get_by_text("Another window has opened builtin:tiny-cnn meanwhile")).to_be_visible()
-    expect(page.locator("#plan .plan")).to_contain_text("tiny-cnn")
-    assert set(folder.runs(studio.runs)) == before
-    there.change(model="builtin:tiny-llama")
+    try:
+        page.locator("#prune-go").click()
+        expect(page.get_by_text("Another window has opened builtin:tiny-cnn meanwhile")).to_be_visible()
+        expect(page.locator("#plan .plan")).to_contain_text("tiny-cnn")
+        assert set(folder.runs(studio.runs)) == before
+    finally:
+        there.change(model="builtin:tiny-llama")
 
 
 def test_a_run_is_followed_through_a_reload_and_in_a_second_tab_to_its_figures(studio, visit, told, shots):

@@ -25,22 +25,8 @@ from core.model.units.groups import STRUCTURES as UNITS
 from core.recipe import Embedding
 from kernels.masks import keep_highest
 
-EVIDENCE = {
-    "rows",
-    "row",
-    "vectors",
-    "clusters",
-    "centroids",
-    "labels",
-    "texts",
-    "frame",
-    "generator",
-    "neighbours",
-    "dynamics",
-} | {
-    "loaded",
-    "watcher",
-}
+EVIDENCE = {"rows", "row", "vectors", "clusters", "centroids", "labels", "texts", "frame", "generator", "neighbours", "dynamics", "loaded",
+            "watcher"}  # fmt: skip
 load_methods()
 BY_KIND: dict[str, list] = {}
 for (kind, _), method in sorted(METHODS.items()):
@@ -192,7 +178,7 @@ def _evidence(sizes: dict[str, int], shapes: dict[str, tuple[int, ...]]) -> dict
     return {
         "sizes": sizes, "shapes": shapes, "weights": weights.__getitem__, "scores": lambda name: weights[name].flatten(),
         "blocks": {"a": "blocks.0", "b": "blocks.0", "c": "blocks.1"}, "statistics": lambda name: {"input_norm": norms[name]},
-        "influence": {"blocks.0": 0.4, "blocks.1": 0.1, "blocks.2": 0.2},
+        "influence": {"blocks.0": 0.4, "blocks.1": 0.1, "blocks.2": 0.2}, "angle": {"blocks.0": 0.3, "blocks.1": 0.1, "blocks.2": 0.2},
         "curves": {name: {x: x ** (i + 1) for x in levels} for i, name in enumerate(sizes)},
         "prices": {name: Price.linear(size, 1.0) for name, size in sizes.items()}, "watcher": Silent(), "sequences": 4,
         "fitness": lambda shares, sequences: sum((i + 1) * shares[name] ** 2 for i, name in enumerate(sizes)),
@@ -380,7 +366,7 @@ def test_every_method_function_takes_only_what_its_kind_can_give():
         "score": {"weight", "shape", "generator", "statistics", "out_of", "into", "router", "parts"}
         | {n for kind, n in METHODS if kind == "statistic"},
         "solver": {"weight", "share", "pattern", "watcher", "index", "count"} | {n for kind, n in METHODS if kind == "statistic"},
-        "allocator": {"sizes", "sparsity", "scores", "shapes", "blocks", "weights", "statistics", "influence", "curves"}
+        "allocator": {"sizes", "sparsity", "scores", "shapes", "blocks", "weights", "statistics", "influence", "angle", "curves"}
         | {"prices", "owed", "fitness", "sequences", "generator", "watcher"},
         "search": {
             "units",

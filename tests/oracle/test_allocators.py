@@ -10,7 +10,7 @@ import torch
 
 from core.budget import exactly, kept_in_proportion
 from core.catalogue import fill
-from core.errors import ModelError
+from core.errors import ModelError, RecipeError
 from core.events import Silent
 from core.method import get
 from core.model.loading import from_module
@@ -197,6 +197,74 @@ def test_block_influence_weights_equal_the_rule_written_out():
         assert row.asked == pytest.approx(1 - float(kept[row.block]), abs=1e-6 + 1.01 / row.parameters)
     assert removed(done) == round(0.6 * sum(row.parameters for row in done.rows))
     assert max(float(kept[i]) for i in range(4)) == float(kept[2])
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize("structure", ["neurons", "heads"])
+@pytest.mark.parametrize("rule", ["ShortGPT", "CFSP", "Adapt-Pruner"])
+def test_block_influence_spreads_neurons_and_heads_by_each_papers_rule(rule, structure):
+    model, seen = tiny_models.llama(4, num_attention_heads=8, num_key_value_heads=8), {}
+    with torch.no_grad():
+        for module in linears(model.model.layers[2]).values():
+            module.weight.mul_(4)
+    handles = [
+        block.register_forward_hook(lambda m, args, out, index=index: seen.update({index: (args[0], out)}))
+        for index, block in enumerate(model.model.layers)
+    ]
+    with torch.no_grad():
+        model(IDS)
+    for handle in handles:
+        handle.remove()
+    cosines = [torch.cosine_similarity(*seen[index], dim=-1).double() for index in range(4)]
+    figures = torch.stack([(c.clamp(-1, 1).arccos() / torch.pi).mean() if rule == "CFSP" else 1 - c.mean() for c in cosines])
+    apart = figures - figures.mean()
+    if rule == "Adapt-Pruner":
+        shares = 0.5 - 0.2 * apart / apart.abs().max()  # they add up to 4 * 0.5 as they are
+    else:
+        raw = torch.sigmoid(apart / figures.std(correction=0))
+        shares = 1 - raw / raw.mean() * 0.5
+        assert shares.min() > 0
+    params = {"rule": rule, "strength": 1.0, "amplitude": 0.2}
+    allocation = {"method": "influence_weighted", "params": params}
+    done = run(
+        model, method="cfsp" if structure == "neurons" else "magnitude", structure=structure, sparsity=0.5, allocation=allocation
+    )
+    units = done.cuts[0].group.units
+    for row in done.rows:
+        assert row.asked == pytest.approx(float(shares[row.block]), abs=1.01 / units)  # in whole units, to which the total is met
+    assert sum(row.asked for row in done.rows) == pytest.approx(2.0) and len({row.asked for row in done.rows}) > 1
+    assert min(done.rows, key=lambda row: row.asked).block == 2
+
+
+@pytest.mark.quick
+def test_a_hand_case_of_each_rule():
+    """Influences 0.1, 0.3: the mean is 0.2, z is -1 and 1. Adapt-Pruner at amplitude 0.1: 0.5 + 0.1 and 0.5 - 0.1. ShortGPT at strength 1: parts
+    1 / (1 + e) = 0.269 and 0.731, so of 0.5 in all the blocks keep 0.269 and 0.731. CFSP reads the angles, which say the opposite here."""
+    given = {"sizes": {"a": 1000, "b": 1000}, "blocks": {"a": "a", "b": "b"}, "sparsity": 0.5}
+    given |= {"influence": {"a": 0.1, "b": 0.3}, "angle": {"a": 0.4, "b": 0.2}}
+    method = get("allocator", "influence_weighted")
+    assert method(given, {"rule": "Adapt-Pruner", "amplitude": 0.1}) == {"a": 0.6, "b": 0.4}
+    assert method(given, {"rule": "ShortGPT", "strength": 1.0}) == {"a": 0.731, "b": 0.269}
+    assert method(given, {"rule": "CFSP", "strength": 1.0}) == {"a": 0.269, "b": 0.731}
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize(
+    "fields, reached",
+    [
+        ({"method": "magnitude", "sparsity": 0.9, "allocation": {"method": "global", "params": {"floor": 0.5}}}, "0.5"),
+        ({"method": "magnitude", "structure": "neurons", "sparsity": 0.9,
+          "allocation": {"method": "knapsack", "params": {"floor": 0.5}}}, "0.5"),
+        ({"method": "magnitude", "structure": "heads", "sparsity": 1.0}, "0.5"),  # 2 key-value groups a block, of which one stays
+    ],
+)  # fmt: skip
+def test_a_sparsity_that_cannot_be_met_is_refused_and_names_what_can(fields, reached):
+    model = tiny_models.llama(3)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with pytest.raises(RecipeError, match=rf"Ask for at most {reached}"):
+        run(model, **fields)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    run(model, **{**fields, "sparsity": 0.5})  # and that much goes
 
 
 @pytest.mark.quick

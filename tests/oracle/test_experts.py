@@ -213,10 +213,12 @@ def test_lots_are_drawn_by_seed_and_block():
 
 
 @pytest.mark.quick
-def test_an_expert_stays_whatever_is_asked_and_a_second_step_takes_from_what_is_left():
+def test_all_experts_are_refused_and_a_second_step_takes_from_what_is_left():
     model = built()
     first = run(model, method="reap", sparsity=0.5)
-    again = run(first.loaded.model, method="magnitude", sparsity=1.0)
+    with pytest.raises(RecipeError, match="the last of a block always stays"):
+        run(first.loaded.model, method="magnitude", sparsity=1.0)
+    again = run(first.loaded.model, method="magnitude", sparsity=0.67)
     assert [len(each) for each in kept(again).values()] == [1, 1] and len(kept(first)["blocks.0.experts"]) == 3
     assert logits(again.loaded.model).isfinite().all()
     assert again.loaded.anatomy.refused["experts"] == "Each block of MixtralForCausalLM has one expert."

@@ -175,10 +175,24 @@ def test_only_and_protect_choose_blocks_by_name_or_pattern():
 def test_gpt2s_turned_layers_are_pruned_by_input():
     torch.manual_seed(0)
     model = GPT2LMHeadModel(GPT2Config(vocab_size=97, n_embd=32, n_layer=2, n_head=4, n_positions=64)).eval()
+    dense, seen = copy.deepcopy(model), {}
+    places = {name: m for name, m in dense.transformer.h[0].named_modules() if name in ("attn.c_attn", "mlp.c_fc", "mlp.c_proj")}
+    for name, module in places.items():
+        module.register_forward_pre_hook(lambda m, args, name=name: seen.update({name: args[0].detach().double()}))
+    with torch.no_grad():
+        dense(IDS)
     done = run(model, method="wanda", sparsity=0.5)
-    weight = model.transformer.h[0].mlp.c_fc.weight.detach()  # (in, out): each output is a column
-    assert ((weight == 0).sum(0) == 16).all()
-    assert torch.equal(done.masks["transformer.h.0.mlp.c_fc"].unpack(), weight != 0)
+    for (
+        name,
+        module,
+    ) in places.items():  # weights are stored (in, out): each output is a column, and its inputs are compared in it
+        norms = seen[name].square().sum((0, 1)).div(len(IDS)).sqrt()
+        scores = (module.weight.detach().double().abs() * norms[:, None]).T.tolist()
+        mask = done.masks[f"transformer.h.0.{name}"].unpack()
+        for output, row in enumerate(scores):
+            gone = sorted(range(len(row)), key=lambda column: (row[column], column))[: len(row) // 2]
+            assert mask[:, output].logical_not().nonzero().flatten().tolist() == sorted(gone)
+        assert torch.equal(mask, model.transformer.h[0].get_submodule(name).weight != 0)
 
 
 def test_convolutions_are_pruned_by_the_patches_they_see():
@@ -186,10 +200,31 @@ def test_convolutions_are_pruned_by_the_patches_they_see():
     config = ResNetConfig(num_channels=1, embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type="basic", num_labels=3)
     model = ResNetForImageClassification(config).eval()
     images = torch.randn(9, 1, 28, 28)
+    first = next(block for block in from_module(model, "x").anatomy.blocks if any(layer.kind == "conv" for layer in block.layers))
+    layer = next(
+        layer for layer in first.layers if layer.kind == "conv" and layer.shape[2] == 3
+    )  # what feeds the first block is dense yet
+    dense, seen = copy.deepcopy(model), {}
+    module = dense.get_submodule(layer.path)
+    module.register_forward_pre_hook(lambda m, args: seen.update(inputs=args[0].detach().double()))
+    with torch.no_grad():
+        dense(images)
     done = run(model, calibration=images, method="wanda", sparsity=0.5)
-    assert done.rows and all(row.sparsity == pytest.approx(0.5, abs=0.04) for row in done.rows)
-    first = done.rows[0]
-    assert len(first.shape) == 4
+    rows = columns = [place * module.stride[0] for place in range(-(-seen["inputs"].shape[2] // module.stride[0]))]
+    padded = torch.nn.functional.pad(seen["inputs"], (1, 1, 1, 1))
+    squares = torch.zeros(
+        module.weight.shape[1:], dtype=torch.float64
+    )  # (in, 3, 3): of what each place of the kernel sees, image by image
+    for channel in range(squares.shape[0]):
+        for down in range(3):
+            for across in range(3):
+                seen_there = padded[:, channel][:, [row + down for row in rows]][:, :, [column + across for column in columns]]
+                squares[channel, down, across] = seen_there.square().sum() / len(images)
+    scores = (module.weight.detach().double().abs() * squares.sqrt()).flatten(1).tolist()
+    mask = done.masks[layer.path].unpack().flatten(1)
+    for output, row in enumerate(scores):
+        gone = sorted(range(len(row)), key=lambda column: (row[column], column))[: len(row) // 2]
+        assert mask[output].logical_not().nonzero().flatten().tolist() == sorted(gone)
 
 
 def test_random_draws_a_layers_lot_from_its_name_alone():

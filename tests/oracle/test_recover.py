@@ -230,7 +230,7 @@ def test_blocks_whose_activations_are_not_kept_train_to_the_same_bits(monkeypatc
     """Where memory is short, blocks are computed anew on the way back; the result must not depend on that."""
     found = []
     for available in (10**12, 0):
-        monkeypatch.setattr("core.model.training._available_bytes", lambda available=available: available)
+        monkeypatch.setattr("core.model.training.available_bytes", lambda available=available: available)
         model, masks = pruned(llama)
         passes = []
         model.model.layers[0].self_attn.register_forward_hook(lambda *_, passes=passes: passes.append(1))

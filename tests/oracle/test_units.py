@@ -195,12 +195,17 @@ def mean_output(model, path: str) -> torch.Tensor:
 
 @pytest.mark.quick
 @pytest.mark.parametrize("structure", ["neurons", "heads"])
-def test_a_share_of_nothing_changes_nothing_and_of_everything_leaves_one_unit(structure):
+def test_a_share_of_nothing_changes_nothing_and_of_everything_is_refused_or_by_hand_leaves_one_unit(structure):
     model = llama()
     before = copy.deepcopy(model.state_dict())
     run(model, method="flap", structure=structure, sparsity=0.0)
     assert model.state_dict().keys() == before.keys() and all(torch.equal(before[n], t) for n, t in model.state_dict().items())
-    done = run(model, method="flap", structure=structure, sparsity=1.0)
+    with pytest.raises(RecipeError, match="the last of a block always stays"):
+        run(model, method="flap", structure=structure, sparsity=1.0)
+    watcher = Silent()
+    by_hand = {"method": "by_hand", "shares": {"blocks.0": 1.0, "blocks.1": 1.0}}
+    done = run(model, watcher=watcher, method="flap", structure=structure, allocation=by_hand)
+    assert any("with none of them nothing would come through" in event.text for event in watcher.heard)
     assert [len(units) for units in kept(done).values()] == [1, 1]
     assert all(row.asked == 1.0 and row.sparsity == (row.shape[0] - 1) / row.shape[0] for row in done.rows)
     with torch.no_grad():
@@ -285,8 +290,21 @@ def test_scores_that_are_no_numbers_and_a_stop_are_obeyed():
 @pytest.mark.quick
 def test_images_choose_neurons_too():
     pixels = torch.randn(5, 3, 16, 16, generator=torch.Generator().manual_seed(1))
-    done = run(tiny("vit"), calibration=pixels, method="flap", structure="neurons", sparsity=0.25)
+    model, seen = tiny("vit"), []
+    group = from_module(copy.deepcopy(model), "x").anatomy.blocks[0]
+    reader = next(layer for layer in group.layers if layer.role == "down")
+    dense = copy.deepcopy(model)
+    dense.get_submodule(reader.path).register_forward_pre_hook(lambda module, args: seen.append(args[0].detach().double()))
+    with torch.no_grad():
+        dense(pixels)
+    done = run(model, calibration=pixels, method="flap", structure="neurons", sparsity=0.25)
     assert [row.sparsity for row in done.rows] == [0.25, 0.25] and done.loaded.model.config.intermediate_size == 48
+    weight = dense.get_submodule(reader.path).weight.detach().double()
+    scores = (
+        seen[0].flatten(0, 1).var(0) * weight.square().sum(0)
+    ).tolist()  # the first block's: fluctuation of a neuron, times what reads it
+    left = sorted(sorted(range(64), key=lambda unit: (scores[unit], unit))[16:])
+    assert done.cuts[0].keep.nonzero().flatten().tolist() == left
 
 
 @pytest.mark.quick

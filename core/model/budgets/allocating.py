@@ -16,8 +16,9 @@ from core.method import Method, get
 from core.model.anatomy import Layer
 from core.model.budgets.asked import Asked
 from core.model.budgets.costing import layer_prices
-from core.model.budgets.fitness import trying, weight_masks
-from core.model.masks import decide
+from core.model.budgets.fitness import SMALLER, trying, weight_masks
+from core.model.masks import decide, finite
+from core.model.memory import check_fits
 from core.model.observe import Statistics, observe_block, of_kind, stream
 from core.model.pruning.choosing import by_hand
 from core.model.pruning.scoring import criterion, layer_scores, layer_weight, output_error
@@ -33,6 +34,7 @@ class Evidence:
 
     layers: dict[str, Statistics] = field(default_factory=dict)
     influence: dict[str, float] = field(default_factory=dict)
+    angle: dict[str, float] = field(default_factory=dict)
     curves: dict[str, dict[float, float]] = field(default_factory=dict)
 
 
@@ -61,8 +63,9 @@ def gather(task: Task, layers: Sequence[Layer], needs: frozenset[str], gradients
     for block, module, hidden, extra in stream(loaded, task.inputs(), watcher, "observe") if names else ():
         part = replace(block, layers=tuple(layer for layer in block.layers if layer.name in chosen))
         of_layers, of_block = observe_block(loaded, part, module, hidden, extra, names, watcher, keep_outputs=True)
-        if "influence" in of_block:
-            found.influence[block.name] = float(of_block["influence"])
+        for name, known in (("influence", found.influence), ("angle", found.angle)):
+            if name in of_block:
+                known[block.name] = float(of_block[name])
         for layer in part.layers:
             statistics = found.layers[layer.name] | of_layers[layer.name]
             if "curves" in needs:
@@ -110,7 +113,7 @@ def allocate(task: Task, asked: Asked, layers: Sequence[Layer], known: Evidence)
     block_names = {block.index: block.name for block in loaded.anatomy.blocks}
 
     def scores(name: str) -> Tensor:
-        return layer_scores(loaded, by_name[name], score, params, known.layers[name], task.seed).flatten().cpu()
+        return finite(layer_scores(loaded, by_name[name], score, params, known.layers[name], task.seed), name).flatten().cpu()
 
     given = {
         "sizes": asked.sizes,
@@ -120,12 +123,15 @@ def allocate(task: Task, asked: Asked, layers: Sequence[Layer], known: Evidence)
         "statistics": known.layers.__getitem__,
         "scores": scores,
         "influence": known.influence,
+        "angle": known.angle,
         "curves": known.curves,
         "watcher": watcher,
         "generator": task.generator("allocate"),
     }
     if "fitness" not in allocator.needs:
         return asked.spread(allocator, given)
+    if loaded.device.type == "cpu":
+        check_fits(4 * sum(asked.sizes.values()), "Trying out budgets, which keeps a score of every weight,", SMALLER)
     masks = weight_masks(loaded, layers, {name: scores(name) for name in by_name}, score.card.compare)
     with trying(loaded, masks, task.inputs(), watcher) as fitness:
         return asked.spread(allocator, given | {"fitness": fitness, "sequences": fitness.sequences})

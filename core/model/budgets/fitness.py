@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from math import inf, isfinite
 
 import torch
 from torch import Tensor, nn
@@ -16,11 +15,13 @@ from core.model.depth.trials import NO_LOSS
 from core.model.loading import LoadedModel
 from core.model.masks import decide, nearest
 from core.model.measuring.counts import check_in_memory
-from core.model.measuring.likelihood import check_causal, token_losses
+from core.model.measuring.likelihood import check_causal, mean_loss
+from core.model.memory import check_fits
 from core.model.observe import matrix
 from core.model.units.groups import Group
 from kernels.masks import keep_highest
 
+SMALLER = "Choose fewer layers with `only`, or an allocation that tries nothing, such as owl or global."
 Mask = tuple[
     nn.Module, Callable[[float], Tensor]
 ]  # a layer, and for a share: what of its stored weight stays, bool, broadcasting
@@ -39,13 +40,8 @@ class Fitness:
         for name, share in shares.items():
             if share != self._shares[name]:
                 self._set(name, share)
-        total = 0.0
-        for batch in self.ids[:sequences].split(max(BATCH_TOKENS // self.ids.shape[1], 1)):
-            self.watcher.check()
-            with torch.no_grad():
-                total += float(token_losses(self.loaded.model, batch.to(self.loaded.device)).double().sum())
-        mean = total / (min(sequences, self.sequences) * (self.ids.shape[1] - 1))
-        return mean if isfinite(mean) else inf
+        batches = self.ids[:sequences].split(max(BATCH_TOKENS // self.ids.shape[1], 1))
+        return mean_loss(self.loaded.model, batches, self.watcher)
 
     def _set(self, name: str, share: float) -> None:
         layer, keep = self._masks[name]
@@ -66,6 +62,9 @@ def trying(loaded: LoadedModel, masks: Mapping[str, Mask], ids: Tensor, watcher:
     """For the length of a `with`; the model is then as it was. Raises ModelError where it has no loss to try by."""
     check_in_memory(loaded)
     check_causal(loaded.model, NO_LOSS)
+    if loaded.device.type == "cpu":
+        size = sum(layer.weight.numel() * layer.weight.itemsize for layer, _ in masks.values())
+        check_fits(size, "Trying out budgets, which keeps a copy of the weights that it masks,", SMALLER)
     fitness = Fitness(loaded, masks, ids, watcher)
     try:
         yield fitness

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from math import inf, isfinite
+from math import isfinite
 
 import torch
 from torch import Tensor
@@ -15,7 +15,7 @@ from core.model import blocks
 from core.model.depth.bypass import Unit, answer_in_tuples, bypassed, starting_at
 from core.model.loading import LoadedModel
 from core.model.measuring.counts import check_in_memory
-from core.model.measuring.likelihood import check_causal, token_losses
+from core.model.measuring.likelihood import check_causal, mean_loss
 from core.model.observe import stream
 
 NO_LOSS = "gives no loss to search by"  # said of a model that predicts no next token
@@ -40,7 +40,7 @@ class Trials:
         """Mean negative log-likelihood in nats a token without these units; infinite where it is not a number."""
         if removed not in self.losses:
             with bypassed(self.loaded, self._units(removed), self.in_tuples):
-                self.losses[removed] = self._loss(self._batches())
+                self.losses[removed] = mean_loss(self.loaded.model, self._batches(), self.watcher)
         return self.losses[removed]
 
     def evaluate_each(self, removed: frozenset[str], candidates: Iterable[str]) -> Iterator[tuple[str, float]]:
@@ -60,7 +60,7 @@ class Trials:
                         bypassed(self.loaded, (*gone, unit), self.in_tuples),
                         starting_at(self.loaded, index, hidden, self.in_tuples),
                     ):
-                        self.losses[without] = self._loss(ids)
+                        self.losses[without] = mean_loss(self.loaded.model, ids, self.watcher)
                 yield unit.name, self.losses[without]
             if index < last:
                 with bypassed(self.loaded, gone, self.in_tuples), self.loaded.block(index) as module:
@@ -74,15 +74,6 @@ class Trials:
         """The ids in the batches that `blocks.enter` makes of them."""
         size = blocks.batch_for(self.extras) or max(blocks.BATCH_TOKENS // self.ids.shape[1], 1)
         return list(self.ids.to(self.loaded.device).split(size))
-
-    def _loss(self, batches: list[Tensor]) -> float:
-        total = 0.0
-        for batch in batches:
-            self.watcher.check()
-            with torch.no_grad():
-                total += float(token_losses(self.loaded.model, batch).double().sum())
-        mean = total / (self.ids.shape[0] * (self.ids.shape[1] - 1))
-        return mean if isfinite(mean) else inf
 
 
 def open_trials(loaded: LoadedModel, units: Mapping[str, Unit], ids: Tensor, watcher: Watcher) -> Trials:

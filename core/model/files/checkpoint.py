@@ -196,6 +196,16 @@ class LazyWeights:
         infos = read_safetensors(file)
         self._rewritten[part] = {t.name: StoredTensor(file, t.offset, t.size_bytes, DTYPES[t.dtype], t.shape) for t in infos}
 
+    def files(self) -> dict[int, dict[str, StoredTensor]]:
+        """Which parts are read from where they were rewritten, and from where."""
+        return dict(self._rewritten)
+
+    def read_from(self, files: Mapping[int, dict[str, StoredTensor]]) -> None:
+        """Read parts from there again, as `files` said; of a part that was rewritten twice, only the last is left."""
+        for part in list(self._held):
+            self.release(part)
+        self._rewritten = dict(files)
+
     def _bring_rewritten(self, part: int) -> None:
         for name, stored in self._rewritten[part].items():
             path, _, last = name.rpartition(".")

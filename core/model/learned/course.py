@@ -17,10 +17,11 @@ from core.method import get
 from core.model.anatomy import Layer
 from core.model.blocks import BATCH_TOKENS, known_ids
 from core.model.budgets.allocating import allocate, asked_of_layers, gather, needs_of_allocation
+from core.model.budgets.asked import check_met
 from core.model.gradients import gradient_statistics
 from core.model.learned.gates import Masks, laid_over, listening
 from core.model.masks import decide, generator, nearest
-from core.model.measuring.likelihood import token_losses
+from core.model.measuring.likelihood import mean_loss, token_losses
 from core.model.memory import available_bytes, check_fits
 from core.model.observe import of_kind
 from core.model.pruning.choosing import units_by_hand
@@ -96,17 +97,16 @@ class Course:
             return {name: part * share for name, share in self.shares.items()}
         given = {"sizes": self._sizes(), "sparsity": part * self.task.step.sparsity,
                  "scores": lambda name: scores[name].detach().float().flatten().cpu()}  # fmt: skip
-        return get("allocator", self.task.step.allocation.method)(given, self.task.step.allocation.params)
+        shares = get("allocator", self.task.step.allocation.method)(given, self.task.step.allocation.params)
+        if part == 1.0:
+            check_met(sum(share * self._sizes()[name] for name, share in shares.items()), self.task.step, self._sizes())
+        return shares
 
     def loss(self, masks: Masks, rows: Sequence[int] | None = None) -> float:
         """Mean negative log-likelihood in nats a token of these sequences (all where left out) with the masks on; infinite where it is no number."""
-        total, ids = 0.0, self.ids if rows is None else self.ids[list(rows)]
+        ids = self.ids if rows is None else self.ids[list(rows)]
         with laid_over(self.task.loaded, self.places, masks), torch.no_grad():
-            for batch in self._batches(ids):
-                self.task.watcher.check()
-                total += float(token_losses(self.task.loaded.model, batch).double().sum())
-        mean = total / (ids.shape[0] * (ids.shape[1] - 1))
-        return mean if mean == mean else float("inf")
+            return mean_loss(self.task.loaded.model, self._batches(ids), self.task.watcher)
 
     def draw(self, size: int) -> Tensor:
         """Ids (size, tokens) that nobody has trained on yet: at random places of the whole calibration source. Where only the sampled sequences

@@ -14,11 +14,10 @@ from core.model.budgets.allocating import check_structure
 from core.model.budgets.asked import knows_prices
 from core.model.learned.course import Course, Scores
 from core.model.loading import LoadedModel
-from core.model.looking.super_weights import PROTECT
 from core.model.masks import PackedMask
 from core.model.measuring.likelihood import check_causal
-from core.model.observe import matrix
-from core.model.pruning.choosing import chosen_groups, chosen_layers
+from core.model.observe import matrix, of_kind
+from core.model.pruning.choosing import check_spared, chosen_groups, chosen_layers
 from core.model.pruning.pruned import Pruned, UnitCut
 from core.model.pruning.task import Task
 from core.model.training import only_trains
@@ -45,10 +44,16 @@ def check_learnable(loaded: LoadedModel) -> None:
     check_causal(loaded.model, _NO_LOSS)
 
 
-def _check_allocator(step: Prune) -> None:
+def check_allocator(step: Prune) -> None:
+    """Raise RecipeError for an allocator that asks what is not there before masks are learned."""
     if step.allocation.method == "by_hand":
         return
     allocator = get("allocator", step.allocation.method)
+    if step.structure in UNITS and of_kind(allocator.needs, "block"):
+        raise RecipeError(
+            f"{allocator.card.label} goes through the blocks first, which is not done for units whose masks are learned.",
+            "Spread the share uniformly, by hand, or with allocation global.",
+        )
     if "fitness" in allocator.needs or knows_prices(allocator):
         raise RecipeError(
             f"{allocator.card.label} tries out budgets on scores that are there from the start, and masks that are learned have none yet.",
@@ -60,7 +65,7 @@ def prune_learned(task: Task) -> Pruned:
     """Carry out a step whose masks are learned. Whatever is raised, a stop too, leaves the model as it was."""
     loaded, step = task.loaded, task.step
     check_learnable(loaded)
-    _check_allocator(step)
+    check_allocator(step)
     places = _groups(loaded, step) if step.structure in UNITS else _layers(loaded, step)
     course = Course(task, places)
     course.check_memory()
@@ -90,9 +95,7 @@ def _groups(loaded: LoadedModel, step: Prune) -> tuple[Group, ...]:
 
 
 def _layers(loaded: LoadedModel, step: Prune) -> tuple[Layer, ...]:
-    if PROTECT in step.protect:
-        raise RecipeError(f"{step.method} learns which weights stay, so single ones cannot be protected from it.",
-                          "Leave super_weights out of protect, or use a criterion such as wanda.")  # fmt: skip
+    check_spared(step, "learned")
     layers = chosen_layers(loaded.anatomy, step.only, step.protect)
     check_structure(step, layers)
     return tuple(layers)
@@ -113,7 +116,7 @@ def _learned(course: Course) -> tuple[float, Scores]:
     }  # fmt: skip
     scores = {name: value.detach().float() for name, value in method(given, task.step.params).items()}
     for name, shape in course.shapes.items():
-        if tuple(scores[name].shape) != shape or torch.isnan(scores[name]).any():
+        if tuple(scores[name].shape) != shape or not torch.isfinite(scores[name]).all():
             raise ModelError(
                 f"The scores that {method.card.label} learned for {name} are not all numbers.",
                 "Use a lower learning rate, or check the model's weights and the calibration text for NaN.",

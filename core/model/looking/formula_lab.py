@@ -27,7 +27,7 @@ from core.model.gradients import gradient_statistics
 from core.model.loading import LoadedModel
 from core.model.masks import decide, generator
 from core.model.measuring.counts import check_in_memory
-from core.model.measuring.likelihood import check_causal, token_losses
+from core.model.measuring.likelihood import check_causal, mean_loss
 from core.model.observe import Statistics, have, matrix, observe_block, stream
 from core.model.pruning.choosing import chosen_layers
 from core.prune.formula import rehearsed, values_of
@@ -118,12 +118,7 @@ class Lab:
 
     def perplexity_now(self, windows: Tensor) -> float:
         """exp of the mean negative log-likelihood a token of the model as it stands, each window read alone; infinite where that is no number."""
-        total = 0.0
-        for batch in windows.split(max(BATCH_TOKENS // windows.shape[1], 1)):
-            self.watcher.check()
-            with torch.no_grad():
-                total += float(token_losses(self.loaded.model, batch.to(self.loaded.device)).double().sum())
-        mean = total / (windows.shape[0] * (windows.shape[1] - 1))
+        mean = mean_loss(self.loaded.model, windows.split(max(BATCH_TOKENS // windows.shape[1], 1)), self.watcher)
         return math.exp(mean) if mean < 700 else math.inf  # not a number compares as false
 
     def fitness(self, node: Node, structure: str, share: float) -> float:

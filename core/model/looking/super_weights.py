@@ -16,8 +16,9 @@ from core.model import blocks
 from core.model.anatomy import Layer
 from core.model.loading import LoadedModel
 from core.model.observe import layer_inputs, matrix, stream
+from core.recipe_steps import SUPER_WEIGHTS
 
-PROTECT = "super_weights"  # what a prune step's `protect` calls them
+PROTECT = SUPER_WEIGHTS  # what a prune step's `protect` calls them
 THRESHOLD = 50.0  # the paper's: an activation larger than this is a spike
 SEQUENCES = 8  # of the calibration inputs; spikes stand at the first tokens of every text
 Peak = tuple[

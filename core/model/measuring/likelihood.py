@@ -6,8 +6,9 @@ A whole batch of logits never exists: the body runs once, then head and loss run
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from math import inf, isfinite
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from torch.nn.functional import cross_entropy
 from torch.utils.checkpoint import checkpoint
 
 from core.errors import ModelError
+from core.events import Watcher
 
 HEAD_TOKENS = 128
 
@@ -38,6 +40,18 @@ def token_losses(model: nn.Module, ids: Tensor) -> Tensor:
             checkpoint(_chunk_losses, *chunk, use_reentrant=False) if torch.is_grad_enabled() else _chunk_losses(*chunk)
         )
     return torch.cat(losses, dim=1)
+
+
+def mean_loss(model: nn.Module, batches: Iterable[Tensor], watcher: Watcher) -> float:
+    """Mean negative log-likelihood in nats a token over batches of ids (sequences, tokens); infinite where it is no number. Obeys a stop between two."""
+    device, total, count = next(model.parameters()).device, 0.0, 0
+    for batch in batches:
+        watcher.check()
+        with torch.no_grad():
+            losses = token_losses(model, batch.to(device))
+        total, count = total + float(losses.double().sum()), count + losses.numel()
+    mean = total / count
+    return mean if isfinite(mean) else inf
 
 
 def check_causal(model: nn.Module, so: str = "has no perplexity") -> nn.Module:

@@ -10,13 +10,14 @@ import torch
 from torch import Tensor
 
 from core.cost import Owed, steps_needed
-from core.errors import ModelError, RecipeError
+from core.errors import RecipeError
 from core.events import follow
 from core.method import Method, get
 from core.model.anatomy import read_anatomy
+from core.model.budgets.asked import check_met
 from core.model.budgets.costing import expert_price
 from core.model.loading import LoadedModel
-from core.model.masks import nearest
+from core.model.masks import finite, nearest
 from core.model.measuring.counts import check_in_memory
 from core.model.mixture.check import check
 from core.model.mixture.experts import ExpertLayer, cut_experts, expert_layers, rows, tell, tell_one
@@ -83,6 +84,12 @@ def _shares(task: Task, layers: Sequence[ExpertLayer], chosen: Sequence[ExpertLa
         sparsity = step.sparsity if task.owed is None else _share_owed(loaded, chosen, task.owed)
         given = {"sizes": {layer.name: layer.count for layer in chosen}, "sparsity": sparsity}
         shares = get("allocator", step.allocation.method)(given, step.allocation.params)
+        if task.owed is None:
+            check_met(
+                sum(min(share * layer.count, layer.count - 1) for layer, share in zip(chosen, shares.values(), strict=True)),
+                step,
+                given["sizes"],
+            )
     goes = {layer.name: min(nearest(shares.get(layer.name, 0.0) * layer.count), layer.count - 1) for layer in layers}
     kept = {layer.name: layer.count - goes[layer.name] for layer in layers}
     if len(set(kept.values())) > 1:
@@ -131,7 +138,7 @@ def _prune_layer(work: _Work, layer: ExpertLayer, visit: Visit | None) -> None:
 
 
 def _scores(work: _Work, layer: ExpertLayer, statistics: Mapping[str, Tensor]) -> Tensor:
-    """A score for each expert, float32: of a method for single weights, the sum over the expert's. Raises ModelError where one is not a number."""
+    """A score for each expert, float32: of a method for single weights, the sum over the expert's. Raises ModelError where one is no finite number."""
     task, method, params = work.task, work.task.method, work.task.step.params
     if "weight" in signature(method.function).parameters:
         experts = task.loaded.module(layer.path)
@@ -144,11 +151,7 @@ def _scores(work: _Work, layer: ExpertLayer, statistics: Mapping[str, Tensor]) -
     else:
         given = have(None, (layer.count,), task.generator(layer.name), statistics) | _routers(work, layer)
         scores = method(given, params).float()
-    if torch.isnan(scores).any():
-        raise ModelError(
-            f"The scores of {layer.name} are not all numbers.", "Check the model's weights and the calibration text for NaN."
-        )
-    return scores
+    return finite(scores, layer.name)
 
 
 def _routers(work: _Work, layer: ExpertLayer) -> dict[str, Tensor]:

@@ -94,6 +94,7 @@ def _prune_layer(work: _Work, layer: ExpertLayer, visit: Visit) -> None:
     task, turned = work.task, work.turned[layer.name]
     method, step = task.method, task.step
     statistics = _observed(visit, of_kind(method.needed(step.params), KIND), turned)
+    task.will_write(*task.loaded.module(layer.path).parameters(recurse=False))
     for name, weight in matrices(task.loaded.module(layer.path)).items():
         keep, means = torch.ones(weight.shape, dtype=torch.bool), []
         for expert in range(layer.count):
@@ -101,7 +102,7 @@ def _prune_layer(work: _Work, layer: ExpertLayer, visit: Visit) -> None:
             flat, kept = (each.T if turned[name] else each for each in (weight[expert], keep[expert]))
             given = have(flat.float(), tuple(flat.shape), task.generator(place), statistics[expert, name])
             scores = method(given, step.params)
-            kept.copy_(decide(scores, step.structure, work.shares[layer.name], method.card.compare, place))
+            kept.copy_(decide(scores, step.structure, work.shares[layer.name], method.card.compare, place, gone=flat == 0))
             flat.masked_fill_(~kept.to(flat.device), 0.0)
             means.append(float(scores.mean()))
         work.masks[f"{layer.path}.{name}"] = PackedMask.of(keep)

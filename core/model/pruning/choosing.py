@@ -11,6 +11,7 @@ from core.model.anatomy import Anatomy, Layer
 from core.model.mixture.experts import ExpertLayer
 from core.model.units.groups import UNITS, Group
 from core.recipe import Prune
+from core.recipe_steps import SUPER_WEIGHTS
 
 Units = TypeVar("Units", Group, ExpertLayer)
 
@@ -114,3 +115,11 @@ def units_by_hand(shares: Mapping[str, float], anatomy: Anatomy, groups: Sequenc
                 f"It may name {', '.join(known[:3])}, ... or whole blocks.",
             )
     return {group.name: shares.get(group.name, shares.get(f"blocks.{group.block}", 0.0)) for group in groups}
+
+
+def check_spared(step: Prune, kind: str) -> None:
+    """Raise RecipeError where single weights shall be protected from a method that is asked for no scores."""
+    if SUPER_WEIGHTS in step.protect and kind != "score":
+        does = "chooses its weights while it solves" if kind == "solver" else "learns which weights stay"
+        raise RecipeError(f"{step.method} {does}, so single ones cannot be protected from it.",
+                          "Leave super_weights out of protect, or use a criterion such as wanda.")  # fmt: skip

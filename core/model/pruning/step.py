@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 
 import torch
@@ -20,6 +21,7 @@ from core.model.loading import LoadedModel
 from core.model.measuring.counts import check_in_memory
 from core.model.mixture.pruning import prune_experts
 from core.model.mixture.weights import INSIDE, prune_expert_weights
+from core.model.pruning.before import put_back_on_failure
 from core.model.pruning.choosing import chosen_units
 from core.model.pruning.pruned import Pruned
 from core.model.pruning.second import second_models
@@ -41,11 +43,13 @@ def prune(
     seed: int,
     watcher: Watcher,
     texts: Texts = NO_TEXTS,
+    put_back: bool = True,
 ) -> Pruned:
     """Carry out one prune step on the model in memory.
 
     inputs() gives the calibration ids or pixels, asked for only where the method needs activations; texts: what else it may read. Raises
-    RecipeError or ModelError before any weight has changed where the step does not fit the model.
+    RecipeError or ModelError before any weight has changed where the step does not fit the model. put_back: whatever is raised later, a stop too, leaves
+    the model as it was, for which a copy of what has changed is held until the step is done; a run, which then lets its model go, needs none.
     """
     if step.structure in loaded.anatomy.refused:
         raise ModelError(
@@ -53,12 +57,17 @@ def prune(
         )
     _check_numbers(loaded)
     task = Task(loaded, step, pruner(step.method), inputs, seed, watcher, texts)
+    with put_back_on_failure(loaded, watcher) if put_back else nullcontext() as before:
+        return _carried_out(replace(task, before=before))
+
+
+def _carried_out(task: Task) -> Pruned:
     way = _way(task)
     if way not in PRICED:
         return way(task)
-    asked = owed(loaded, step, watcher)
+    asked = owed(task.loaded, task.step, task.watcher)
     done = way(replace(task, owed=asked))
-    return told(done, asked, watcher) if asked else done
+    return told(done, asked, task.watcher) if asked else done
 
 
 def _way(task: Task) -> Callable[[Task], Pruned]:
@@ -102,6 +111,7 @@ def _transform(task: Task) -> Pruned:
         **{f"{name}_model": second for name, second in seconds.items()}, "loaded": loaded, "share": step.sparsity, "units": units,
         "inputs": task.inputs, "generator": task.generator(step.method), "watcher": task.watcher,
     }  # fmt: skip
+    task.will_write(*loaded.model.parameters())
     return task.method(given, step.params)
 
 

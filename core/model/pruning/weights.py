@@ -9,15 +9,18 @@ import torch
 from torch import Tensor
 
 from core.errors import RecipeError
-from core.events import follow
+from core.events import Progress, follow
 from core.model import blocks
 from core.model.anatomy import Layer
 from core.model.budgets.allocating import allocate, asked_of_layers, check_structure, gather, needs_of_allocation
 from core.model.gradients import check_has_gradient, gradient_statistics
+from core.model.loading import LoadedModel
 from core.model.looking.super_weights import PROTECT, protected_entries
 from core.model.masks import PackedMask, decide
+from core.model.mixture.experts import expert_layers
+from core.model.mixture.reading import matrices
 from core.model.observe import Statistics, check_collectable, matrix, observe_block, of_kind, stream
-from core.model.pruning.choosing import chosen_layers
+from core.model.pruning.choosing import check_spared, chosen_layers
 from core.model.pruning.pruned import Pruned
 from core.model.pruning.scoring import given_to_score, layer_scores, output_error
 from core.model.pruning.task import Task
@@ -29,9 +32,7 @@ def prune_weights(task: Task) -> Pruned:
     """Carry out an unstructured or N:M step on the model in memory."""
     loaded, step, method = task.loaded, task.step, task.method
     spared = PROTECT in step.protect
-    if spared and method.card.kind == "solver":
-        raise RecipeError(f"{step.method} chooses its weights while it solves, so single ones cannot be protected from it.",
-                          "Leave super_weights out of protect, or use a criterion such as wanda.")  # fmt: skip
+    check_spared(step, method.card.kind)
     layers = chosen_layers(loaded.anatomy, step.only, [name for name in step.protect if name != PROTECT])
     check_structure(step, layers)
     own = method.needed(step.params)
@@ -39,15 +40,29 @@ def prune_weights(task: Task) -> Pruned:
         check_collectable(layer, loaded.module(layer.path))
     gradients = _gradients(task, layers, needs_of_allocation(step, method) | own)
     shares = _shares(task, layers, gradients)
+    dense = experts_left_dense(loaded)
+    if dense:
+        said = f"The {dense:,} weights inside experts are in no layer, and stay dense: moe_pruner prunes those, structure experts whole ones."
+        task.watcher.say(Progress(task.stage, kind="note", text=said))
     work = _Work(task, shares, gradients, protected_entries(loaded, task.inputs, task.watcher) if spared else {})
     if of_kind(own, "layer", "block"):
-        return _prune_streaming(work)
+        done = _prune_streaming(work)
+        return replace(done, said={"expert_weights_left_dense": dense}) if dense else done
     for layer in follow(layers, task.stage, task.watcher):
         with loaded.holding(layer):
             _prune_layer(work, layer, {})
             if layer.block is not None:
                 loaded.changed(layer.block)
-    return work.pruned()
+    done = work.pruned()
+    return replace(done, said={"expert_weights_left_dense": dense}) if dense else done
+
+
+def experts_left_dense(loaded: LoadedModel) -> int:
+    """How many weights lie inside the experts of a mixture, where a step for the weights of layers does not come."""
+    if "experts" in loaded.anatomy.refused:
+        return 0
+    layers = expert_layers(loaded.model, loaded.anatomy.blocks)
+    return sum(weight.numel() for layer in layers for weight in matrices(loaded.module(layer.path)).values())
 
 
 def _gradients(task: Task, layers: Sequence[Layer], needs: frozenset[str]) -> dict[str, Statistics]:
@@ -95,7 +110,8 @@ class _Work:
         """Note a layer's mask (kept, as (out, in)) and what it cost."""
         shaped = keep.T if layer.kind == "conv1d" else keep.reshape(layer.shape)
         self.masks[layer.path] = PackedMask.of(shaped.contiguous())
-        reached, mean = 1 - float(keep.float().mean()), None
+        weight = self.task.loaded.module(layer.path).weight
+        reached, mean = 1 - int(torch.count_nonzero(weight)) / weight.numel(), None  # zeros that were there before count too
         if self.task.method.card.kind == "score":  # a solver has none
             self.scores[f"{layer.name}.rows"], self.scores[f"{layer.name}.columns"] = scores.mean(1), scores.mean(0)
             mean = float(scores.mean())
@@ -130,7 +146,9 @@ def _prune_layer(work: _Work, layer: Layer, statistics: Statistics) -> None:
     """Score one layer, decide its mask, set what falls to zero; a solver does all three at once."""
     task, share = work.task, work.shares[layer.name]
     loaded, step, method = task.loaded, task.step, task.method
-    flat, gram = matrix(layer, loaded.module(layer.path).weight.data), statistics.get("gram")
+    weight, gram = loaded.module(layer.path).weight, statistics.get("gram")
+    task.will_write(weight)
+    flat = matrix(layer, weight.data)
     statistics = statistics | work.gradients.pop(layer.name, {})
     before = flat.float().clone() if gram is not None else None
     if method.card.kind == "solver":
@@ -138,19 +156,9 @@ def _prune_layer(work: _Work, layer: Layer, statistics: Statistics) -> None:
         scores, keep = method(given | {"share": share, "pattern": n_of_m(step.structure), "watcher": task.watcher}, step.params)
     else:
         scores = layer_scores(loaded, layer, method, step.params, statistics, task.seed)
-        keep = _decided(work, layer, scores)
+        keep = decide(scores, step.structure, share, method.card.compare, layer.name, work.spared.get(layer.name), flat == 0)
     with torch.no_grad():
         if method.card.kind == "solver":
             flat.copy_(scores)
         flat.masked_fill_(~keep.to(flat.device), 0.0)
     work.add(layer, keep, scores, None if gram is None else output_error(before, flat.float(), gram))
-
-
-def _decided(work: _Work, layer: Layer, scores: Tensor) -> Tensor:
-    """The layer's mask; its spared entries stay, and others go in their place."""
-    structure, share, compare = work.task.step.structure, work.shares[layer.name], work.task.method.card.compare
-    if layer.name not in work.spared:
-        return decide(scores, structure, share, compare, layer.name)
-    rows, columns = (places.to(scores.device) for places in work.spared[layer.name])
-    keep = decide(scores.index_put((rows, columns), scores.new_tensor(torch.inf)), structure, share, compare, layer.name)
-    return keep.index_put((rows, columns), keep.new_tensor(True))  # where all were to go, too

@@ -75,6 +75,11 @@ class Found:
         """Where the method spares units that the share asked for, say how many."""
         asked = sum(asked_of(cut.group.units, row.asked) for cut, row in zip(self.cuts, self.rows, strict=True))
         gone = sum(int((~cut.keep).sum()) for cut in self.cuts)
+        if whole := [row.name for row in self.rows if row.shape[0] > 1 and row.asked == 1.0]:
+            text = (
+                f"One of the {self.step.structure} of {', '.join(whole[:3])} stays: with none of them nothing would come through."
+            )
+            watcher.say(Progress(f"prune: {self.step.method}", kind="note", text=text))
         if gone < asked:
             text = f"{gone:,} of the {asked:,} {self.step.structure} asked for went: the others are above {self.method.card.spares_above}."
             watcher.say(Progress(f"prune: {self.step.method}", kind="note", text=text))

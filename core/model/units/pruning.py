@@ -118,10 +118,24 @@ def _shares(work: _Work, scores: Callable[[], Mapping[str, Tensor]]) -> dict[str
     )
     known = scores() if "scores" in allocator.needs else {}
     given = {"sizes": sizes, "scores": known.__getitem__, "watcher": watcher, "generator": task.generator("allocate")}
+    if figures := of_kind(allocator.needs, "block"):
+        given |= {"blocks": {group.name: f"blocks.{group.block}" for group in work.groups}, **_block_figures(task, figures)}
     if "fitness" not in allocator.needs:
         return asked.spread(allocator, given)
     with trying(loaded, unit_masks(loaded, work.groups, known), task.inputs(), watcher) as fitness:
         return asked.spread(allocator, given | {"fitness": fitness, "sequences": fitness.sequences})
+
+
+def _block_figures(task: Task, names: Sequence[str]) -> dict[str, dict[str, float]]:
+    """{statistic of blocks: {block name: its value}} of the dense model, in one pass."""
+    found: dict[str, dict[str, float]] = {name: {} for name in names}
+    for block, module, hidden, extra in stream(task.loaded, task.inputs(), task.watcher, "observe"):
+        part = replace(block, layers=())
+        for name, value in observe_block(task.loaded, part, module, hidden, extra, names, task.watcher, keep_outputs=True)[
+            1
+        ].items():
+            found[name][block.name] = float(value)
+    return found
 
 
 def _dense_scores(work: _Work) -> dict[str, Tensor]:
@@ -176,7 +190,9 @@ def _solved(work: _Work, group: Group, share: float, statistics: Statistics) -> 
     if not count:
         return work.found.add(loaded, group, torch.ones(group.units, dtype=torch.bool), share, None, 0.0)
     reader = loaded.anatomy.by_path[group.reader.path]
-    known, flat = work.known(statistics).get(reader.name, {}), matrix(reader, loaded.module(reader.path).weight.data)
+    known, weight = work.known(statistics).get(reader.name, {}), loaded.module(reader.path).weight
+    task.will_write(weight)
+    flat = matrix(reader, weight.data)
     before = flat.float().clone()
     if not all(torch.isfinite(value).all() for value in (before, *known.values())):
         raise ModelError(

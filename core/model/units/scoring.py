@@ -11,11 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from core.errors import ModelError
 from core.method import Method, get
 from core.model.anatomy import Layer
 from core.model.loading import LoadedModel
-from core.model.masks import generator
+from core.model.masks import finite, generator
 from core.model.observe import have, matrix
 from core.model.units.groups import Group, Part
 from core.model.width.narrow import depthwise
@@ -38,18 +37,9 @@ def observed(loaded: LoadedModel, method: Method, groups: Sequence[Group]) -> tu
 def unit_scores(
     loaded: LoadedModel, group: Group, method: Method, params: Mapping[str, Any], statistics: Statistics, seed: int
 ) -> Tensor:
-    """A score for each unit, float32. Raises ModelError where one is not a number."""
+    """A score for each unit, float32. Raises ModelError where one is not a finite number."""
     way = sum_over_weights if by_weight(method) else _of_units
-    return checked(group.name, way(loaded, group, method, params, statistics, seed).float())
-
-
-def checked(name: str, scores: Tensor) -> Tensor:
-    """The same scores. Raises ModelError where one is not a number."""
-    if torch.isnan(scores).any():
-        raise ModelError(
-            f"The scores of {name} are not all numbers.", "Check the model's weights and the calibration data for NaN."
-        )
-    return scores
+    return finite(way(loaded, group, method, params, statistics, seed).float(), group.name)
 
 
 def columns(layer: Layer, part: Part) -> Tensor:

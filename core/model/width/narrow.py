@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
@@ -87,11 +86,8 @@ def _selected(parameter: nn.Parameter, axis: int, kept: Tensor) -> nn.Parameter:
 
 def add_bias(layer: nn.Module, bias: Tensor) -> None:
     """Add to a layer's bias; a layer without one gets it."""
-    if layer.bias is None:
-        layer.bias = nn.Parameter(bias.to(layer.weight), requires_grad=layer.weight.requires_grad)
-    else:
-        with torch.no_grad():
-            layer.bias += bias.to(layer.bias)
+    bias = bias.to(layer.weight) if layer.bias is None else layer.bias.detach() + bias.to(layer.bias)
+    layer.bias = nn.Parameter(bias, requires_grad=layer.weight.requires_grad)
 
 
 def _set_heads(model: nn.Module, block: Block, query_heads: int, kv_heads: int) -> None:

@@ -13,14 +13,14 @@ from core.model import blocks
 from core.model.anatomy import read_anatomy
 from core.model.gradients import gradient_statistics
 from core.model.loading import LoadedModel
-from core.model.masks import nearest
+from core.model.masks import finite, nearest
 from core.model.measuring.counts import blank_image, check_in_memory
 from core.model.measuring.latency import fixed_ids
 from core.model.observe import have, observe_block, of_kind, stream
 from core.model.pruning.pruned import Pruned, UnitCut
 from core.model.pruning.task import Task
 from core.model.units.groups import Group
-from core.model.units.scoring import by_weight, checked, sum_over_weights
+from core.model.units.scoring import by_weight, sum_over_weights
 from core.model.width.stream_width import NAME, accepted, channel_axes, channel_group, narrowed
 from core.recipe import Prune
 from core.report import LayerRow
@@ -43,7 +43,7 @@ def prune_width(task: Task) -> Pruned:
     axes = channel_axes(loaded.model, anatomy.blocks, anatomy.hidden)
     group = channel_group(axes, anatomy.layers, anatomy.hidden)
     width = _width(loaded, step)
-    scores = checked("the stream's channels", _scores(task, group, _statistics(task, group)).float()).cpu()
+    scores = finite(_scores(task, group, _statistics(task, group)).float(), "the stream's channels").cpu()
     keep = keep_highest(scores[None], anatomy.hidden - width)[0].cpu()
     model = loaded.model if keep.all() else narrowed(loaded.model, axes, keep)
     after = replace(loaded, model=model, anatomy=loaded.anatomy if keep.all() else read_anatomy(model))

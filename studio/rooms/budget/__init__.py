@@ -9,7 +9,7 @@ import gradio as gr
 import pandas as pd
 
 from core.errors import PrunariumError
-from studio import known
+from studio import damage, known
 from studio.bench import Bench, plainly
 from studio.charts import budget
 from studio.looking import recipe_for
@@ -33,6 +33,7 @@ class _Held:
     def __init__(self, bench: Bench) -> None:
         self._bench, self._source, self._found = bench, "", Known()
         self.origin: known.Observed | None = None
+        self.damage: tuple[damage.Seen, ...] = ()
 
     def __call__(self, source: str) -> Known:
         return self._found if source == self._source else self.fresh(source)
@@ -47,6 +48,7 @@ class _Held:
             described, parts, known.cost_curves(data, parts), tuple(known.trials(source, runs, weights=weights)), known.latency(source, runs, weights),
             known.super_weights(data, parts), ((data or {}).get("curves") or {}).get("method", ""), known.units(self.origin),
         )  # fmt: skip
+        self.damage = damage.maps(source, runs, self._bench.workspace.folder)
         self._source = source
         return self._found
 
@@ -107,7 +109,8 @@ def _wire(bench: Bench, held: _Held, bars: gr.HTML, table: gr.Dataframe, about: 
         """The budget changed: by a hand on the bars, in the table, or in another tab."""
         if not source:
             return gr.skip()
-        return _bars(bench, held, source), *_table(bench, held, source), _lines(bench, held, source), _sizes(bench, held, source)
+        drawn = _lines(bench, held, source), _sizes(bench, held, source)
+        return _bars(bench, held, source), *_table(bench, held, source), _note(bench, held) if held.damage else gr.skip(), *drawn
 
     def committed(event: gr.EventData) -> int:
         return int((event._data or {}).get("revision") or 0)
@@ -125,7 +128,7 @@ def _wire(bench: Bench, held: _Held, bars: gr.HTML, table: gr.Dataframe, about: 
 
     bench.model.change(draw, bench.model, [bars, *rows, *about], **_QUIET)
     bench.ended.change(draw, bench.model, [bars, *rows, *about], **_QUIET)
-    bench.budget.change(moved, bench.model, [bars, *rows, *about[-2:]], **_QUIET, trigger_mode="always_last")
+    bench.budget.change(moved, bench.model, [bars, *rows, about[0], *about[-2:]], **_QUIET, trigger_mode="always_last")
     bars.committed(committed, None, bench.budget, **_TOLD, trigger_mode="always_last")
     table.input(typed, [table, bench.model, remembered], [bench.budget, *rows], **_TOLD)
 
@@ -171,10 +174,8 @@ def _about(bench: Bench, held: _Held, source: str) -> tuple[Any, ...]:
     if not has.parts.sizes:
         return None, gr.Button("Measure curves", interactive=False), None, gr.Column(visible=False), None, None, None, None, None
     if has.curves is None:
-        told = facts.said("No prediction yet", "Measure what each block costs when it alone is pruned; the prediction adds these costs up. The bars "
-                          "work without it.")  # fmt: skip
         return (
-            told,
+            _note(bench, held),
             gr.Button("Measure curves", variant="primary", interactive=True),
             None,
             gr.Column(visible=False),
@@ -182,7 +183,7 @@ def _about(bench: Bench, held: _Held, source: str) -> tuple[Any, ...]:
         )
     pairs = equaliser.compared(has)
     return (
-        facts.said(note=origin(held.origin.data["curves"])),
+        _note(bench, held),
         gr.Button("Measure curves again", variant="secondary", interactive=True),
         facts.said(budget.cost_finding(has.curves, has.parts), badge=held.origin.badge),
         gr.Column(visible=bool(pairs)),
@@ -192,6 +193,16 @@ def _about(bench: Bench, held: _Held, source: str) -> tuple[Any, ...]:
         _lines(bench, held, source),
         _sizes(bench, held, source),
     )
+
+
+def _note(bench: Bench, held: _Held) -> dict[str, Any]:
+    """Where the prediction comes from, and whom the budget costs most where a damage map says so."""
+    pays = damage.who_pays(held.damage, bench.workspace.read().budget.shares)
+    curves = (held.origin.data if held.origin else {}).get("curves")
+    if curves is None:
+        return facts.said("No prediction yet", "Measure what each block costs when it alone is pruned; the prediction adds these costs up. The bars "
+                          f"work without it.{pays}")  # fmt: skip
+    return facts.said(note=f"{origin(curves)}{pays}")
 
 
 def origin(found: dict[str, Any]) -> str:

@@ -55,7 +55,7 @@ function key(event, unit, index) {
 }
 
 let pause = 0;
-function settle() { clearTimeout(pause); pause = setTimeout(commit, 350); }
+function settle() { clearTimeout(pause); pause = setTimeout(commit, 350); host.dataset.saving = ''; }
 
 function typed(unit, text) {
   const value = Number(String(text).replace('%', '').replace(',', '.').trim());

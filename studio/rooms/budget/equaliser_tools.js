@@ -113,15 +113,16 @@ async function ask() {
 function say(text) { if (ui.told && ui.told.textContent !== text) ui.told.textContent = text; }
 
 // Changes go to the workspace one after the other, each on top of the revision that the one before it made.
-let chain = Promise.resolve();
+let chain = Promise.resolve(), unsaved = 0;
 function commit() {
-  clearTimeout(pause); pause = 0; host.dataset.saving = '';
+  clearTimeout(pause); pause = 0; host.dataset.saving = ''; unsaved++;
   chain = chain.then(async () => {
     try {
       const said = await server.commit({ shares: Budget.compact(shares, blockOf), locked: [...locked], seen: model.revision, model: model.name });
       take(said, !!said.told);
     } catch (error) { say('The studio does not answer; this change is not saved yet.'); }
-    delete host.dataset.saving; propose();
+    unsaved--; if (!unsaved && !pause) delete host.dataset.saving; // a later change may wait still
+    propose();
   });
 }
 

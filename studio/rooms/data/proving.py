@@ -20,7 +20,10 @@ from studio.parts.plotview import PlotlyView, table_twin
 from studio.rooms.data import dataplan
 from studio.rooms.data.dataplan import Choice
 
-WHY = "Train on what stays and, beside it, on random rows, on the other end of the order, and on random rows with a teacher; test on rows that none saw."
+WHY = (
+    "Train on what stays and, beside it, on random rows, on the other end of the order, and on random rows with a teacher, at these shares and the "
+    "slider's; test on rows that none saw."
+)
 LEARNERS = [("Linear probe", "linear"), ("MLP", "mlp"), ("CNN (images)", "cnn"), ("Tiny Llama (texts)", "tiny-llama")]
 _NEEDS = {
     "cnn": ("images", "The CNN learns from images, and these rows have none."),
@@ -53,12 +56,10 @@ def layout() -> Proving:
     """Make every component."""
     note = facts.component("data-proof-note", facts.said("Not proven yet", WHY, "not measured"))
     with gr.Row():
-        learner = gr.Dropdown(LEARNERS, value="linear", label="Learner", min_width=150, scale=3, elem_id="data-learner")
+        learner = gr.Dropdown(LEARNERS, value="linear", label="Learner", min_width=140, scale=3, elem_id="data-learner")
         usual = ", ".join(f"{100 * share:g}" for share in SHARES)
-        shares = gr.Textbox(
-            usual, label="Shares (%), and the slider's", min_width=170, scale=3, max_lines=1, elem_id="data-shares"
-        )
-        seeds = gr.Slider(1, 10, 3, step=1, label="Seeds", min_width=130, scale=2, elem_id="data-seeds")
+        shares = gr.Textbox(usual, label="Shares (%)", min_width=140, scale=3, max_lines=1, elem_id="data-shares")
+        seeds = gr.Slider(1, 10, 3, step=1, label="Seeds", min_width=190, scale=3, elem_id="data-seeds")
     prove = gr.Button("Prove it (a run)", variant="primary", elem_id="data-prove")
     plots, notes, tables = [], [], []
     with gr.Column(visible=False) as box:

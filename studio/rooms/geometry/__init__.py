@@ -7,13 +7,14 @@ from typing import Any
 
 import gradio as gr
 
+from studio import damage
 from studio.bench import Bench, plainly
 from studio.charts import geometry as charts
 from studio.charts import likeness
 from studio.parts import cards, facts
 from studio.parts.explaining import drawer
 from studio.parts.plotview import PlotlyView, table_twin
-from studio.rooms.geometry import asking, moves
+from studio.rooms.geometry import asking, hurt, moves
 from studio.rooms.geometry.asking import Seen
 
 _INTRO = """## Geometry
@@ -64,9 +65,11 @@ def build(bench: Bench) -> None:
     with gr.Column(visible=False) as pictures:
         curves = _curves()
         shift = moves.build()
+    pays = hurt.build()
     drawer("intrinsic-dimension", "effective-rank", "anisotropy", "hubness", "neural-collapse", "cka", "drift")
-    _wire(bench, asked, [nothing, note, pictures], curves, shift)
+    _wire(bench, asked, [nothing, note, pictures], curves, shift, pays)
     moves.wire(bench, shift, asked.data)
+    hurt.wire(bench, pays, asked.data)
 
 
 def _asked() -> Asked:
@@ -102,7 +105,7 @@ def _curves() -> Curves:
     return Curves(measure, title, lines, table, heat_title, heat, between, heat_table)
 
 
-def _wire(bench: Bench, asked: Asked, around: list[Any], curves: Curves, shift: moves.Moves) -> None:
+def _wire(bench: Bench, asked: Asked, around: list[Any], curves: Curves, shift: moves.Moves, pays: hurt.Hurt) -> None:
     nothing, note, pictures = around
     parts = [
         nothing,
@@ -115,6 +118,7 @@ def _wire(bench: Bench, asked: Asked, around: list[Any], curves: Curves, shift: 
         *curves.of_heat(),
         *shift.outputs(),
     ]
+    whole = [*parts, *pays.outputs()]
 
     def draw(source: str | None, data: str | None) -> Any:
         seen = asking.newest(bench, source, data or "")
@@ -131,15 +135,19 @@ def _wire(bench: Bench, asked: Asked, around: list[Any], curves: Curves, shift: 
             *moves.drawn(seen),
         )  # fmt: skip
 
+    def both(source: str | None, data: str | None) -> Any:
+        return *draw(source, data), *hurt.drawn(bench, source, data)
+
     def opened(source: str | None) -> Any:
         data = asking.usual_data(bench, source)
-        return data, gr.Dropdown(asking.sides(bench, source), value=asking.ALONE), *draw(source, data)
+        return data, gr.Dropdown(asking.sides(bench, source), value=asking.ALONE), *both(source, data)
 
     def ended(run: str | None, source: str | None, data: str | None, against: str | None) -> Any:
         choices = asking.sides(bench, source)
         kept = against if against in [value for _, value in choices] else asking.ALONE
         drawn = draw(source, data) if asking.looks(bench, run) else [gr.skip()] * len(parts)
-        return gr.Dropdown(choices, value=kept), *drawn
+        paid = hurt.drawn(bench, source, data) if damage.measures(bench.runs, run) else [gr.skip()] * len(pays.outputs())
+        return gr.Dropdown(choices, value=kept), *drawn, *paid
 
     @plainly
     def start(source: str | None, data: str, against: str, pool: str, rows: float, neighbours: float) -> Any:
@@ -151,10 +159,10 @@ def _wire(bench: Bench, asked: Asked, around: list[Any], curves: Curves, shift: 
         choices = asking.sides(bench, source)
         return gr.Dropdown(choices, value=against if against in [value for _, value in choices] else asking.ALONE)
 
-    gr.on([bench.model.change, bench.data.change], opened, bench.model, [asked.data, asked.against, *parts], **_QUIET)
-    bench.ended.change(ended, [bench.ended, bench.model, asked.data, asked.against], [asked.against, *parts], **_QUIET)
+    gr.on([bench.model.change, bench.data.change], opened, bench.model, [asked.data, asked.against, *whole], **_QUIET)
+    bench.ended.change(ended, [bench.ended, bench.model, asked.data, asked.against], [asked.against, *whole], **_QUIET)
     bench.budget.change(sides, [bench.model, asked.against], asked.against, **_QUIET)
-    asked.data.input(draw, [bench.model, asked.data], parts, **_QUIET)
+    asked.data.input(both, [bench.model, asked.data], whole, **_QUIET)
     asked.go.click(start, [bench.model, asked.data, asked.against, asked.pool, asked.rows, asked.neighbours], bench.run, **_TOLD)
     _wire_looks(bench, asked, curves)
 

@@ -127,7 +127,8 @@ def _wire_controls(bench: Bench, controls: Controls, params: Params) -> None:
         """The budget is what shall be pruned, and removes what its bars say, where the method can. It has no meaning for what goes whole."""
         can, wanted = [value for _, value in structures(card_of(name))], (pressed or [0, ""])[1] or "unstructured"
         if wanted not in can and structure not in WHOLE:
-            gr.Warning(f"{card_of(name).label} removes no {STRUCTURE_WORDS[wanted]}: choose another method for this budget.")
+            told = f"{card_of(name).label} removes no {STRUCTURE_WORDS[wanted]}: choose another method for this budget."
+            gr.Warning(html.escape(told))
         other = structure in (*WHOLE, "neurons", "heads", "unstructured") and structure != wanted and wanted in can
         kept.keep(bench.workspace.folder, model or "", {"allocation": BY_HAND, **({"structure": wanted} if other else {})})
         return wanted if other else gr.skip(), BY_HAND

@@ -16,6 +16,8 @@ _TELL: dict[str, Any] = {
     "api_visibility": "private",
 }  # only queued events make a State's change heard
 
+# Renders of one page write to one table of components: two at once, as when a page loads, find it changed under them.
+_ONE_BY_ONE: dict[str, Any] = {"concurrency_id": "details", "concurrency_limit": 1, "show_progress": "hidden"}
 _WIDEST_SLIDER = 1e6  # beyond it a value is typed
 
 
@@ -27,9 +29,7 @@ def details(title: str, page: gr.Blocks, chosen: gr.components.Component, params
     """
     with gr.Accordion(title, open=False, elem_id=elem_id):
 
-        @gr.render(
-            inputs=[chosen, params], triggers=[chosen.change, redrawn.change, page.load], queue=False, show_progress="hidden"
-        )
+        @gr.render(inputs=[chosen, params], triggers=[chosen.change, redrawn.change, page.load], **_ONE_BY_ONE)
         def shown(name: str, given: dict[str, Any]) -> None:
             card = card_of(name)
             if card is None:
@@ -39,7 +39,7 @@ def details(title: str, page: gr.Blocks, chosen: gr.components.Component, params
                 control(replace(param, default=set_to), name, params)
             gr.Markdown(card.doc)
             if card.paper:
-                gr.Markdown(f"*{card.paper.authors} ({card.paper.year}), {card.paper.title}, arXiv {card.paper.arxiv}*")
+                gr.Markdown(f"*{card.paper.said}*")
 
 
 def control(param: ParamCard, method: str, params: gr.State) -> None:

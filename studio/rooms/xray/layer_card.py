@@ -109,11 +109,7 @@ def meaning(metric: str | None) -> str:
         return ""
     words = "\n\n".join(html.escape(part, quote=False) for part in found.doc.split("\n\n"))
     paper = found.paper
-    said = (
-        f"\n\n*{html.escape(paper.authors)} ({paper.year}), {html.escape(paper.title)}, arXiv {html.escape(paper.arxiv)}*"
-        if paper
-        else ""
-    )
+    said = f"\n\n*{html.escape(paper.said)}*" if paper else ""
     return f"**{html.escape(found.label)}.** {words}{said}"
 
 
