@@ -61,7 +61,7 @@ class OpenData:
     laid: dict[str, Laid] = field(default_factory=dict)
     planes: dict[str, Plane] = field(default_factory=dict)  # of the map that was drawn last and of runs' maps, by their files
     lengths: dict[str, np.ndarray] = field(default_factory=dict)
-    answers: dict[str, np.ndarray] = field(default_factory=dict)
+    wrong: dict[str, np.ndarray] = field(default_factory=dict)
 
 
 def open_data(

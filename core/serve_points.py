@@ -7,7 +7,6 @@ at 400,000 points.
 from __future__ import annotations
 
 import base64
-import hashlib
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ import pyarrow.compute as pc
 
 from core.data.dataset import Dataset, need_labels
 from core.data.mapped import is_text
-from core.data.mistakes import left_out_answers
+from core.data.mistakes import mistaken
 from core.data.neighbours import nearest_to
 from core.errors import DataError
 
@@ -115,23 +114,22 @@ def neighbours(session: Any, row: int, count: int = 8, of: str | None = None) ->
 
 
 def mistakes(session: Any, of: str) -> dict[str, Any] | None:
-    """What a linear reader of that map's embedding answers for each row when it never saw it (core.data.mistakes): {"answers": path of a parquet file
-    with row and answer, a class's number; "wrong": share of rows}. None where the embedding is no longer held: map it again. Raises DataError without
-    labels, or with one class."""
+    """Which rows a linear probe of that map's embedding gets wrong that has not seen them (core.data.mistakes): {"mask": a bit a row, packed, base64;
+    "share": of the rows}. None where the embedding is no longer held: map it again. Raises DataError without labels, or with one class."""
     opened = _opened(session)
     labels = need_labels(opened.dataset, "Colouring by error")
+    if len(np.unique(labels)) < 2:
+        raise DataError("All rows have the same label, so none can be read wrongly.", "Choose another column with `label:`.")
     if of not in opened.made:
         return None
-    if of not in opened.answers:
-        opened.answers[of] = left_out_answers(opened.made[of][0], labels)
-    answers = opened.answers[of]
-    frame = pd.DataFrame({"row": opened.dataset.row, "answer": answers})
-    name = hashlib.sha256(of.encode() + np.ascontiguousarray(labels).tobytes() + answers.tobytes()).hexdigest()[:24]
-    file = session.cache / f"answers-{name}.parquet"
-    if not file.exists():
-        session.cache.mkdir(parents=True, exist_ok=True)
-        frame.to_parquet(file)
-    return {"answers": str(file), "wrong": float((answers != labels).mean())}
+    if of not in opened.wrong:
+        opened.wrong[of] = mistaken(opened.made[of][0], labels, 0)
+    return {"mask": packed(opened.wrong[of]), "share": float(opened.wrong[of].mean())}
+
+
+def packed(mask: np.ndarray) -> str:
+    """bool (rows,) as a bit a row, base64."""
+    return base64.b64encode(np.packbits(mask).tobytes()).decode()
 
 
 def chosen(opened: Any, mask: np.ndarray) -> dict[str, Any]:
@@ -143,7 +141,7 @@ def chosen(opened: Any, mask: np.ndarray) -> dict[str, Any]:
     return {
         "count": int(mask.sum()),
         "rows": dataset.row[np.flatnonzero(mask)[:_SHOWN]].tolist(),
-        "mask": base64.b64encode(np.packbits(mask).tobytes()).decode(),
+        "mask": packed(mask),
         "labels": labels,
         "clusters": np.bincount(clusters.assignment[mask], minlength=len(clusters)).tolist() if clusters is not None else [],
     }

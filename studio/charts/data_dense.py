@@ -47,12 +47,7 @@ def dense_map(points: pd.DataFrame, share: float, colour: str, names: Sequence[s
         marks = sample(points, marks, MARKED)
         some = np.union1d(some, marks)
     shown, stay = points.iloc[some], kept[some]
-    marker = {
-        "color": np.where(stay, charts.shades(points, colour, some), charts.GONE),
-        "size": np.where(stay, 6.0, 4.0).astype(np.float32),
-        "opacity": np.where(stay, charts.trusted(shown), 0.4).astype(np.float32),
-        "line": {"width": 0},
-    }
+    marker = charts.markers(points, kept, colour, some, (6.0, 4.0))
     figure = go.Figure(
         go.Scattergl(
             x=shown["x"].to_numpy(), y=shown["y"].to_numpy(), mode="markers", marker=marker, customdata=some, showlegend=False,

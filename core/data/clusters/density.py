@@ -30,7 +30,7 @@ def hdbscan(vectors: np.ndarray, min_size: int | None, seed: int, watcher: Watch
     points = unit(vectors)
     watcher.check()
     watcher.say(Progress(STAGE, 0, 1))
-    low = _main_directions(points)
+    low = main_directions(points)
     part = np.arange(rows)
     if rows > _MOST_ROWS:
         part = np.sort(np.random.default_rng([seed, 0xDB5C]).permutation(rows)[:_MOST_ROWS])
@@ -43,7 +43,7 @@ def hdbscan(vectors: np.ndarray, min_size: int | None, seed: int, watcher: Watch
     return _numbered(points, found.astype(np.int32))
 
 
-def _main_directions(points: np.ndarray) -> np.ndarray:
+def main_directions(points: np.ndarray) -> np.ndarray:
     """At most 50 features, again of length 1: the directions of the largest second moment, exactly."""
     if points.shape[1] <= _MOST_FEATURES:
         return points

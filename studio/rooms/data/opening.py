@@ -25,7 +25,18 @@ Show = Callable[..., dict[Any, Any]]
 
 def wire(bench: Bench, room: Room) -> None:
     """Every way in which rows come to be shown."""
-    outputs = [room.about, room.problem, room.more, room.skip, room.embedding, room.source, bench.data, room.view, *room.drawn()]
+    outputs = [
+        room.about,
+        room.problem,
+        room.more,
+        room.skip,
+        room.embedding,
+        room.source,
+        bench.data,
+        room.view,
+        room.colour,
+        *room.drawn(),
+    ]
     show = _show(bench, room, outputs)
     _wire_hands(bench, room, show, outputs)
     _wire_arrivals(bench, room, show, outputs)
@@ -36,7 +47,9 @@ def _show(bench: Bench, room: Room, outputs: list[Any]) -> Show:
         """A problem stands above the map that was there, with its remedy; nothing else changes then."""
         try:
             view = dataview.open_view(bench, choice)
-            drawn = draw(bench, view, *looks)
+            keep, wanted, *others = looks
+            colour = dataview.colour(view, wanted)
+            drawn = draw(bench, view, keep, colour, *others)
         except PrunariumError as error:
             bad = "skip_bad_rows" in error.remedy
             text = str(error).replace("set skip_bad_rows to", "tick Skip bad rows to")
@@ -47,7 +60,8 @@ def _show(bench: Bench, room: Room, outputs: list[Any]) -> Show:
         model = known.description(bench.workspace.read().model, bench.workspace.folder)
         embedding = gr.Dropdown(choices=dataview.embeddings(view.facts, model), value=view.choice.embedding)
         folded = gr.Accordion(open=bool(view.facts["bad_rows"] or choice.text or choice.label))
-        values = (dataview.about_rows(view), None, folded, choice.skip, embedding, source, source, view, *drawn)
+        colours = gr.Radio(choices=dataview.colours(view), value=colour)
+        values = (dataview.about_rows(view), None, folded, choice.skip, embedding, source, source, view, colours, *drawn)
         return dict(zip(outputs, values, strict=True))
 
     return show
@@ -130,9 +144,9 @@ def _when_data(show: Any) -> Any:
     """Draw when a person comes to this room."""
 
     def handler(
-        view: View | None, way: str, keep: float, colour: str, projection: str, by: str, zoom: Any, event: gr.SelectData
+        view: View | None, way: str, keep: float, colour: str, projection: str, by: str, looked: Any, event: gr.SelectData
     ) -> Any:
-        return show(view, way, keep, colour, projection, by, zoom) if event.value == "Data" else gr.skip()
+        return show(view, way, keep, colour, projection, by, looked) if event.value == "Data" else gr.skip()
 
     return handler
 
@@ -141,9 +155,9 @@ def _when_asked(show: Any) -> Any:
     """Draw where the address names this room."""
 
     def handler(
-        view: View | None, way: str, keep: float, colour: str, projection: str, by: str, zoom: Any, request: gr.Request
+        view: View | None, way: str, keep: float, colour: str, projection: str, by: str, looked: Any, request: gr.Request
     ) -> Any:
-        return show(view, way, keep, colour, projection, by, zoom) if request.query_params.get("room") == "data" else gr.skip()
+        return show(view, way, keep, colour, projection, by, looked) if request.query_params.get("room") == "data" else gr.skip()
 
     return handler
 

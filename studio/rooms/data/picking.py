@@ -2,131 +2,147 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import gradio as gr
-import numpy as np
 
 from studio.bench import Bench, plainly
 from studio.charts import data as charts
 from studio.charts import data_dense as dense
 from studio.parts.plotview import marked, picked
-from studio.rooms.data import dataview
+from studio.rooms.data import dataview, drawing, samples
+from studio.rooms.data import looked as looking
 from studio.rooms.data.dataview import View
-from studio.rooms.data.drawing import Zoom, note, the_map, zoomed
 from studio.rooms.data.layout import Room
+from studio.rooms.data.looked import Looked
 from studio.rooms.data.opening import QUIET
+
+Answer = Callable[..., Any]
 
 
 def wire(bench: Bench, room: Room) -> None:
-    looks, both = room.controls(), [room.map, room.samples]
-    room.map.option_select(_lassoed(bench), looks, room.samples, **QUIET)
-    room.map.select(_clicked(bench), looks, both, **QUIET)
-    room.map.clear(_cleared(bench), looks, both, **QUIET)
-    room.map.apply(_zoomed(bench), looks, [room.map, room.map_note, room.zoom], **QUIET, trigger_mode="always_last")
-    room.samples.select(_asked(bench), looks, both, **QUIET)
-    room.find.submit(_found(bench), [room.find, *looks], both, **QUIET)
+    looks, out = room.controls(), [room.map, room.samples, room.map_table, room.looked]
+    room.map.option_select(_lassoed(bench), looks, out, **QUIET)
+    room.map.select(_clicked(bench), looks, out, **QUIET)
+    room.samples.select(_card_pressed(bench), looks, out, **QUIET)
+    room.map.clear(_cleared(bench), looks, out, **QUIET)
+    room.clear.click(_cleared(bench), looks, out, **QUIET)
+    room.find.submit(_found(bench), [room.find, *looks], out, **QUIET)
+    room.map.apply(_zoomed(bench), looks, [room.map, room.map_note, room.looked], **QUIET, trigger_mode="always_last")
 
 
-def _lassoed(bench: Bench) -> Any:
+def _lassoed(bench: Bench) -> Answer:
     @plainly
     def lassoed(
-        view: View | None, keep: float, colour: str, projection: str, by: str, zoom: Zoom | None, event: gr.EventData
+        view: View | None, keep: float, colour: str, projection: str, by: str, looked: Looked | None, event: gr.EventData
     ) -> Any:
+        """The picture has marked the points by itself; where they are only a sample, the count is of all rows all the same."""
         outline = picked(event).outline
         if view is None or not view.ready or len(outline) < 3:
             return gr.skip()
-        frame, kept = _rows(bench, view, keep)
         places = dataview.inside(bench, view, projection, outline)
-        return dataview.chosen(bench, view, frame, kept, places) if len(places) else dataview.ends(bench, view, frame, kept)
+        now = looking.choose(looked, view, places, "chosen")
+        return _shown(
+            bench,
+            view,
+            keep,
+            colour,
+            projection,
+            now,
+            None if len(places) else "No row lies in this lasso",
+            drawn=bool(len(places)),
+        )
 
     return lassoed
 
 
-def _clicked(bench: Bench) -> Any:
+def _clicked(bench: Bench) -> Answer:
     @plainly
     def clicked(
-        view: View | None, keep: float, colour: str, projection: str, by: str, zoom: Zoom | None, event: gr.EventData
+        view: View | None, keep: float, colour: str, projection: str, by: str, looked: Looked | None, event: gr.EventData
     ) -> Any:
         at = picked(event)
         if view is None or not view.ready or at.curve:
             return gr.skip()
-        frame, _ = _rows(bench, view, keep)
+        frame, _ = dataview.points(bench, view, "pca")
         place = at.index if at.custom is None else int(at.custom)
-        return _near(bench, view, keep, colour, projection, zoom, int(frame["row"].iloc[place]))
+        return _near(bench, view, keep, colour, projection, looked, int(frame["row"].iloc[place]))
 
     return clicked
 
 
-def _asked(bench: Bench) -> Any:
+def _card_pressed(bench: Bench) -> Answer:
     @plainly
-    def asked(
-        view: View | None, keep: float, colour: str, projection: str, by: str, zoom: Zoom | None, event: gr.EventData
+    def pressed(
+        view: View | None, keep: float, colour: str, projection: str, by: str, looked: Looked | None, event: gr.EventData
     ) -> Any:
-        """A card was pressed."""
         if view is None or not view.ready:
             return gr.skip()
-        return _near(bench, view, keep, colour, projection, zoom, int((event._data or {})["row"]))
+        return _near(bench, view, keep, colour, projection, looked, int((event._data or {})["row"]))
 
-    return asked
-
-
-def _near(bench: Bench, view: View, keep: float, colour: str, projection: str, zoom: Zoom | None, row: int) -> Any:
-    frame, kept = _rows(bench, view, keep)
-    cards, places = dataview.near(bench, view, frame, kept, row)
-    return _marked(bench, view, keep, colour, projection, zoom, places), cards
+    return pressed
 
 
-def _cleared(bench: Bench) -> Any:
+def _near(bench: Bench, view: View, keep: float, colour: str, projection: str, looked: Looked | None, row: int) -> Any:
+    frame, _ = dataview.points(bench, view, "pca")
+    places, _ = dataview.nearest(bench, view, frame, row)
+    return _shown(bench, view, keep, colour, projection, looking.choose(looked, view, places, row=row))
+
+
+def _cleared(bench: Bench) -> Answer:
     @plainly
-    def cleared(view: View | None, keep: float, colour: str, projection: str, by: str, zoom: Zoom | None) -> Any:
+    def cleared(view: View | None, keep: float, colour: str, projection: str, by: str, looked: Looked | None) -> Any:
         if view is None or not view.ready:
             return gr.skip()
-        return _marked(bench, view, keep, colour, projection, zoom, None), dataview.ends(bench, view, *_rows(bench, view, keep))
+        return _shown(bench, view, keep, colour, projection, looking.choose(looked, view, None))
 
     return cleared
 
 
-def _found(bench: Bench) -> Any:
-    cleared = _cleared(bench)
-
+def _found(bench: Bench) -> Answer:
     @plainly
-    def found(query: str, view: View | None, keep: float, colour: str, projection: str, by: str, zoom: Zoom | None) -> Any:
+    def found(query: str, view: View | None, keep: float, colour: str, projection: str, by: str, looked: Looked | None) -> Any:
         if view is None or not view.ready:
             return gr.skip()
-        if not query.strip():
-            return cleared(view, keep, colour, projection, by, zoom)
-        frame, kept = _rows(bench, view, keep)
-        places = dataview.found(bench, view, frame, query)
-        cards = dataview.chosen(bench, view, frame, kept, places, f"with \u201c{query.strip()[:60]}\u201d")
-        return _marked(bench, view, keep, colour, projection, zoom, places), cards
+        words = query.strip()[:60]
+        places = dataview.found(bench, view, dataview.points(bench, view, "pca")[0], query) if words else None
+        now = looking.choose(looked, view, places, f"with \u201c{words}\u201d")
+        none = f"No row with \u201c{words}\u201d" if words and now.mask == b"" else None
+        return _shown(bench, view, keep, colour, projection, now, none)
 
     return found
 
 
-def _zoomed(bench: Bench) -> Any:
+def _zoomed(bench: Bench) -> Answer:
     @plainly
     def moved(
-        view: View | None, keep: float, colour: str, projection: str, by: str, zoom: Zoom | None, event: gr.EventData
+        view: View | None, keep: float, colour: str, projection: str, by: str, looked: Looked | None, event: gr.EventData
     ) -> Any:
         """Of very many rows, those in the window come as points."""
         if view is None or not view.ready:
             return gr.skip()
-        now = zoomed(view, projection, picked(event).window)
-        return the_map(bench, view, keep, colour, projection, now), note(bench, view, projection, now), now
+        now = looking.zoom(looked, view, projection, picked(event).window)
+        return (
+            drawing.the_map(bench, view, keep, colour, projection, now),
+            drawing.note(bench, view, colour, projection, now),
+            now,
+        )
 
     return moved
 
 
-def _rows(bench: Bench, view: View, keep: float) -> tuple[Any, np.ndarray]:
-    frame, _ = dataview.points(bench, view, "pca")
-    return frame, charts.kept_rows(frame, keep / 100)
-
-
-def _marked(
-    bench: Bench, view: View, keep: float, colour: str, projection: str, zoom: Zoom | None, places: np.ndarray | None
-) -> Any:
-    """These places in front: a word to the picture that stands, but a new one where its points are only a sample."""
-    if view.facts["rows"] > dense.FROM_ROWS:
-        return the_map(bench, view, keep, colour, projection, zoom, places)
-    return marked(None if places is None else places.tolist())
+def _shown(
+    bench: Bench, view: View, keep: float, colour: str, projection: str, now: Looked, none: str | None = None, drawn: bool = False
+) -> tuple[Any, ...]:
+    """Map, cards, table, what is looked at. `none`: what to say where nothing was hit; `drawn`: the picture shows it already."""
+    frame, _ = dataview.points(bench, view, projection)
+    kept, places = charts.kept_rows(frame, keep / 100), looking.places(now, view)
+    cards = drawing.cards(bench, view, frame, kept, now) if none is None else samples.shown(none, "Nothing is chosen.", [])
+    if drawn and len(frame) <= dense.FROM_ROWS:
+        figure: Any = gr.skip()
+    elif len(frame) > dense.FROM_ROWS:
+        figure = drawing.the_map(bench, view, keep, colour, projection, now)
+    else:  # a word to the picture that stands
+        figure = marked(None if places is None else places.tolist())
+    return figure, cards, drawing.map_rows(frame, kept, view.names, places), now
