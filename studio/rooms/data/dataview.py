@@ -187,8 +187,15 @@ def _mostly(view: View, frame: pd.DataFrame, places: np.ndarray) -> str:
     by, names = ("label", view.names) if view.names else ("cluster", None)
     counts = np.bincount(frame[by].to_numpy()[places])
     first = [at for at in np.argsort(-counts, kind="stable")[:3] if counts[at]]
-    said = ", ".join(f"{names[at] if names else f'cluster {at}'} {100 * counts[at] / len(places):.0f} %" for at in first)
-    return f"{'Mostly: ' if len(first) > 1 else 'All: '}{said}."
+    said = [names[at] if names else str(at) for at in first]
+    kind = "class" if names else "cluster"
+    if len(first) == 1:
+        return f"All of {kind} {said[0]}."
+    return (
+        f"Mostly {kind} "
+        + ", ".join(f"{one} ({100 * counts[at] / len(places):.0f} %)" for one, at in zip(said, first, strict=True))
+        + "."
+    )
 
 
 def suggested(bench: Bench, view: View, keep: float, told: Mapping[str, Any]) -> dict[str, Any]:

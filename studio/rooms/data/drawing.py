@@ -30,7 +30,6 @@ def draw(bench: Bench, view: View, keep: float, colour: str, projection: str, by
     kept = charts.kept_rows(frame, keep / 100)
     return (
         *live(bench, view, keep, colour, projection, by, looked),
-        note(bench, view, colour, projection, looked),
         gr.Button("Make the UMAP map (a run)", visible=not placed),
         cards(bench, view, frame, kept, looked),
         *proving.shown(bench.runs, view.choice, keep / 100),
@@ -56,6 +55,7 @@ def live(bench: Bench, view: View, keep: float, colour: str, projection: str, by
         ],
         *([gr.DownloadButton(value=file, visible=True) for file in files] if files else _no_files()),
         *views.texts(dataplan.to_recipe(view.choice, share, projection)),
+        note(bench, view, colour, projection, looked),
     )
 
 

@@ -58,7 +58,6 @@ class Room:
         """Everything that follows from the open rows, the controls and the finished runs; the outputs of `_draw`."""
         return [
             *self.live(),
-            self.map_note,
             self.make_map,
             self.samples,
             *self.proving.drawn(),
@@ -66,7 +65,17 @@ class Room:
 
     def live(self) -> list[Any]:
         """What follows a hand on the slider."""
-        return [self.map, self.map_table, self.sizes, self.size_note, self.size_table, self.parquet, self.csv, *self.codes]
+        return [
+            self.map,
+            self.map_table,
+            self.sizes,
+            self.size_note,
+            self.size_table,
+            self.parquet,
+            self.csv,
+            *self.codes,
+            self.map_note,
+        ]
 
     def controls(self) -> list[Any]:
         return [self.view, self.keep, self.colour, self.projection, self.by, self.looked]
