@@ -18,6 +18,7 @@ GONE = "#9aa39d"
 MANY = [*SEQUENCE, "#8f6a4a", "#c2549a", "#5f7fd9", "#5c9440"]
 LOW_TO_HIGH = ((76, 134, 198), (169, 107, 181), (217, 119, 43))
 WAYS = {"label": "Class", "cluster": "Cluster", "score": "Score", "kept": "Stays", "error": "Error"}
+CHOSEN = "chosen"  # the trace in front; plotview.js knows the name
 RIGHT, WRONG = "#4c86c6", "#d9772b"
 
 
@@ -27,11 +28,13 @@ def kept_rows(points: pd.DataFrame, share: float) -> np.ndarray:
     return points["rank"].to_numpy() < count
 
 
-def points_map(points: pd.DataFrame, share: float, colour: str, names: Sequence[str], axes: tuple[str, str]) -> go.Figure:
+def points_map(points: pd.DataFrame, share: float, colour: str, names: Sequence[str], axes: tuple[str, str],
+               marks: np.ndarray | None = None) -> go.Figure:  # fmt: skip
     """Each row a point: what stays has its colour, fainter where the map is not to be trusted; what goes is grey and small.
 
-    points: row, x, y, trust, cluster, label, score, rank; for `error` also error (0 or 1). `colour`: a key of WAYS. `names`: of the classes. One WebGL
-    trace, so that a point's index in an event is its place in `points`.
+    points: row, x, y, trust, cluster, label, score, rank; for `error` also error (0 or 1). `colour`: a key of WAYS. `names`: of the classes. `marks`:
+    places of the chosen rows, which stand in front while the others are grey. One WebGL trace but for those, so that a point's index in an event is its
+    place in `points`.
     """
     kept = kept_rows(points, share)
     marker = markers(points, kept, colour, slice(None), (7.0, 4.5))
@@ -44,10 +47,13 @@ def points_map(points: pd.DataFrame, share: float, colour: str, names: Sequence[
             text=hover(points, kept, names),
             hovertemplate="%{text}<extra></extra>",
             selected={"marker": {"opacity": 1}},
-            unselected={"marker": {"opacity": 0.12, "color": GONE}},
+            unselected={"marker": {"opacity": 0.14, "color": GONE}},
+            selectedpoints=marks,
             showlegend=False,
         )
     )
+    if marks is not None:
+        figure.add_trace(front(points, kept, colour, marks))
     return dressed(figure, points, share, colour, names, axes).update_layout(meta=["outline"])
 
 
@@ -87,6 +93,23 @@ def markers(points: pd.DataFrame, kept: np.ndarray, colour: str, places: Any, si
         "opacity": np.where(stays, trusted(points)[places], 0.35).astype(np.float32),
         "line": {"width": 0},
     }
+
+
+def front(points: pd.DataFrame, kept: np.ndarray, colour: str, places: np.ndarray) -> go.Scattergl:
+    """These points once more, on top, in full colour whether they stay or go, whatever the map's worth there. No pointer meets them: those beneath answer."""
+    values, scale = shades(points, colour, places)
+    size = np.where(kept[places], 8.5, 6.5).astype(np.float32)
+    marker = {
+        "color": values.astype(np.float32),
+        "colorscale": scale,
+        "cmin": 0,
+        "cmax": 1,
+        "showscale": False,
+        "size": size,
+        "opacity": 1.0,
+    }
+    x, y = points["x"].to_numpy()[places], points["y"].to_numpy()[places]
+    return go.Scattergl(x=x, y=y, mode="markers", marker=marker, name=CHOSEN, hoverinfo="skip", showlegend=False)
 
 
 def trusted(points: pd.DataFrame) -> np.ndarray:

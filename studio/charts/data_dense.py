@@ -52,11 +52,13 @@ def dense_map(points: pd.DataFrame, share: float, colour: str, names: Sequence[s
         go.Scattergl(
             x=shown["x"].to_numpy(), y=shown["y"].to_numpy(), mode="markers", marker=marker, customdata=some, showlegend=False,
             text=charts.hover(shown, stay, names), hovertemplate="%{text}<extra></extra>",
-            selected={"marker": {"opacity": 1}}, unselected={"marker": {"opacity": 0.12, "color": charts.GONE}},
+            selected={"marker": {"opacity": 1}}, unselected={"marker": {"opacity": 0.14, "color": charts.GONE}},
             selectedpoints=None if marks is None else np.searchsorted(some, marks),
         )
     )  # fmt: skip
     figure.add_trace(_density(points, here))
+    if marks is not None:
+        figure.add_trace(charts.front(points, kept, colour, marks))
     return charts.dressed(figure, points, share, colour, names, axes).update_layout(meta=["outline", "window"])
 
 

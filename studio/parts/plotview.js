@@ -72,6 +72,8 @@ const paint = async () => {
   const figure = held;
   if (value.marks !== undefined && figure.data.length) {  // the picture that is there, other points in front
     figure.data[0].selectedpoints = value.marks ?? undefined;
+    figure.data = figure.data.filter(trace => trace.name !== 'chosen');
+    if (value.front) figure.data.push(JSON.parse(value.front));
     figure.layout = {...figure.layout, selections: [], selectionrevision: `marks ${value.rev}`};
   }
   host.classList.toggle('empty', !figure.data.length);

@@ -76,9 +76,10 @@ def numbered(figure: Any) -> dict[str, Any]:
     return {"fig": None if figure is None else figure.to_json(), "rev": next(_revisions)}
 
 
-def marked(places: list[int] | None) -> dict[str, Any]:
-    """The picture that a view shows already, these points of its first trace in front and the others grey; None = all alike again."""
-    return {"marks": places, "rev": next(_revisions)}
+def marked(places: list[int] | None, front: Any = None) -> dict[str, Any]:
+    """The picture that a view shows already, these points of its first trace chosen and the others grey; None = all alike again. `front`: a trace named
+    "chosen" to lay on top, in place of the one that is there."""
+    return {"marks": places, "front": None if front is None else front.to_json(), "rev": next(_revisions)}
 
 
 def picked(event: gr.EventData) -> Picked:

@@ -64,8 +64,7 @@ def the_map(bench: Bench, view: View, keep: float, colour: str, projection: str,
     frame, placed = dataview.points(bench, view, projection, colour)
     axes, names, marks = _AXES[projection if placed else "pca"], view.names, looking.places(looked, view)
     if len(frame) <= dense.FROM_ROWS:
-        figure = charts.points_map(frame, keep / 100, colour, names, axes)
-        figure.data[0].selectedpoints = marks
+        figure = charts.points_map(frame, keep / 100, colour, names, axes, marks)
     else:
         figure = dense.dense_map(frame, keep / 100, colour, names, axes, looking.window(looked, view, projection), marks)
     return figure.update_layout(uirevision=looking.map_name(view, projection))  # a zoom is of these rows, described so

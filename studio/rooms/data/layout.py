@@ -147,7 +147,7 @@ def _controls(page: gr.Blocks) -> dict[str, Any]:
     redrawn = gr.State(None)  # nothing but a hand moves these controls
     details("How rows are scored", page, out["way"], out["params"], dataplan.score_card, "data-details", redrawn)
     with gr.Row():
-        out["colour"] = gr.Radio(colours, value="label", label="Colour", min_width=250, scale=3, elem_id="data-colour")
+        out["colour"] = gr.Radio(colours, value="label", label="Colour", min_width=250, scale=5, elem_id="data-colour")
         out["projection"] = gr.Radio(maps, value="pca", label="Map", min_width=170, scale=2, elem_id="data-projection")
     out["looked"] = gr.State(None)
     with gr.Row(elem_classes="finding"):

@@ -37,22 +37,13 @@ def _lassoed(bench: Bench) -> Answer:
     def lassoed(
         view: View | None, keep: float, colour: str, projection: str, by: str, looked: Looked | None, event: gr.EventData
     ) -> Any:
-        """The picture has marked the points by itself; where they are only a sample, the count is of all rows all the same."""
+        """Where the points are only a sample, the count is of all rows all the same."""
         outline = picked(event).outline
         if view is None or not view.ready or len(outline) < 3:
             return gr.skip()
         places = dataview.inside(bench, view, projection, outline)
-        now = looking.choose(looked, view, places, "chosen")
-        return _shown(
-            bench,
-            view,
-            keep,
-            colour,
-            projection,
-            now,
-            None if len(places) else "No row lies in this lasso",
-            drawn=bool(len(places)),
-        )
+        none = None if len(places) else "No row lies in this lasso"
+        return _shown(bench, view, keep, colour, projection, looking.choose(looked, view, places, "chosen"), none)
 
     return lassoed
 
@@ -133,16 +124,14 @@ def _zoomed(bench: Bench) -> Answer:
 
 
 def _shown(
-    bench: Bench, view: View, keep: float, colour: str, projection: str, now: Looked, none: str | None = None, drawn: bool = False
+    bench: Bench, view: View, keep: float, colour: str, projection: str, now: Looked, none: str | None = None
 ) -> tuple[Any, ...]:
-    """Map, cards, table, what is looked at. `none`: what to say where nothing was hit; `drawn`: the picture shows it already."""
-    frame, _ = dataview.points(bench, view, projection)
+    """Map, cards, table, what is looked at. `none`: what to say where nothing was hit."""
+    frame, _ = dataview.points(bench, view, projection, colour)
     kept, places = charts.kept_rows(frame, keep / 100), looking.places(now, view)
     cards = drawing.cards(bench, view, frame, kept, now) if none is None else samples.shown(none, "Nothing is chosen.", [])
-    if drawn and len(frame) <= dense.FROM_ROWS:
-        figure: Any = gr.skip()
-    elif len(frame) > dense.FROM_ROWS:
-        figure = drawing.the_map(bench, view, keep, colour, projection, now)
-    else:  # a word to the picture that stands
-        figure = marked(None if places is None else places.tolist())
-    return figure, cards, drawing.map_rows(frame, kept, view.names, places), now
+    rows = drawing.map_rows(frame, kept, view.names, places)
+    if len(frame) > dense.FROM_ROWS:
+        return drawing.the_map(bench, view, keep, colour, projection, now), cards, rows, now
+    front = None if places is None else charts.front(frame, kept, colour, places)
+    return marked(None if places is None else places.tolist(), front), cards, rows, now  # a word to the picture that stands
