@@ -71,8 +71,7 @@ def dressed(
         legend={"orientation": "h", "y": -0.16, "x": 0, "font": {"size": 12}, "itemclick": False, "itemdoubleclick": False},
         xaxis={"title": {"text": axes[0], "font": {"size": 12}}, "zeroline": False, "showticklabels": axes[0].startswith("PC")},
         yaxis={"title": {"text": axes[1], "font": {"size": 12}}, "zeroline": False, "showticklabels": axes[0].startswith("PC")},
-        uirevision=axes[0],  # a zoom outlives a move of the slider, a lasso does not
-        selectionrevision=f"{axes[0]} {share} {colour}",
+        uirevision=axes[0],  # a zoom outlives a move of the slider
         selections=[],
     )
     return figure

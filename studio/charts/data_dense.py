@@ -11,7 +11,7 @@ import plotly.graph_objects as go
 from studio.charts import data as charts
 
 FROM_ROWS = 100_000
-DRAWN, DRAWN_ZOOMED, MARKED = 4_000, 20_000, 5_000
+DRAWN, DRAWN_ZOOMED, MARKED = 4_000, 10_000, 5_000
 _CELLS = 150
 _PAPER = [[0, "rgba(127,140,131,0)"], [0.001, "rgba(127,140,131,.12)"], [1, "rgba(127,140,131,.95)"]]
 Window = tuple[float, float, float, float]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import gradio as gr
@@ -17,6 +18,7 @@ from studio.rooms.data.dataview import View
 from studio.rooms.data.looked import Looked
 
 _TWIN_ROWS = 200
+_drawings = itertools.count(1)
 _AXES = {"pca": ("PC 1", "PC 2"), "umap": ("UMAP 1", "UMAP 2")}
 
 
@@ -67,7 +69,8 @@ def the_map(bench: Bench, view: View, keep: float, colour: str, projection: str,
         figure = charts.points_map(frame, keep / 100, colour, names, axes, marks)
     else:
         figure = dense.dense_map(frame, keep / 100, colour, names, axes, looking.window(looked, view, projection), marks)
-    return figure.update_layout(uirevision=looking.map_name(view, projection))  # a zoom is of these rows, described so
+    # a zoom is of these rows, described so; a lasso's outline is of one drawing: plotly would mark the same places of another sample
+    return figure.update_layout(uirevision=looking.map_name(view, projection), selectionrevision=next(_drawings))
 
 
 def note(bench: Bench, view: View, colour: str, projection: str, looked: Looked | None) -> dict[str, Any]:

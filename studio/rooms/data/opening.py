@@ -17,7 +17,10 @@ from studio.rooms.data.dataview import View
 from studio.rooms.data.drawing import draw
 from studio.rooms.data.layout import Room
 
-QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+# One at a time: each draws from what the one before it left to be chosen, else a slow drawing would bring an older choice back.
+QUIET: dict[str, Any] = {
+    "show_progress": "hidden", "api_visibility": "private", "concurrency_id": "data-room", "concurrency_limit": 1,
+}  # fmt: skip
 LATEST: dict[str, Any] = {**QUIET, "trigger_mode": "always_last"}
 Moved = dict[str, dict[str, Any]]  # of each way to order rows, the controls of its score that were moved
 Show = Callable[..., dict[Any, Any]]
