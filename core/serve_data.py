@@ -31,7 +31,7 @@ from core.errors import DataError
 from core.events import Silent
 from core.recipe import Data, Recipe, parse
 from core.serve_points import ASKS as POINT_ASKS
-from core.serve_points import position
+from core.serve_points import Plane, position, words_column
 
 # Rows that an embedding makes in a second here, in float32 on one slow core: beyond ten seconds it is a run, with progress and Stop.
 ROWS_A_SECOND = {"minilm": 80, "model": 40}
@@ -39,6 +39,15 @@ LONGEST_WAIT_S = 10
 # Of more rows than MOST_CLUSTERED, k-means sees CLUSTERED_FROM drawn by chance, and the others join the nearest centre.
 MOST_CLUSTERED, CLUSTERED_FROM = 100_000, 10_000
 _TEXT_SHOWN = 300
+
+
+@dataclass(frozen=True)
+class Laid:
+    """An embedding's rows on PCA's map: another order of the rows does not move them."""
+
+    places: np.ndarray
+    trust: np.ndarray
+    plane: Plane
 
 
 @dataclass
@@ -49,9 +58,10 @@ class OpenData:
     asked: tuple[Any, ...] = ()
     made: dict[str, tuple[np.ndarray, Clusters]] = field(default_factory=dict)
     last: str = ""
-    places: np.ndarray | None = None
-    planes: dict[str, Any] = field(default_factory=dict)
+    laid: dict[str, Laid] = field(default_factory=dict)
+    planes: dict[str, Plane] = field(default_factory=dict)  # of the map that was drawn last and of runs' maps, by their files
     lengths: dict[str, np.ndarray] = field(default_factory=dict)
+    wrong: dict[str, np.ndarray] = field(default_factory=dict)
 
 
 def open_data(
@@ -78,6 +88,7 @@ def open_data(
     return {
         "name": dataset.name,
         "kind": dataset.kind,
+        "words": words_column(dataset),
         "rows": len(dataset),
         "columns": list(dataset.columns),
         "label_names": list(dataset.label_names),
@@ -94,7 +105,8 @@ def map_data(session: Any, recipe: dict[str, Any]) -> dict[str, Any]:
     """Embed, cluster, lay out (PCA) and order the open rows as a recipe says (embedding, clusters, select, seed).
 
     Answers {"ready": True, "points": path of a parquet file with row, x, y, trust, cluster, label, score, rank; "sizes", "features",
-    "trust": mean, "unclustered": the number of the cluster that holds the noise, or None, "clustered_from": rows that clusters were made of}, or
+    "trust": mean, "of": the embedding's name for `neighbours` and `mistakes`, "unclustered": the number of the cluster that holds the noise, or None,
+    "clustered_from": rows that clusters were made of}, or
     {"ready": False, "seconds": estimate} where the embedding or the score is too long for a question and has to be a run.
     `rank` 0 is kept first.
     """
@@ -108,21 +120,31 @@ def map_data(session: Any, recipe: dict[str, Any]) -> dict[str, Any]:
         return {"ready": False, "seconds": wait_s}
     beside = Beside(whole.data, whole.embedding, session.loaded)
     score, rank = _order(opened.dataset, vectors, clusters, whole, beside)
-    places = pca(vectors)
-    opened.places, opened.planes = places, {}
-    near = trust(vectors, places, whole.seed)
+    if opened.last not in opened.laid:
+        places = pca(vectors)
+        opened.laid[opened.last] = Laid(places, trust(vectors, places, whole.seed), Plane.of(places[:, 0], places[:, 1]))
+    laid = opened.laid[opened.last]
     frame = pd.DataFrame(
-        {"row": opened.dataset.row, "x": places[:, 0], "y": places[:, 1], "trust": near, "cluster": clusters.assignment}
+        {
+            "row": opened.dataset.row,
+            "x": laid.places[:, 0],
+            "y": laid.places[:, 1],
+            "trust": laid.trust,
+            "cluster": clusters.assignment,
+        }
     )
     labels = opened.dataset.labels if opened.dataset.labels is not None else np.full(len(vectors), -1)
     frame = frame.assign(label=labels.astype(np.int32), score=score, rank=rank)
+    file = _write(session.cache, frame)
+    opened.planes = {str(file): laid.plane}
     return {
         "ready": True,
-        "points": str(_write(session.cache, frame)),
+        "points": str(file),
+        "of": opened.last,
         "sizes": clusters.sizes.tolist(),
         "unclustered": clusters.unclustered,
         "features": int(vectors.shape[1]),
-        "trust": float(near.mean()),
+        "trust": float(laid.trust.mean()),
         "clustered_from": min(len(vectors), CLUSTERED_FROM) if len(vectors) > MOST_CLUSTERED else len(vectors),
     }
 
@@ -214,9 +236,9 @@ def _order(
 
 def _write(cache: Path, frame: pd.DataFrame) -> Path:
     """The frame under a name made from its content: an equal map is an equal file."""
-    content = hashlib.sha256(
-        pd.util.hash_pandas_object(frame, index=False).to_numpy().tobytes() + json.dumps(list(frame)).encode()
-    )
+    content = hashlib.sha256(json.dumps(list(frame)).encode())
+    for name in frame:
+        content.update(np.ascontiguousarray(frame[name].to_numpy()))
     file = cache / f"points-{content.hexdigest()[:24]}.parquet"
     if not file.exists():
         cache.mkdir(parents=True, exist_ok=True)

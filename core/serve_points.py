@@ -1,4 +1,4 @@
-"""Questions about the points of a map: which lie inside a lasso, which rows say a word, which are near a row. See core/serve_data.py.
+"""Questions about the points of a map: which lie inside a lasso, which rows say a word, which are near a row, which are read wrongly. See core/serve_data.py.
 
 Coordinates have travelled once; a polygon comes back, and what goes out is a count and a mask of bits, never a list of ids. Each answer takes under 200 ms
 at 400,000 points.
@@ -16,8 +16,10 @@ import numpy as np
 import pandas as pd
 import pyarrow.compute as pc
 
-from core.data.dataset import Dataset
+from core.data.dataset import Dataset, need_labels
 from core.data.mapped import is_text
+from core.data.mistakes import mistaken
+from core.data.neighbours import nearest_to
 from core.errors import DataError
 
 _SHOWN = 50
@@ -63,7 +65,9 @@ def lasso(session: Any, polygon: list[list[float]], points: str | None = None) -
 
     On the map that was drawn last; or, with `points`, on that of a finished run: its points.parquet, whose rows must be the open ones.
     """
-    opened = _drawn(session)
+    opened = _opened(session)
+    if points is None and opened.last not in opened.laid:
+        raise DataError("There is no map yet.", "Draw the map first.")
     corners = np.asarray(polygon, dtype=np.float64)
     if corners.ndim != 2 or corners.shape[1:] != (2,) or len(corners) < 3 or not np.isfinite(corners).all():
         raise DataError("A lasso is a list of at least three [x, y].", "Draw it again.")
@@ -75,7 +79,7 @@ def lasso(session: Any, polygon: list[list[float]], points: str | None = None) -
 def search(session: Any, query: str, column: str | None = None) -> dict[str, Any]:
     """The rows whose text (or another column of words) holds `query` as it is written, whatever its case. For the answer see `chosen`."""
     opened = _opened(session)
-    name = column or opened.dataset.text_column or _first_words(opened.dataset)
+    name = column or words_column(opened.dataset)
     if name not in opened.dataset.columns or not is_text(opened.dataset.mapped.column(name).type):
         raise DataError(f"{opened.dataset.name} has no column {name!r} of words to search.", "Choose a column of texts.")
     if not query.strip():
@@ -88,22 +92,44 @@ def search(session: Any, query: str, column: str | None = None) -> dict[str, Any
     return chosen(opened, pc.fill_null(found, False).to_numpy())
 
 
-def neighbours(session: Any, row: int, count: int = 8) -> list[dict[str, Any]]:
-    """The rows nearest to one row by cosine, in the embedding that was mapped last: {row, cosine}, nearest first, itself left out."""
+def neighbours(session: Any, row: int, count: int = 8, of: str | None = None) -> list[dict[str, Any]] | None:
+    """The rows nearest to one row by cosine: {row, cosine}, nearest first, itself left out.
+
+    In the embedding that was mapped last; or in that of the map which answered this `of`, and None where it is no longer held: map it again.
+    """
     opened = _opened(session)
     if not opened.last:
+        if of:
+            return None
         raise DataError("There is no embedding yet.", "Draw the map first.")
-    vectors, _ = opened.made[opened.last]
     at = position(opened.dataset, row)
     if at is None:
         raise DataError(f"{opened.dataset.name} has no row {row}.", "Choose a point on the map.")
-    lengths = _lengths(opened, vectors)
-    cosine = (vectors @ vectors[at]) / lengths / lengths[at]
-    cosine[at] = -2
-    count = min(count, len(cosine) - 1)
-    best = np.argpartition(-cosine, count - 1)[:count] if count else np.empty(0, int)
-    best = best[np.lexsort((best, -cosine[best]))]
-    return [{"row": int(opened.dataset.row[one]), "cosine": float(cosine[one])} for one in best]
+    key = of or opened.last
+    if key not in opened.made:
+        return None
+    vectors, _ = opened.made[key]
+    best, cosine = nearest_to(vectors, _lengths(opened, key, vectors), at, count)
+    return [{"row": int(opened.dataset.row[one]), "cosine": float(near)} for one, near in zip(best, cosine, strict=True)]
+
+
+def mistakes(session: Any, of: str) -> dict[str, Any] | None:
+    """Which rows a linear probe of that map's embedding gets wrong that has not seen them (core.data.mistakes): {"mask": a bit a row, packed, base64;
+    "share": of the rows}. None where the embedding is no longer held: map it again. Raises DataError without labels, or with one class."""
+    opened = _opened(session)
+    labels = need_labels(opened.dataset, "Colouring by error")
+    if len(np.unique(labels)) < 2:
+        raise DataError("All rows have the same label, so none can be read wrongly.", "Choose another column with `label:`.")
+    if of not in opened.made:
+        return None
+    if of not in opened.wrong:
+        opened.wrong[of] = mistaken(opened.made[of][0], labels, 0)
+    return {"mask": packed(opened.wrong[of]), "share": float(opened.wrong[of].mean())}
+
+
+def packed(mask: np.ndarray) -> str:
+    """bool (rows,) as a bit a row, base64."""
+    return base64.b64encode(np.packbits(mask).tobytes()).decode()
 
 
 def chosen(opened: Any, mask: np.ndarray) -> dict[str, Any]:
@@ -115,7 +141,7 @@ def chosen(opened: Any, mask: np.ndarray) -> dict[str, Any]:
     return {
         "count": int(mask.sum()),
         "rows": dataset.row[np.flatnonzero(mask)[:_SHOWN]].tolist(),
-        "mask": base64.b64encode(np.packbits(mask).tobytes()).decode(),
+        "mask": packed(mask),
         "labels": labels,
         "clusters": np.bincount(clusters.assignment[mask], minlength=len(clusters)).tolist() if clusters is not None else [],
     }
@@ -133,20 +159,13 @@ def _opened(session: Any) -> Any:
     return session.parts["data"]
 
 
-def _drawn(session: Any) -> Any:
-    opened = _opened(session)
-    if opened.places is None:
-        raise DataError("There is no map yet.", "Draw the map first.")
-    return opened
-
-
 def _plane(opened: Any, points: str | None) -> Plane:
     """The sorted points of that map, sorted once."""
-    key = points or ""
-    if key not in opened.planes:
-        x, y = (opened.places[:, 0], opened.places[:, 1]) if points is None else _places_of(opened.dataset, points)
-        opened.planes[key] = Plane.of(x, y)
-    return opened.planes[key]
+    if points is None:
+        return opened.laid[opened.last].plane
+    if points not in opened.planes:
+        opened.planes[points] = Plane.of(*_places_of(opened.dataset, points))
+    return opened.planes[points]
 
 
 def _places_of(dataset: Dataset, points: str) -> tuple[np.ndarray, np.ndarray]:
@@ -159,16 +178,19 @@ def _places_of(dataset: Dataset, points: str) -> tuple[np.ndarray, np.ndarray]:
     return frame["x"].to_numpy(), frame["y"].to_numpy()
 
 
-def _lengths(opened: Any, vectors: np.ndarray) -> np.ndarray:
+def _lengths(opened: Any, key: str, vectors: np.ndarray) -> np.ndarray:
     """The length of each vector, 1 where it is 0; worked out once for an embedding."""
-    if opened.last not in opened.lengths:
+    if key not in opened.lengths:
         found = np.sqrt(np.einsum("rf,rf->r", vectors, vectors))
-        opened.lengths = {opened.last: np.where(found > 0, found, 1)}
-    return opened.lengths[opened.last]
+        opened.lengths[key] = np.where(found > 0, found, 1)
+    return opened.lengths[key]
 
 
-def _first_words(dataset: Dataset) -> str | None:
-    return next((name for name in dataset.columns if is_text(dataset.mapped.table.column(name).type)), None)
+def words_column(dataset: Dataset) -> str | None:
+    """The column that a search reads: the text's, else the first of words; None where there is none."""
+    return dataset.text_column or next(
+        (name for name in dataset.columns if is_text(dataset.mapped.table.column(name).type)), None
+    )
 
 
-ASKS: dict[str, Callable[..., Any]] = {"lasso": lasso, "search": search, "neighbours": neighbours}
+ASKS: dict[str, Callable[..., Any]] = {"lasso": lasso, "search": search, "neighbours": neighbours, "mistakes": mistakes}

@@ -85,11 +85,19 @@ def test_a_finished_run_is_found_again_only_for_what_it_did(tmp_path):
     assert dataplan.found_map(tmp_path, hard) is None
 
 
+def shade_of(marker, at):
+    """The colour whose band holds the value."""
+    return next(shade for (low, shade), (high, _) in zip(marker.colorscale[::2], marker.colorscale[1::2], strict=True)
+                if low <= marker.color[at] < high)  # fmt: skip
+
+
 def test_a_points_place_in_the_map_is_its_place_in_the_table():
     frame = points()
     figure = charts.points_map(frame, 0.25, "label", ["a", "b"], ("PC 1", "PC 2"))
     assert np.array_equal(figure.data[0].x, frame["x"])
-    assert [colour == charts.GONE for colour in figure.data[0].marker.color] == [False] * 10 + [True] * 30
+    marker = figure.data[0].marker
+    assert [value == 0 for value in marker.color] == [False] * 10 + [True] * 30 and marker.colorscale[0] == (0, charts.GONE)
+    assert shade_of(marker, 0) == charts.MANY[int(frame["label"].iloc[0])]
     assert sum(trace.type == "scattergl" for trace in figure.data) == 1
     assert [trace.name for trace in figure.data[1:]] == ["a", "b", "goes"]
 
@@ -106,7 +114,7 @@ def test_names_from_files_are_never_markup_in_a_figure():
 
 @pytest.mark.parametrize("colour", list(charts.WAYS))
 def test_rows_without_scores_or_labels_can_be_drawn_too(colour):
-    frame = points().assign(score=np.float32("nan"), label=-1)
+    frame = points().assign(score=np.float32("nan"), label=-1, error=np.arange(40) % 2)
     figure = charts.points_map(frame, 0.5, "cluster" if colour == "label" else colour, [], ("PC 1", "PC 2"))
     json.loads(figure.to_json())
     assert "class" not in figure.data[0].text[0] and "score" not in figure.data[0].text[0]

@@ -108,3 +108,34 @@ def test_neighbours_and_unknown_rows(session):
     assert [line["row"] for line in near] == np.argsort(-cosine)[1:4].tolist()
     assert np.allclose([line["cosine"] for line in near], np.sort(cosine)[::-1][1:4], atol=1e-5)
     assert "has no row 100" in ask(session, "neighbours", row=100)["problem"]
+
+
+def test_neighbours_and_mistakes_are_of_the_map_that_asks(session):
+    drawn(session)
+    of = session.parts["data"].last
+    assert ask(session, "neighbours", row=7, count=3, of=of) == ask(session, "neighbours", row=7, count=3)
+    assert ask(session, "neighbours", row=7, of="another")["answer"] is None
+    assert ask(session, "mistakes", of="another")["answer"] is None
+    said = ask(session, "mistakes", of=of)["answer"]
+    assert said["share"] == pytest.approx(mask_of(said, 100).mean()) and 0.3 < said["share"] < 0.8  # labels are chance
+    ask(session, "open_data", source=session.parts["data"].asked[0], label="text")
+    assert ask(session, "neighbours", row=7, of=of)["answer"] is None  # opened anew: nothing is held
+
+
+def test_mistakes_need_labels(session, tmp_path):
+    (tmp_path / "b.csv").write_text("text\none\ntwo\n")
+    ask(session, "open_data", source=str(tmp_path / "b.csv"))
+    assert "label" in ask(session, "mistakes", of="x")["problem"]
+    (tmp_path / "c.csv").write_text("text,label\none,a\ntwo,a\n")
+    ask(session, "open_data", source=str(tmp_path / "c.csv"))
+    assert "same label" in ask(session, "mistakes", of="x")["problem"]
+
+
+def test_another_order_does_not_lay_the_rows_out_again(session, monkeypatch):
+    points = drawn(session)
+    monkeypatch.setattr("core.serve_data.trust", None)
+    recipe = {"recipe": 1, "name": "m", "data": {"source": session.parts["data"].asked[0]}, "embedding": {"source": "column:v"},
+              "select": {"method": "prototypes", "keep": 0.5}, "clusters": {"count": 3}}  # fmt: skip
+    other = pd.read_parquet(ask(session, "map_data", recipe=recipe)["answer"]["points"])
+    assert other[["x", "y", "trust", "cluster"]].equals(points[["x", "y", "trust", "cluster"]])
+    assert not other["rank"].equals(points["rank"])

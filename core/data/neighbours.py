@@ -1,16 +1,11 @@
-"""The nearest rows of each row by cosine: exact, in chunks, never rows x rows in memory."""
+"""The nearest rows by cosine, of each row or of one: exact, never rows x rows in memory. The search of all pairs is kernels/nearest.py."""
 
 from __future__ import annotations
-
-from collections.abc import Iterator
 
 import numpy as np
 
 from core.data.clusters import unit
 from core.errors import DataError
-
-_CHUNK_ROWS = 2048
-_FEW_ROWS = 4096
 
 
 def nearest(vectors: np.ndarray, count: int, *, distinct: bool = False) -> tuple[np.ndarray, np.ndarray]:
@@ -38,39 +33,30 @@ def copies(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def exact_neighbours(vectors: np.ndarray, count: int, *, with_self: bool = False) -> tuple[np.ndarray, np.ndarray]:
     """The `count` nearest rows of each row by cosine, nearest first: (index int32, distance 1 - cos float32), both (rows, count).
 
-    Exact, in chunks of rows. `with_self` puts the row itself first at distance 0 (as UMAP wants it); else it is left out.
+    Exact; equally near: the earlier row first. `with_self` puts the row itself first at distance 0 (as UMAP wants it); else it is left out.
     """
-    nearest = _nearest_torch if len(vectors) > _FEW_ROWS else _nearest_numpy
-    index, distance = [], []
-    for found, cosine in nearest(vectors, count, 3.0 if with_self else -3.0):  # beyond any cosine: first, or last
-        if with_self:
-            cosine[np.arange(len(found)), 0] = 1.0
-        index.append(found.astype(np.int32))
-        distance.append(np.clip(1 - cosine, 0, 2).astype(np.float32))
-    return np.concatenate(index), np.concatenate(distance)
+    from kernels.nearest import nearest_rows
+
+    own = np.arange(len(vectors), dtype=np.int32)[:, None]
+    others = count - 1 if with_self else count
+    if not others:
+        return own, np.zeros((len(own), 1), np.float32)
+    index, cosine = nearest_rows(unit(vectors), others)
+    distance = np.clip(1 - cosine, 0, 2).astype(np.float32)
+    if with_self:
+        index, distance = np.hstack([own, index]), np.hstack([np.zeros((len(own), 1), np.float32), distance])
+    return index, distance
 
 
-def _nearest_numpy(vectors: np.ndarray, count: int, own: float) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """(neighbours, cosines) a chunk of rows. For few rows this is over before torch would be imported."""
-    points = unit(vectors)
-    for start in range(0, len(points), _CHUNK_ROWS):
-        similarity = points[start : start + _CHUNK_ROWS] @ points.T
-        here = np.arange(len(similarity))
-        similarity[here, start + here] = own
-        best = np.argpartition(-similarity, count - 1, axis=1)[:, :count]
-        cosine = np.take_along_axis(similarity, best, axis=1)
-        order = np.lexsort((best, -cosine), axis=1)
-        yield np.take_along_axis(best, order, axis=1), np.take_along_axis(cosine, order, axis=1)
-
-
-def _nearest_torch(vectors: np.ndarray, count: int, own: float) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """The same with torch's faster choice of the largest."""
-    import torch
-
-    points = torch.from_numpy(unit(vectors))
-    for start in range(0, len(points), _CHUNK_ROWS):
-        similarity = points[start : start + _CHUNK_ROWS] @ points.T
-        here = torch.arange(len(similarity))
-        similarity[here, start + here] = own
-        best = similarity.topk(count, dim=1)
-        yield best.indices.numpy(), best.values.numpy()
+def nearest_to(vectors: np.ndarray, lengths: np.ndarray, at: int, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """The `count` rows nearest to the row at `at`, itself left out, or as many as there are: (index, cosine), nearest first; equally near: the earlier
+    row first. lengths (rows,): of the vectors, 1 where that is 0."""
+    cosine = (vectors @ vectors[at]) / lengths / lengths[at]
+    cosine[at] = -np.inf
+    count = min(count, len(cosine) - 1)
+    if count < 1:
+        return np.empty(0, int), np.empty(0, np.float32)
+    least = np.partition(cosine, -count)[-count]
+    best = np.flatnonzero(cosine >= least)
+    best = best[np.lexsort((best, -cosine[best]))][:count]
+    return best, cosine[best]

@@ -17,7 +17,9 @@ GONE = "#9aa39d"
 # Twelve middle tones that hold 3:1 on paper and on the dark ground; neighbours differ in hue.
 MANY = [*SEQUENCE, "#8f6a4a", "#c2549a", "#5f7fd9", "#5c9440"]
 LOW_TO_HIGH = ((76, 134, 198), (169, 107, 181), (217, 119, 43))
-WAYS = {"label": "Class", "cluster": "Cluster", "score": "Score"}
+WAYS = {"label": "Class", "cluster": "Cluster", "score": "Score", "kept": "Stays", "error": "Error"}
+CHOSEN = "chosen"  # the trace in front; plotview.js knows the name
+RIGHT, WRONG = "#4c86c6", "#d9772b"
 
 
 def kept_rows(points: pd.DataFrame, share: float) -> np.ndarray:
@@ -29,33 +31,39 @@ def kept_rows(points: pd.DataFrame, share: float) -> np.ndarray:
     return points["rank"].to_numpy() < count
 
 
-def points_map(points: pd.DataFrame, share: float, colour: str, names: Sequence[str], axes: tuple[str, str]) -> go.Figure:
-    """Each row a point: what stays has its colour, what goes is grey and small.
+def points_map(points: pd.DataFrame, share: float, colour: str, names: Sequence[str], axes: tuple[str, str],
+               marks: np.ndarray | None = None) -> go.Figure:  # fmt: skip
+    """Each row a point: what stays has its colour, fainter where the map is not to be trusted; what goes is grey and small.
 
-    points: row, x, y, trust, cluster, label, score, rank. `colour`: a key of WAYS. `names`: of the classes. One WebGL trace, so that a point's
-    index in an event is its place in `points`.
+    points: row, x, y, trust, cluster, label, score, rank; for `error` also error (0 or 1). `colour`: a key of WAYS. `names`: of the classes. `marks`:
+    places of the chosen rows, which stand in front while the others are grey. One WebGL trace but for those, so that a point's index in an event is its
+    place in `points`.
     """
     kept = kept_rows(points, share)
-    shades = _shades(points, colour)
-    marker = {
-        "color": np.where(kept, shades, GONE),
-        "size": np.where(kept, 7.0, 4.5).astype(np.float32),
-        "opacity": np.where(kept, 0.92, 0.4).astype(np.float32),
-        "line": {"width": 0},
-    }
+    marker = markers(points, kept, colour, slice(None), (7.0, 4.5))
     figure = go.Figure(
         go.Scattergl(
             x=points["x"].to_numpy(),
             y=points["y"].to_numpy(),
             mode="markers",
             marker=marker,
-            text=_hover(points, kept, names),
+            text=hover(points, kept, names),
             hovertemplate="%{text}<extra></extra>",
             selected={"marker": {"opacity": 1}},
-            unselected={"marker": {"opacity": 0.18}},
+            unselected={"marker": {"opacity": 0.14, "color": GONE}},
+            selectedpoints=marks,
             showlegend=False,
         )
     )
+    if marks is not None:
+        figure.add_trace(front(points, kept, colour, marks))
+    return dressed(figure, points, share, colour, names, axes).update_layout(meta=["outline"])
+
+
+def dressed(
+    figure: go.Figure, points: pd.DataFrame, share: float, colour: str, names: Sequence[str], axes: tuple[str, str]
+) -> go.Figure:
+    """The map with its legend, axes and what outlives a redrawing."""
     for name, shade in _legend(points, colour, names):
         figure.add_scatter(x=[None], y=[None], mode="markers", marker={"color": shade, "size": 9}, name=name, hoverinfo="skip")
     if colour == "score":
@@ -66,11 +74,50 @@ def points_map(points: pd.DataFrame, share: float, colour: str, names: Sequence[
         legend={"orientation": "h", "y": -0.16, "x": 0, "font": {"size": 12}, "itemclick": False, "itemdoubleclick": False},
         xaxis={"title": {"text": axes[0], "font": {"size": 12}}, "zeroline": False, "showticklabels": axes[0].startswith("PC")},
         yaxis={"title": {"text": axes[1], "font": {"size": 12}}, "zeroline": False, "showticklabels": axes[0].startswith("PC")},
-        uirevision=axes[0],  # a zoom outlives a move of the slider, a lasso does not
-        selectionrevision=f"{axes[0]} {share} {colour}",
+        uirevision=axes[0],  # a zoom outlives a move of the slider
         selections=[],
     )
     return figure
+
+
+def markers(points: pd.DataFrame, kept: np.ndarray, colour: str, places: Any, size: tuple[float, float]) -> dict[str, Any]:
+    """How the points at these places are drawn, as numbers and a scale: names of colours for each of 100,000 would take seconds. Sizes: of what stays,
+    of what goes."""
+    stays = kept[places]
+    values, scale = shades(points, colour, places)
+    return {
+        "color": np.where(stays, values, 0).astype(np.float32),
+        "colorscale": scale,
+        "cmin": 0,
+        "cmax": 1,
+        "showscale": False,
+        "size": np.where(stays, *size).astype(np.float32),
+        "opacity": np.where(stays, trusted(points)[places], 0.35).astype(np.float32),
+        "line": {"width": 0},
+    }
+
+
+def front(points: pd.DataFrame, kept: np.ndarray, colour: str, places: np.ndarray) -> go.Scattergl:
+    """These points once more, on top, in full colour whether they stay or go, whatever the map's worth there. No pointer meets them: those beneath answer."""
+    values, scale = shades(points, colour, places)
+    size = np.where(kept[places], 8.5, 6.5).astype(np.float32)
+    marker = {
+        "color": values.astype(np.float32),
+        "colorscale": scale,
+        "cmin": 0,
+        "cmax": 1,
+        "showscale": False,
+        "size": size,
+        "opacity": 1.0,
+    }
+    x, y = points["x"].to_numpy()[places], points["y"].to_numpy()[places]
+    return go.Scattergl(x=x, y=y, mode="markers", marker=marker, name=CHOSEN, hoverinfo="skip", showlegend=False)
+
+
+def trusted(points: pd.DataFrame) -> np.ndarray:
+    """An opacity for each point, 0.4 (none of its neighbours on the map is real) to 0.95 (all are); 0.92 where trust is not measured."""
+    trust = points["trust"].to_numpy(dtype=np.float64)
+    return np.where(np.isfinite(trust), 0.4 + 0.55 * np.nan_to_num(trust), 0.92)
 
 
 def sizes(points: pd.DataFrame, share: float, by: str, names: Sequence[str]) -> go.Figure:
@@ -121,11 +168,21 @@ def _percent(share: float) -> str:
     return f"{100 * share:.0f} %" if share >= 0.095 or share == 0 else f"{100 * share:.1f} %"
 
 
-def _shades(points: pd.DataFrame, colour: str) -> np.ndarray:
-    """A colour for each point."""
+def shades(points: pd.DataFrame, colour: str, places: Any = slice(None)) -> tuple[np.ndarray, list[list[Any]]]:
+    """A number 0..1 for each point, or for those at these places, and the scale that makes it a colour; 0 is that of what goes."""
     if colour == "score":
-        return np.array(["#{:02x}{:02x}{:02x}".format(*rgb) for rgb in _mixed(_position(points)).round().astype(int)])
-    return np.array(MANY)[points[colour].to_numpy() % len(MANY)]
+        stops = [[0.04 + 0.96 * at / (len(LOW_TO_HIGH) - 1), "rgb({},{},{})".format(*rgb)] for at, rgb in enumerate(LOW_TO_HIGH)]
+        return 0.04 + 0.96 * _position(points)[places], [[0, GONE], [0.039, GONE], *stops]
+    if colour == "kept":
+        return np.ones(len(points))[places], _steps([COLOURS["accent"]])
+    palette = [RIGHT, WRONG] if colour == "error" else MANY
+    return (points[colour].to_numpy()[places] % len(palette) + 1.5) / (len(palette) + 1), _steps(palette)
+
+
+def _steps(palette: Sequence[str]) -> list[list[Any]]:
+    """Equal bands: what goes, then these."""
+    bands = [GONE, *palette]
+    return [[(at + side) / len(bands), shade] for at, shade in enumerate(bands) for side in (0, 1)]
 
 
 def _position(points: pd.DataFrame) -> np.ndarray:
@@ -141,11 +198,6 @@ def _score_range(score: np.ndarray) -> tuple[float, float]:
         return 0.0, 0.0
     low, high = np.nanpercentile(score, [2, 98])
     return float(low), float(high)
-
-
-def _mixed(place: np.ndarray) -> np.ndarray:
-    stops = np.linspace(0, 1, len(LOW_TO_HIGH))
-    return np.stack([np.interp(place, stops, [rgb[channel] for rgb in LOW_TO_HIGH]) for channel in range(3)], axis=1)
 
 
 def _score_bar(points: pd.DataFrame) -> dict[str, Any]:
@@ -165,13 +217,15 @@ def _score_bar(points: pd.DataFrame) -> dict[str, Any]:
     }
 
 
-def _hover(points: pd.DataFrame, kept: np.ndarray, names: Sequence[str]) -> list[str]:
+def hover(points: pd.DataFrame, kept: np.ndarray, names: Sequence[str]) -> list[str]:
     safe = [escape(str(name)[:40]) for name in names]
-    lines = zip(points["row"], points["label"], points["cluster"], points["score"], kept, strict=True)
+    read = points["error"] if "error" in points else np.full(len(points), -1)
+    lines = zip(points["row"], points["label"], points["cluster"], points["score"], kept, read, strict=True)
+    words = ("", " · read rightly", " · read wrongly")
     return [
         f"row {row}{f' · class {safe[label]}' if 0 <= label < len(safe) else ''} · cluster {cluster}"
-        f"{f' · score {score:.3f}' if score == score else ''} · {'stays' if stays else 'goes'}"
-        for row, label, cluster, score, stays in lines
+        f"{f' · score {score:.3f}' if score == score else ''} · {'stays' if stays else 'goes'}{words[wrong + 1]}"
+        for row, label, cluster, score, stays, wrong in lines
     ]
 
 
@@ -180,4 +234,5 @@ def _legend(points: pd.DataFrame, colour: str, names: Sequence[str]) -> list[tup
     classes = []
     if colour == "label" and len(names) <= len(MANY):
         classes = [(escape(str(name)[:24]), MANY[at]) for at, name in enumerate(names)]
-    return [*classes, ("goes", GONE)]
+    others = {"kept": [("stays", COLOURS["accent"])], "error": [("read rightly", RIGHT), ("read wrongly", WRONG)]}
+    return [*classes, *others.get(colour, []), ("goes", GONE)]

@@ -1,5 +1,5 @@
 const host = element.querySelector('.plotview');
-let bound = false, rev = 0, waiting = false, busy = Promise.resolve();
+let bound = false, rev = 0, held = null, waiting = false, busy = Promise.resolve();
 const css = name => getComputedStyle(document.body).getPropertyValue(name).trim();
 const axis = () => ({
   gridcolor: css('--plot-grid'), zerolinecolor: css('--plot-grid'), linecolor: css('--plot-grid'), tickcolor: css('--plot-grid'),
@@ -37,6 +37,15 @@ const config = {
   toImageButtonOptions: {format: 'png', scale: 2, filename: 'prunarium'},
 };
 const current = () => props.value && props.value.rev === rev;
+// A figure says in layout.meta what it wants to hear of besides clicks: 'outline' (the lasso's corners, in place of its points), 'window' (a zoom).
+const asks = word => (held?.layout?.meta || []).includes(word);
+const outlined = e => {
+  if (!asks('outline')) return null;
+  if (e.lassoPoints) return e.lassoPoints.x.map((x, at) => [x, e.lassoPoints.y[at]]);
+  if (!e.range) return null;
+  const [[x0, x1], [y0, y1]] = [e.range.x, e.range.y];
+  return [[x0, y0], [x1, y0], [x1, y1], [x0, y1]];
+};
 const bind = () => {
   bound = true;
   host.on('plotly_afterplot', inked);
@@ -44,9 +53,18 @@ const bind = () => {
     if (current() && e.points.length) trigger('select', {rev, ...point(e.points[0])});
   });
   host.on('plotly_selected', e => {
-    if (e && current()) trigger('option_select', {rev, idx: e.points.map(p => p.pointIndex ?? p.pointNumber)});
+    if (!e || !current()) return;
+    const outline = outlined(e);
+    trigger('option_select', outline ? {rev, outline} : {rev, idx: e.points.map(p => p.pointIndex ?? p.pointNumber)});
   });
   host.on('plotly_deselect', () => { if (current()) trigger('clear', {rev}); });
+  host.on('plotly_relayout', e => {
+    if (current() && asks('window') && Object.keys(e).some(key => /^[xy]axis\.(range|autorange)/.test(key))) {
+      const {xaxis, yaxis} = host._fullLayout;
+      const whole = e['xaxis.autorange'] || e['yaxis.autorange'];
+      trigger('apply', {rev, window: whole ? null : [...xaxis.range, ...yaxis.range]});
+    }
+  });
 };
 // With a <base> in the page plotly pins its clip paths to the address of the moment, and every line vanishes when the address says another room.
 const drawn = start => {
@@ -61,9 +79,18 @@ const paint = async () => {
   if (waiting) return;
   const plotly = await window.plotlyReady();
   if (value !== props.value) return;  // a newer figure is already waiting
-  const figure = value.fig ? JSON.parse(value.fig) : {data: [], layout: {xaxis: {visible: false}, yaxis: {visible: false}}};
-  host.classList.toggle('empty', !value.fig);
-  for (const trace of figure.data) spaced(trace);
+  if (value.marks === undefined || !held) {
+    held = value.fig ? JSON.parse(value.fig) : {data: [], layout: {xaxis: {visible: false}, yaxis: {visible: false}}};
+    for (const trace of held.data) spaced(trace);
+  }
+  const figure = held;
+  if (value.marks !== undefined && figure.data.length) {  // the picture that is there, other points in front
+    figure.data[0].selectedpoints = value.marks ?? undefined;
+    figure.data = figure.data.filter(trace => trace.name !== 'chosen');
+    if (value.front) figure.data.push(JSON.parse(value.front));
+    figure.layout = {...figure.layout, selections: [], selectionrevision: `marks ${value.rev}`};
+  }
+  host.classList.toggle('empty', !figure.data.length);
   const light = document.body.classList.contains('dark') ? 'dark' : 'light';
   await drawn(() => plotly.react(host, figure.data, themed(figure.layout || {}), config));
   rev = value.rev;

@@ -28,7 +28,8 @@ _revisions = itertools.count(1)
 @dataclass(frozen=True)
 class Picked:
     """What a person picked in a view. `rows`: indices of the lassoed points; `rev`: the drawing that they were picked from. `custom`: what the figure
-    keeps for the point beside x and y (customdata); `total`: how many points its trace has."""
+    keeps for the point beside x and y (customdata); `total`: how many points its trace has. `outline`, `window` (x0, x1, y0, y1; None = all of it):
+    the lasso's corners and the zoom, of a figure whose layout.meta asks for them."""
 
     rev: int
     curve: int = 0
@@ -38,6 +39,8 @@ class Picked:
     custom: Any = None
     total: int = 0
     rows: tuple[int, ...] = ()
+    outline: tuple[tuple[float, float], ...] = ()
+    window: tuple[float, float, float, float] | None = None
 
 
 class PlotlyView(gr.HTML):
@@ -73,6 +76,12 @@ def numbered(figure: Any) -> dict[str, Any]:
     return {"fig": None if figure is None else figure.to_json(), "rev": next(_revisions)}
 
 
+def marked(places: list[int] | None, front: Any = None) -> dict[str, Any]:
+    """The picture that a view shows already, these points of its first trace chosen and the others grey; None = all alike again. `front`: a trace named
+    "chosen" to lay on top, in place of the one that is there."""
+    return {"marks": places, "front": None if front is None else front.to_json(), "rev": next(_revisions)}
+
+
 def picked(event: gr.EventData) -> Picked:
     """The event of a view as plain data."""
     told = event._data or {}
@@ -86,6 +95,8 @@ def picked(event: gr.EventData) -> Picked:
         custom=told.get("custom"),
         total=int(told.get("total") or 0),
         rows=tuple(int(row) for row in told.get("idx") or ()),
+        outline=tuple((float(x), float(y)) for x, y in told.get("outline") or ()),
+        window=tuple(float(end) for end in told["window"]) if told.get("window") else None,  # type: ignore[arg-type]
     )
 
 

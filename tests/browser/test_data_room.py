@@ -63,22 +63,84 @@ def test_the_first_view_is_the_digits_on_their_map_and_the_slider_moves_it_the_s
     expect(page.locator("#data-command")).to_contain_text("keep: 0.6")
 
 
-def test_a_lasso_shows_its_rows_and_a_row_shows_what_is_near_it(studio, visit):
-    page = opened(visit, studio)
-    page.set_viewport_size({"width": 1280, "height": 1400})
+def drawn_round(page, across=60, down=60):
+    """Draw a lasso about the middle of the map."""
     box = page.locator("#data-map .nsewdrag").first.bounding_box()
     x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
-    page.mouse.move(x - 60, y - 60)
+    page.mouse.move(x - across, y - down)
     page.mouse.down()
-    for across, down in ((60, -60), (60, 60), (-60, 60), (-60, -60)):
-        page.mouse.move(x + across, y + down, steps=4)
+    for right, below in ((across, -down), (across, down), (-across, down), (-across, -down)):
+        page.mouse.move(x + right, y + below, steps=4)
     page.mouse.up()
-    expect(page.locator(f"{CHOSEN} h3")).to_contain_text("rows chosen:")
+
+
+def in_front(page):
+    """How many points stand in front, and how many of the first trace are chosen."""
+    return page.evaluate("""() => { const traces = document.querySelector('#data-map [data-rev]')._fullData;
+      const front = traces.find(one => one.name === 'chosen'), marked = traces[0].selectedpoints;
+      return [front ? front.x.length : 0, marked ? marked.length : null]; }""")
+
+
+def find(page, words):
+    before, box = rev(page, "#data-map"), page.locator("#data-find input, #data-find textarea").first
+    box.fill(words)
+    box.press("Enter")
+    drawn(page, "#data-map", before)
+
+
+def test_a_lasso_a_colour_a_search_and_neighbours_speak_of_the_same_rows(studio, visit, shots):
+    page = opened(visit, studio)
+    page.set_viewport_size({"width": 1280, "height": 1400})
+    before = rev(page, "#data-map")
+    drawn_round(page)
+    drawn(page, "#data-map", before)
+    title = page.locator(f"{CHOSEN} h3")
+    expect(title).to_contain_text("rows chosen:")
+    count = int(title.inner_text().split()[0].replace(",", ""))
+    assert in_front(page) == [count, count] and 10 < count < 1797
+    expect(page.locator(CHOSEN)).to_contain_text("Mostly class")
+    before = rev(page, "#data-map")
+    page.locator("#data-colour").get_by_text("Error").click()
+    drawn(page, "#data-map", before)
+    expect(page.locator("#data-map-note")).to_contain_text("of the rows wrongly")
+    assert in_front(page) == [count, count]  # another colour, the same rows
+    page.locator("#data-room").get_by_text("Table: rows on the map").click()
+    expect(page.locator("#data-room").get_by_role("gridcell").first).to_be_visible()
+    find(page, "7")
+    expect(title).to_contain_text("179 rows with \u201c7\u201d")
+    expect(page.locator(CHOSEN)).to_contain_text("All of class 7.")
+    assert in_front(page) == [179, 179]
+    page.screenshot(path=shots / "data-found.png", full_page=True)
+    before = rev(page, "#data-map")
     first = page.locator("#data-samples .sample").first
     first.focus()
     first.press("Enter")  # the keyboard's way
+    drawn(page, "#data-map", before)
     expect(page.locator(CHOSEN)).to_contain_text("Nearest to it")
     expect(page.locator("#data-samples .sample")).to_have_count(12)
+    assert in_front(page) == [12, 12]
+    find(page, "nowhere")
+    expect(title).to_have_text("No row with \u201cnowhere\u201d")
+    drawn_round(page)
+    expect(title).to_contain_text("rows chosen:")
+    before = rev(page, "#data-map")
+    page.locator("#data-clear").click()
+    drawn(page, "#data-map", before)
+    expect(title).to_have_text("Both ends of the order")
+    assert in_front(page) == [0, None]
+
+
+def test_rows_without_labels_are_not_offered_classes_or_errors(studio, visit):
+    (studio.folder / "here" / "plain.csv").write_text("text\n" + "".join(f"what is number {at}\n" for at in range(40)))
+    page = opened(visit, studio)
+    put(page, "#data-source", "plain.csv")
+    expect(page.locator("#data-about")).to_contain_text("without labels")
+    expect(page.locator("#data-colour label")).to_have_text(["Cluster", "Score", "Stays"])
+    find(page, "NUMBER 3")
+    expect(page.locator(f"{CHOSEN} h3")).to_contain_text("11 rows with")  # 3, 30 .. 39
+    put(page, "#data-source", "builtin:digits")
+    expect(page.locator("#data-about")).to_contain_text("1,797 images")
+    expect(page.locator("#data-colour label")).to_have_count(5)
 
 
 def test_a_proof_and_a_selection_are_runs_and_the_files_hold_what_was_seen(studio, visit):

@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 
-from core.data import neighbours
 from core.data.clusters import Clusters, default_count, spherical_kmeans, unit
 from core.data.images import stratified
 from core.data.neighbours import exact_neighbours
@@ -115,9 +114,7 @@ def test_pca_equals_the_singular_value_decomposition_with_signs_fixed(shape):
         assert np.allclose(places[:, at], left[:, at] * values[at] * sign, atol=2e-3)
 
 
-@pytest.mark.parametrize("few", [4096, 10])
-def test_exact_neighbours_equal_a_sort_of_all_cosines(few, monkeypatch):
-    monkeypatch.setattr(neighbours, "_FEW_ROWS", few)
+def test_exact_neighbours_equal_a_sort_of_all_cosines():
     vectors = RNG(3).normal(size=(60, 7)).astype(np.float32)
     index, distance = exact_neighbours(vectors, 5)
     cosine = unit(vectors) @ unit(vectors).T

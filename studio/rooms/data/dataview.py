@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -14,9 +15,10 @@ import numpy as np
 import pandas as pd
 
 from core import folder
+from core.errors import DataError
 from core.recipe import to_dict
 from studio.bench import Bench
-from studio.charts.data import kept_rows
+from studio.charts.data import WAYS, kept_rows
 from studio.parts import facts
 from studio.rooms.data import samples
 from studio.rooms.data.dataplan import Choice, found_map, found_selection, needs_model, to_recipe, way_label
@@ -104,11 +106,26 @@ def _blocks(kind: str, model: dict[str, Any] | None) -> list[tuple[str, str]]:
     return [(f"Block {at} of {model['name']}", f"model@{at}") for at in sorted({0, count // 2, count - 1})]
 
 
-def points(bench: Bench, view: View, projection: str) -> tuple[pd.DataFrame, bool]:
-    """The drawn points, and whether they lie where `projection` asks: UMAP places come from a finished run of it, else PCA's are shown."""
+def colours(view: View) -> list[tuple[str, str]]:
+    """(word, key) of what these rows can be coloured by."""
+    fewest = {"label": 1, "error": 2}
+    return [(word, key) for key, word in WAYS.items() if len(view.names) >= fewest.get(key, 0)]
+
+
+def colour(view: View, wanted: str) -> str:
+    return wanted if wanted in dict(colours(view)).values() else "cluster"
+
+
+def points(bench: Bench, view: View, projection: str, by: str = "") -> tuple[pd.DataFrame, bool]:
+    """The drawn points, and whether they lie where `projection` asks: UMAP places come from a finished run of it, else PCA's are shown.
+
+    `by` "error": with a column of that name, 1 where a probe that had not seen the row reads it wrongly.
+    """
     frame = _frame(view.drawn["points"])
     if view.held.get("stays") is not None:
         frame = frame.assign(stays=view.held["stays"])
+    if by == "error":
+        frame = frame.assign(error=_bits(_of_map(bench, view, "mistakes"), len(frame)).astype(np.int8))
     if projection != "umap":
         return frame, True
     file = found_map(bench.runs, view.choice)
@@ -144,15 +161,15 @@ def wait_note(view: View) -> dict[str, Any]:
     return facts.said("These rows are not embedded yet", note, "not measured")
 
 
-def map_note(frame: pd.DataFrame, projection: str) -> dict[str, Any]:
+def map_note(frame: pd.DataFrame, projection: str, more: str = "") -> dict[str, Any]:
     """What the map is worth."""
     label, trust = {"pca": "PCA", "umap": "UMAP"}[projection], float(frame["trust"].mean())
     if not np.isfinite(trust):
-        return facts.said(f"A {label} map", "Too many rows to check its neighbourhoods here; a run does.")
+        return facts.said(f"A {label} map", f"Too many rows to check its neighbourhoods here; a run does. {more}".strip())
     title = f"{100 * trust:.0f} % of neighbours on this {label} map are real neighbours"
     warn = "Distances between far groups mean nothing on it." if projection == "umap" else "It shows two directions of many."
-    return facts.said(title, f"Of the 15 nearest on the map, the share among the 30 nearest in the embedding. {warn} Lasso points to see them.",
-                      "measured")  # fmt: skip
+    trusted = "Of the 15 nearest on the map, the share among the 30 nearest in the embedding: the lower it is at a point, the fainter the point."
+    return facts.said(title, f"{trusted} {warn} {more or 'Lasso points to see them.'}", "measured")
 
 
 def ends(bench: Bench, view: View, frame: pd.DataFrame, kept: np.ndarray) -> dict[str, Any]:
@@ -164,14 +181,33 @@ def ends(bench: Bench, view: View, frame: pd.DataFrame, kept: np.ndarray) -> dic
                          [(name, _cards(bench, view, frame, kept, places)) for name, places in groups])  # fmt: skip
 
 
-def chosen(bench: Bench, view: View, frame: pd.DataFrame, kept: np.ndarray, places: np.ndarray) -> dict[str, Any]:
-    """The rows in a lasso, the order's first ones first; an even sample where there are many."""
-    places = places[np.argsort(frame["rank"].to_numpy()[places])]
-    some = samples.evenly(places, SHOWN)
-    stay = int(kept[places].sum())
-    title = f"{len(places):,} rows chosen: {stay:,} stay, {len(places) - stay:,} go"
-    note = f"{len(some)} of them, spread evenly over the order." if len(some) < len(places) else ""
-    return samples.shown(title, note, [("", _cards(bench, view, frame, kept, some))])
+def chosen(
+    bench: Bench, view: View, frame: pd.DataFrame, kept: np.ndarray, places: np.ndarray, how: str = "chosen"
+) -> dict[str, Any]:
+    """The rows in a lasso (or `how` they came), the order's first ones first; an even sample where there are many."""
+    ordered = places[np.argsort(frame["rank"].to_numpy()[places])]
+    some, stay = samples.evenly(ordered, SHOWN), int(kept[places].sum())
+    title = f"{len(places):,} {'row' if len(places) == 1 else 'rows'} {how}: {stay:,} stay, {len(places) - stay:,} go"
+    note = f"{_mostly(view, frame, places)} {f'{len(some)} of them, spread evenly over the order.' if len(some) < len(places) else ''}"
+    return samples.shown(title, note.strip(), [("", _cards(bench, view, frame, kept, some))])
+
+
+def _mostly(view: View, frame: pd.DataFrame, places: np.ndarray) -> str:
+    """The three classes (or clusters) that most of these rows are of."""
+    if len(places) < 2:
+        return ""
+    by, names = ("label", view.names) if view.names else ("cluster", None)
+    counts = np.bincount(frame[by].to_numpy()[places])
+    first = [at for at in np.argsort(-counts, kind="stable")[:3] if counts[at]]
+    said = [names[at] if names else str(at) for at in first]
+    kind = "class" if names else "cluster"
+    if len(first) == 1:
+        return f"All of {kind} {said[0]}."
+    return (
+        f"Mostly {kind} "
+        + ", ".join(f"{one} ({100 * counts[at] / len(places):.0f} %)" for one, at in zip(said, first, strict=True))
+        + "."
+    )
 
 
 def suggested(bench: Bench, view: View, keep: float, told: Mapping[str, Any]) -> dict[str, Any]:
@@ -182,17 +218,60 @@ def suggested(bench: Bench, view: View, keep: float, told: Mapping[str, Any]) ->
     return {**shown, "note": f"{told['why']}. {shown['note']}".strip()}
 
 
-def near(bench: Bench, view: View, frame: pd.DataFrame, kept: np.ndarray, row: int) -> dict[str, Any]:
-    """One row and those nearest to it in the embedding (not on the map)."""
+def inside(bench: Bench, view: View, projection: str, outline: Sequence[Sequence[float]]) -> np.ndarray:
+    """The places of the rows inside an outline on the map."""
     _open(bench, view.choice)
-    found = bench.worker.ask("neighbours", timeout_s=_MAP_S, row=row, count=11)
-    place = {int(number): at for at, number in enumerate(frame["row"])}
-    mine = _cards(bench, view, frame, kept, np.array([place[row]]))
-    others = _cards(bench, view, frame, kept, np.array([place[one["row"]] for one in found]))
-    for card, one in zip(others, found, strict=True):
-        card["note"] = f"{one['cosine']:.2f}"
-    title = f"Row {row} {'stays' if kept[place[row]] else 'goes'}"
-    return samples.shown(title, "Nearest first, by cosine in the embedding.", [("The row", mine), ("Nearest to it", others)])
+    frame, placed = points(bench, view, projection)
+    file = found_map(bench.runs, view.choice) if projection == "umap" and placed else view.drawn["points"]
+    said = bench.worker.ask("lasso", timeout_s=_MAP_S, polygon=[list(corner) for corner in outline], points=str(file))
+    return np.flatnonzero(_bits(said, len(frame)))
+
+
+def found(bench: Bench, view: View, frame: pd.DataFrame, query: str) -> np.ndarray:
+    """The places of the rows whose class or text holds these words, whatever their case. Raises DataError where there is neither."""
+    called = [at for at, name in enumerate(view.names) if query.strip().casefold() in str(name).casefold()]
+    mask = np.isin(frame["label"].to_numpy(), called)
+    if view.facts["words"]:
+        _open(bench, view.choice)
+        mask |= _bits(bench.worker.ask("search", timeout_s=_MAP_S, query=query.strip()), len(frame))
+    elif not view.names:
+        raise DataError("These rows have neither classes nor words to search.", "Lasso points on the map instead.")
+    return np.flatnonzero(mask)
+
+
+def _bits(said: dict[str, Any], rows: int) -> np.ndarray:
+    """The worker's answer about some rows, a bit a row in the map's order, as bool (rows,)."""
+    return np.unpackbits(np.frombuffer(base64.b64decode(said["mask"]), np.uint8), count=rows).astype(bool)
+
+
+def nearest(bench: Bench, view: View, frame: pd.DataFrame, row: int) -> tuple[np.ndarray, list[float]]:
+    """The places of a row and of those nearest to it in the embedding (not on the map), and the cosines of those."""
+    said = _of_map(bench, view, "neighbours", row=row, count=11)
+    rows = frame["row"].to_numpy()  # they come in their numbers' order
+    return np.searchsorted(rows, [row, *(one["row"] for one in said)]), [one["cosine"] for one in said]
+
+
+def near(bench: Bench, view: View, frame: pd.DataFrame, kept: np.ndarray, row: int) -> dict[str, Any]:
+    """One row and those nearest to it, as cards."""
+    places, cosines = nearest(bench, view, frame, row)
+    mine, others = _cards(bench, view, frame, kept, places[:1]), _cards(bench, view, frame, kept, places[1:])
+    for card, cosine in zip(others, cosines, strict=True):
+        card["note"] = f"{cosine:.2f}"
+    title = f"Row {row} {'stays' if kept[places[0]] else 'goes'}"
+    told = "Nearest first, by cosine in the embedding. On the map they stand out: near there is not always near here."
+    return samples.shown(title, told, [("The row", mine), ("Nearest to it", others)])
+
+
+def _of_map(bench: Bench, view: View, question: str, **asked: Any) -> Any:
+    """What the worker says of the embedding that this map was made of. Where it holds another by now, or was started anew, it maps this one again."""
+    _open(bench, view.choice)
+    said = bench.worker.ask(question, timeout_s=_MAP_S, of=view.drawn["of"], **asked)
+    if said is None:
+        again = open_view(bench, view.choice).drawn
+        said = bench.worker.ask(question, timeout_s=_MAP_S, of=again.get("of", view.drawn["of"]), **asked)
+    if said is None:
+        raise DataError("The rows have changed since this map was drawn.", "Press Open again.")
+    return said
 
 
 def _cards(bench: Bench, view: View, frame: pd.DataFrame, kept: np.ndarray, places: np.ndarray) -> list[dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import gradio as gr
@@ -9,15 +10,19 @@ import numpy as np
 
 from studio.bench import Bench
 from studio.charts import data as charts
+from studio.charts import data_dense as dense
 from studio.parts import facts, views
 from studio.rooms.data import choosing, dataplan, dataview, proving, samples
+from studio.rooms.data import looked as looking
 from studio.rooms.data.dataview import View
+from studio.rooms.data.looked import Looked
 
 _TWIN_ROWS = 200
+_drawings = itertools.count(1)
 _AXES = {"pca": ("PC 1", "PC 2"), "umap": ("UMAP 1", "UMAP 2")}
 
 
-def draw(bench: Bench, view: View, keep: float, colour: str, projection: str, by: str) -> tuple[Any, ...]:
+def draw(bench: Bench, view: View, keep: float, colour: str, projection: str, by: str, looked: Looked | None) -> tuple[Any, ...]:
     """The outputs `Room.drawn()`."""
     if not view.ready:
         nothing = [None, [], None, None, [], *_no_files(), *views.texts(dataplan.to_recipe(view.choice, keep / 100))]
@@ -27,26 +32,25 @@ def draw(bench: Bench, view: View, keep: float, colour: str, projection: str, by
     frame, placed = dataview.points(bench, view, projection)
     kept = charts.kept_rows(frame, keep / 100)
     return (
-        *live(bench, view, keep, colour, projection, by),
-        dataview.map_note(frame, projection if placed else "pca"),
+        *live(bench, view, keep, colour, projection, by, looked),
         gr.Button("Make the UMAP map (a run)", visible=not placed),
-        dataview.ends(bench, view, frame, kept),
+        cards(bench, view, frame, kept, looked),
         *proving.shown(bench.runs, view.choice, keep / 100),
     )
 
 
-def live(bench: Bench, view: View, keep: float, colour: str, projection: str, by: str) -> tuple[Any, ...]:
+def live(bench: Bench, view: View, keep: float, colour: str, projection: str, by: str, looked: Looked | None) -> tuple[Any, ...]:
     """The outputs `Room.live()`."""
     share, names = keep / 100, view.names
     choosing.decide(bench, view, keep)
-    frame, placed = dataview.points(bench, view, projection)
-    by, colour = (by, colour) if names else ("cluster", "cluster" if colour == "label" else colour)
+    frame, _ = dataview.points(bench, view, projection)
+    by = by if names else "cluster"
     kept = charts.kept_rows(frame, share)
     table = charts.size_table(frame, share, by, names)
     files = dataview.downloads(bench, view, share)
     return (
-        charts.points_map(frame, share, colour, names, _AXES[projection if placed else "pca"]),
-        _map_rows(frame, kept, names),
+        the_map(bench, view, keep, colour, projection, looked),
+        map_rows(frame, kept, names, looking.places(looked, view)),
         charts.sizes(frame, share, by, names),
         facts.said(charts.size_finding(frame, share, by, names), f"{int(kept.sum()):,} of {len(frame):,} rows stay.", "measured"),
         [
@@ -55,16 +59,50 @@ def live(bench: Bench, view: View, keep: float, colour: str, projection: str, by
         ],
         *([gr.DownloadButton(value=file, visible=True) for file in files] if files else _no_files()),
         *views.texts(dataplan.to_recipe(view.choice, share, projection)),
+        note(bench, view, colour, projection, looked),
     )
+
+
+def the_map(bench: Bench, view: View, keep: float, colour: str, projection: str, looked: Looked | None) -> Any:
+    """Each row a point; of very many rows their density, with a sample as points. What is chosen stands in front."""
+    frame, placed = dataview.points(bench, view, projection, colour)
+    axes, names, marks = _AXES[projection if placed else "pca"], view.names, looking.places(looked, view)
+    if len(frame) <= dense.FROM_ROWS:
+        figure = charts.points_map(frame, keep / 100, colour, names, axes, marks)
+    else:
+        figure = dense.dense_map(frame, keep / 100, colour, names, axes, looking.window(looked, view, projection), marks)
+    # a zoom is of these rows, described so; a lasso's outline is of one drawing: plotly would mark the same places of another sample
+    return figure.update_layout(uirevision=looking.map_name(view, projection), selectionrevision=next(_drawings))
+
+
+def note(bench: Bench, view: View, colour: str, projection: str, looked: Looked | None) -> dict[str, Any]:
+    """What the map is worth, and what of very many rows it shows."""
+    frame, placed = dataview.points(bench, view, projection, colour)
+    more = [dense.words(frame, looking.window(looked, view, projection))] if len(frame) > dense.FROM_ROWS else []
+    if colour == "error":
+        share = 100 * frame["error"].mean()
+        more.append(f"A linear probe that had not seen the row reads {share:.1f} % of the rows wrongly.")
+    return dataview.map_note(frame, projection if placed else "pca", " ".join(more))
+
+
+def cards(bench: Bench, view: View, frame: Any, kept: np.ndarray, looked: Looked | None) -> dict[str, Any]:
+    """The rows that are chosen; where none are, both ends of the order."""
+    one, places = looking.chosen(looked, view), looking.places(looked, view)
+    if one is None or places is None:
+        return dataview.ends(bench, view, frame, kept)
+    if one.row is not None:
+        return dataview.near(bench, view, frame, kept, one.row)
+    return dataview.chosen(bench, view, frame, kept, places, one.how)
 
 
 def _no_files() -> list[Any]:
     return [gr.DownloadButton(visible=False), gr.DownloadButton(visible=False)]
 
 
-def _map_rows(frame: Any, kept: np.ndarray, names: list[str]) -> list[list[str]]:
-    """The map's table twin: an even sample over the order."""
-    some = samples.evenly(np.argsort(frame["rank"].to_numpy()), _TWIN_ROWS)
+def map_rows(frame: Any, kept: np.ndarray, names: list[str], places: np.ndarray | None) -> list[list[str]]:
+    """The map's table twin: the chosen rows, or all, first in the order first; an even sample where they are many."""
+    some = np.arange(len(frame)) if places is None else places
+    some = samples.evenly(some[np.argsort(frame["rank"].to_numpy()[some])], _TWIN_ROWS)
     lines = zip(frame.iloc[some].to_dict("records"), kept[some], strict=True)
     return [
         [str(line["row"]), names[line["label"]] if names else "", str(line["cluster"]), f"{line['score']:.4f}", "yes" if stays else "no",

@@ -34,6 +34,9 @@ class Room:
     embedding: gr.Dropdown
     colour: gr.Radio
     projection: gr.Radio
+    looked: gr.State
+    find: gr.Textbox
+    clear: gr.Button
     make_map: gr.Button
     map: gr.HTML
     map_note: gr.HTML
@@ -57,7 +60,6 @@ class Room:
         """Everything that follows from the open rows, the controls and the finished runs; the outputs of `_draw`."""
         return [
             *self.live(),
-            self.map_note,
             self.make_map,
             self.samples,
             *self.proving.drawn(),
@@ -65,10 +67,20 @@ class Room:
 
     def live(self) -> list[Any]:
         """What follows a hand on the slider."""
-        return [self.map, self.map_table, self.sizes, self.size_note, self.size_table, self.parquet, self.csv, *self.codes]
+        return [
+            self.map,
+            self.map_table,
+            self.sizes,
+            self.size_note,
+            self.size_table,
+            self.parquet,
+            self.csv,
+            *self.codes,
+            self.map_note,
+        ]
 
     def controls(self) -> list[Any]:
-        return [self.view, self.keep, self.colour, self.projection, self.by]
+        return [self.view, self.keep, self.colour, self.projection, self.by, self.looked]
 
 
 def layout(page: gr.Blocks, between: Callable[[], Any]) -> Room:
@@ -108,10 +120,10 @@ def _picture(page: gr.Blocks) -> dict[str, Any]:
             out |= _controls(page)
             out["map_note"] = facts.component("data-map-note")
             out["make_map"] = gr.Button("Make the UMAP map (a run)", visible=False, size="sm", elem_id="data-make-map")
-            alt = "Map of the rows: what stays is coloured, what goes is grey"
+            alt = "Map of the rows: what stays is coloured, what goes is grey; rows that are chosen stand out"
             out["map"] = PlotlyView(height=500, alt=alt, elem_id="data-map")
             headers = ["Row", "Class", "Cluster", "Score", "Stays", "x", "y"]
-            out["map_table"] = table_twin("map, an even sample", headers)
+            out["map_table"] = table_twin("rows on the map, the chosen ones where some are; at most 200", headers)
         with gr.Column(scale=5, min_width=300):
             out |= _opening()
             out["about"] = facts.component("data-about")
@@ -138,8 +150,13 @@ def _controls(page: gr.Blocks) -> dict[str, Any]:
     redrawn = gr.State(None)  # nothing but a hand moves these controls
     details("How rows are scored", page, out["way"], out["params"], dataplan.score_card, "data-details", redrawn)
     with gr.Row():
-        out["colour"] = gr.Radio(colours, value="label", label="Colour", min_width=250, scale=3, elem_id="data-colour")
+        out["colour"] = gr.Radio(colours, value="label", label="Colour", min_width=250, scale=5, elem_id="data-colour")
         out["projection"] = gr.Radio(maps, value="pca", label="Map", min_width=170, scale=2, elem_id="data-projection")
+    out["looked"] = gr.State(None)
+    with gr.Row(elem_classes="finding"):
+        said = "A word of a text or class, then Enter"
+        out["find"] = gr.Textbox("", label="Find", placeholder=said, max_lines=1, max_length=200, scale=5, elem_id="data-find")
+        out["clear"] = gr.Button("Choose none", size="sm", min_width=110, scale=1, elem_id="data-clear")
     return out
 
 

@@ -17,7 +17,10 @@ from studio.rooms.data.dataview import View
 from studio.rooms.data.drawing import draw
 from studio.rooms.data.layout import Room
 
-QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+# One at a time: each draws from what the one before it left to be chosen, else a slow drawing would bring an older choice back.
+QUIET: dict[str, Any] = {
+    "show_progress": "hidden", "api_visibility": "private", "concurrency_id": "data-room", "concurrency_limit": 1,
+}  # fmt: skip
 LATEST: dict[str, Any] = {**QUIET, "trigger_mode": "always_last"}
 Moved = dict[str, dict[str, Any]]  # of each way to order rows, the controls of its score that were moved
 Show = Callable[..., dict[Any, Any]]
@@ -25,7 +28,18 @@ Show = Callable[..., dict[Any, Any]]
 
 def wire(bench: Bench, room: Room) -> tuple[Show, list[Any]]:
     """Every way in which rows come to be shown. Returns show(choice, *looks) and its outputs, for what else has a wish."""
-    outputs = [room.about, room.problem, room.more, room.skip, room.embedding, room.source, bench.data, room.view, *room.drawn()]
+    outputs = [
+        room.about,
+        room.problem,
+        room.more,
+        room.skip,
+        room.embedding,
+        room.source,
+        bench.data,
+        room.view,
+        room.colour,
+        *room.drawn(),
+    ]
     show = _show(bench, room, outputs)
     _wire_hands(bench, room, show, outputs)
     _wire_arrivals(bench, room, show, outputs)
@@ -37,7 +51,9 @@ def _show(bench: Bench, room: Room, outputs: list[Any]) -> Show:
         """A problem stands above the map that was there, with its remedy; nothing else changes then."""
         try:
             view = dataview.open_view(bench, choice)
-            drawn = draw(bench, view, *looks)
+            keep, wanted, *others = looks
+            colour = dataview.colour(view, wanted)
+            drawn = draw(bench, view, keep, colour, *others)
         except PrunariumError as error:
             bad = "skip_bad_rows" in error.remedy
             text = str(error).replace("set skip_bad_rows to", "tick Skip bad rows to")
@@ -48,7 +64,8 @@ def _show(bench: Bench, room: Room, outputs: list[Any]) -> Show:
         model = known.description(bench.workspace.read().model, bench.workspace.folder)
         embedding = gr.Dropdown(choices=dataview.embeddings(view.facts, model), value=view.choice.embedding)
         folded = gr.Accordion(open=bool(view.facts["bad_rows"] or choice.text or choice.label))
-        values = (dataview.about_rows(view), None, folded, choice.skip, embedding, source, source, view, *drawn)
+        colours = gr.Radio(choices=dataview.colours(view), value=colour)
+        values = (dataview.about_rows(view), None, folded, choice.skip, embedding, source, source, view, colours, *drawn)
         return dict(zip(outputs, values, strict=True))
 
     return show
@@ -132,8 +149,10 @@ def _wire_arrivals(bench: Bench, room: Room, show: Show, outputs: list[Any]) -> 
 def _when_data(show: Any) -> Any:
     """Draw when a person comes to this room."""
 
-    def handler(view: View | None, way: str, keep: float, colour: str, projection: str, by: str, event: gr.SelectData) -> Any:
-        return show(view, way, keep, colour, projection, by) if event.value == "Data" else gr.skip()
+    def handler(
+        view: View | None, way: str, keep: float, colour: str, projection: str, by: str, looked: Any, event: gr.SelectData
+    ) -> Any:
+        return show(view, way, keep, colour, projection, by, looked) if event.value == "Data" else gr.skip()
 
     return handler
 
@@ -141,8 +160,10 @@ def _when_data(show: Any) -> Any:
 def _when_asked(show: Any) -> Any:
     """Draw where the address names this room."""
 
-    def handler(view: View | None, way: str, keep: float, colour: str, projection: str, by: str, request: gr.Request) -> Any:
-        return show(view, way, keep, colour, projection, by) if request.query_params.get("room") == "data" else gr.skip()
+    def handler(
+        view: View | None, way: str, keep: float, colour: str, projection: str, by: str, looked: Any, request: gr.Request
+    ) -> Any:
+        return show(view, way, keep, colour, projection, by, looked) if request.query_params.get("room") == "data" else gr.skip()
 
     return handler
 
