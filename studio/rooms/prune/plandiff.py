@@ -201,7 +201,11 @@ def _value(key: str, value: Any) -> str:
 
 def _labels() -> dict[str, str]:
     """{name: label} of what a step may name."""
-    return {card.name: card.label for card in catalogue.load() if card.kind in (*catalogue.PRUNERS, "allocator", "reconstruction", "recovery")}
+    return {
+        card.name: card.label
+        for card in catalogue.load()
+        if card.kind in (*catalogue.PRUNERS, "allocator", "reconstruction", "recovery")
+    }
 
 
 def weights_left(recipe: Recipe, described: Mapping[str, Any]) -> tuple[str, int, int] | None:
