@@ -108,6 +108,7 @@ def front(points: pd.DataFrame, kept: np.ndarray, colour: str, places: np.ndarra
         "cmax": 1,
         "showscale": False,
         "size": size,
+        "line": {"width": 0},
         "opacity": 1.0,
     }
     x, y = points["x"].to_numpy()[places], points["y"].to_numpy()[places]

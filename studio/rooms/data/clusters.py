@@ -10,7 +10,7 @@ import gradio as gr
 from studio.bench import Bench, plainly
 from studio.charts import data as charts
 from studio.parts import facts
-from studio.rooms.data import choosing, dataview, quotas, treemap
+from studio.rooms.data import beside, choosing, dataview, quotas, treemap
 from studio.rooms.data.dataview import View
 from studio.rooms.data.drawing import live
 from studio.rooms.data.layout import Room
@@ -61,7 +61,7 @@ def wire(bench: Bench, room: Room, show: Any, outputs: list[Any]) -> None:
         if view is None or not view.ready:
             return gr.skip()
         frame, _ = dataview.points(bench, view, "pca")
-        return dataview.near(bench, view, frame, charts.kept_rows(frame, keep / 100), int((event._data or {})["row"]))
+        return beside.near(bench, view, frame, charts.kept_rows(frame, keep / 100), int((event._data or {})["row"]))
 
     @plainly
     def used(event: gr.EventData, view: View | None, *shown: Any) -> Any:

@@ -12,7 +12,7 @@ from studio.bench import Bench
 from studio.charts import data as charts
 from studio.charts import data_dense as dense
 from studio.parts import facts, views
-from studio.rooms.data import choosing, dataplan, dataview, proving, samples
+from studio.rooms.data import beside, choosing, dataplan, dataview, proving, samples
 from studio.rooms.data import looked as looking
 from studio.rooms.data.dataview import View
 from studio.rooms.data.looked import Looked
@@ -89,10 +89,10 @@ def cards(bench: Bench, view: View, frame: Any, kept: np.ndarray, looked: Looked
     """The rows that are chosen; where none are, both ends of the order."""
     one, places = looking.chosen(looked, view), looking.places(looked, view)
     if one is None or places is None:
-        return dataview.ends(bench, view, frame, kept)
+        return beside.ends(bench, view, frame, kept)
     if one.row is not None:
-        return dataview.near(bench, view, frame, kept, one.row)
-    return dataview.chosen(bench, view, frame, kept, places, one.how)
+        return beside.near(bench, view, frame, kept, one.row)
+    return beside.chosen(bench, view, frame, kept, places, one.how)
 
 
 def _no_files() -> list[Any]:

@@ -11,7 +11,7 @@ import gradio as gr
 from core.errors import PrunariumError
 from studio import known
 from studio.bench import Bench, plainly
-from studio.rooms.data import dataplan, dataview
+from studio.rooms.data import beside, dataplan, dataview
 from studio.rooms.data.dataplan import DIGITS, Choice
 from studio.rooms.data.dataview import View
 from studio.rooms.data.drawing import draw
@@ -136,7 +136,7 @@ def _wire_arrivals(bench: Bench, room: Room, show: Show, outputs: list[Any]) -> 
         choice = Choice(told["source"], embedding="auto", way=way, model=bench.workspace.read().model)
         drawn = {} if same else show(choice, keep, *looks)
         now = view if same else drawn.get(room.view)
-        return {**drawn, room.samples: dataview.suggested(bench, now, keep, told)} if now and now.ready else drawn or gr.skip()
+        return {**drawn, room.samples: beside.suggested(bench, now, keep, told)} if now and now.ready else drawn or gr.skip()
 
     start = [room.view, room.way, *room.controls()[1:]]
     bench.data.change(elsewhere, [bench.data, *start], outputs, **QUIET)
