@@ -51,3 +51,22 @@ def test_runs_of_other_weights_that_lay_at_the_same_place_are_passed_over(tmp_pa
     assert shown("b") == {"now", "older-version"} and shown("a") == {"before", "older-version"}
     assert shown(None) == {"before", "now", "older-version"}
     assert known.latency("/models/mine", tmp_path, "b")[0] in (4.0, 7.0)
+
+
+def test_a_look_of_its_own_says_more_than_a_run_of_curves_and_curves_are_found_by_structure(tmp_path):
+    source = "builtin:tiny-llama"
+    demo = known.observations(source, tmp_path).data
+
+    def ran(name, **told):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / folder.RECIPE).write_text(f"recipe: 1\nname: {name}\nmodel: {{source: {source}}}\nobserve: {{}}\n")
+        folder.write_json(tmp_path / name / folder.OBSERVATIONS, {**demo, **told})
+
+    ran("of-neurons", ablation=None, curves={**demo["curves"], "structure": "neurons"})
+    assert known.observations(source, tmp_path).badge == "precomputed demo"  # with more scores, of a longer text
+    assert known.observations(source, tmp_path, curves=True).badge == "precomputed demo"
+    assert known.observations(source, tmp_path, curves=True, of="neurons").run == "of-neurons"
+    assert known.observations(source, tmp_path, curves=True, of=known.EVERYTHING).run == "of-neurons"
+    assert known.observations(source, tmp_path, curves=True, of="heads") is None
+    ran("a-look", curves=None)
+    assert known.observations(source, tmp_path).run == "a-look"
