@@ -21,6 +21,7 @@ LIGHT = (  # the torch-free part of core: all that studio may import of it
     "core.compare.words",
     "core.compare.page",
     "core.cost",
+    "core.crossing",
     "core.errors",
     "core.events",
     "core.evolve",
