@@ -49,8 +49,6 @@ def test_they_are_windows_of_the_text_as_many_as_asked_and_the_same_again(llama,
         assert torch.equal(found[method], calibration_inputs(llama, asked(written, method), 0))
     assert not torch.equal(found["random"], found["k_center"])
     assert not torch.equal(found["k_center"], calibration_inputs(llama, asked(written, "k_center"), 1))
-        found["k_center"]
-    )  # what covers the text has the rare kind in it; what is typical has not
     assert calibration_inputs(llama, Text(source=written, samples=6, tokens=16), 0).shape == (
         6,
         16,
