@@ -7,7 +7,7 @@ import pandas as pd
 import torch
 from torch import LongTensor
 
-from core.catalogue import resolved_choice
+from core.catalogue import embedding_method, fill, find, load, resolved_choice
 from core.data.clusters import cluster
 from core.data.dataset import Dataset
 from core.data.embedding import embed
@@ -43,8 +43,8 @@ def chosen_windows(source: Text, loaded: LoadedModel, seed: int) -> LongTensor:
     words = loaded.tokenizer.batch_decode(cut, skip_special_tokens=True, clean_up_tokenization_spaces=False)
     held = pd.DataFrame({"row": starts, "text": words})
     dataset = Dataset(f"windows of {source.source}", held, list(words), text_column="text")
-    embedding = Embedding(source=source.choose.embedding)
-    vectors = np.asarray(embed(dataset, _filled(embedding), loaded, Silent(), seed))
+    embedding = _filled(source.choose.embedding)
+    vectors = np.asarray(embed(dataset, embedding, loaded, Silent(), seed))
     clusters = cluster(vectors, Clusters(), seed)
     beside = Beside(None, embedding, loaded, Silent())
     kept = decide(dataset, vectors, clusters, select, seed, source.samples / len(starts), beside=beside).kept
@@ -71,8 +71,6 @@ def _places(there: int, source: Text, seed: int) -> np.ndarray:
     return np.arange(last) if len(found) < source.samples else found
 
 
-def _filled(embedding: Embedding) -> Embedding:
-    from core.catalogue import embedding_method, fill, find, load
-
-    card = find(load(), "embedding", embedding_method(embedding.source))
-    return embedding.model_copy(update={"params": fill(card, {})})
+def _filled(source: str) -> Embedding:
+    card = find(load(), "embedding", embedding_method(source))
+    return Embedding(source=source, params=fill(card, {}))

@@ -72,10 +72,9 @@ def run_heal(recipe: Recipe, path: Path, watcher: Watcher, dense: LoadedModel) -
     started = time.perf_counter()
     damaged = damage_of(dense, patient.loaded, dataset, ask.tokens, watcher)
     seconds = time.perf_counter() - started
-    source = recipe.embedding
-    if source.source == "pixels":
-        source = Embedding(source="tfidf")  # nobody said how: pixels are the default, and these rows have none
-    vectors = embed(dataset, source, dense, watcher, recipe.seed)
+    if recipe.embedding.source == "pixels":  # nobody said how: pixels are the default, and these rows have none
+        recipe = recipe.model_copy(update={"embedding": Embedding(source="tfidf")})
+    vectors = embed(dataset, recipe.embedding, dense, watcher, recipe.seed)
     job = _Job(recipe, ask, dataset, texts, np.asarray(vectors), damaged, seconds, dense, patient, watcher)
     lines, levels = _carried_out(job, kept, path)
     return {"lines": lines, "levels": levels, **_told(job, lines)}
