@@ -135,6 +135,7 @@ def _learn(page: Page) -> None:
 
 def _lesson(page: Page) -> None:
     """A step of a lesson beside the room that it is done in."""
+    _go(page, "learn")
     page.get_by_role("button", name="Begin: What is a weight worth?").click()
     expect(page.locator("#lesson .lesson")).to_have_attribute("data-step", "1")
     page.locator(".lesson").get_by_role("button", name="Set the bars for me").click()
