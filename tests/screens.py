@@ -1,7 +1,7 @@
 """`python -m tests.screens`: start a studio of its own, do what a person would do in each room, and take the pictures in docs/screens anew.
 
 Every room by day and by night, those that a phone is likely to open also 390 px wide; names on the command line take those alone
-(`prune` before the rooms that look at its runs: compare, geometry, runs).
+(`budget prune` before the rooms that look at the runs: compare, geometry, runs).
 """
 
 from __future__ import annotations
@@ -135,6 +135,7 @@ def _learn(page: Page) -> None:
 
 def _lesson(page: Page) -> None:
     """A step of a lesson beside the room that it is done in."""
+    _go(page, "learn")
     page.get_by_role("button", name="Begin: What is a weight worth?").click()
     expect(page.locator("#lesson .lesson")).to_have_attribute("data-step", "1")
     page.locator(".lesson").get_by_role("button", name="Set the bars for me").click()
