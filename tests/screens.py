@@ -230,7 +230,7 @@ def _take(page: Page, room: str, light: str, name: str) -> None:
     image = Image.open(io.BytesIO(page.screenshot(full_page=room not in ONE_SCREEN))).convert("RGB")
     for colours in _COLOURS:
         small = io.BytesIO()
-        image.quantize(colours, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE).save(small, "PNG", optimize=True)
+        image.quantize(colours, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(small, "PNG", optimize=True)
         if small.tell() <= LARGEST_BYTES:
             break
     (SCREENS / f"{name}.png").write_bytes(small.getvalue())
