@@ -246,15 +246,27 @@ def _check_refits(steps: tuple[Step, ...], cards: tuple[MethodCard, ...]) -> Non
     """A reconstruction whose card names structures refits layers under a mask of such a structure. Raises RecipeError without one, or with another."""
     for number, step in enumerate(steps):
         card = find(cards, "reconstruction", step.reconstruct.method) if step.reconstruct else None
-        gone = {_kind(before.prune.structure) for before in steps[:number] if before.prune}
+        prunes = [before.prune for before in steps[:number] if before.prune and not pruner(cards, before.prune.method).inside]
+        gone = {_kind(prune.structure) for prune in prunes}
         if card and "vocabulary" in gone:
             raise RecipeError("After tokens went, the dense model reads other ids than the pruned one.",
                               "Put the reconstruct step before the step that removes them.")  # fmt: skip
+        if card and gone & {"width", "slices"}:
+            raise RecipeError("After the hidden width was narrowed, no layer has the dense one's shape.",
+                              "Put the reconstruct step before the step that narrows it.")  # fmt: skip
+        if card and card.structures and any(map(_moves_weights, steps[:number], [cards] * number)):
+            raise RecipeError(f"{card.name} begins at the dense weights, and a step before it has trained or refitted others.",
+                              "Put it right after the pruning.")  # fmt: skip
         if card and card.structures and (wrong := sorted(gone & {"unstructured", "N:M", "tiles"} - set(card.structures))):
             raise RecipeError(f"{card.name} would break the pattern of a mask of {wrong[0]}.", "Use admm or sparsegpt_update.")
         if card and card.structures and not gone & set(card.structures):
             raise RecipeError(f"{card.name} refits layers under a mask, and no step before it leaves one.",
                               "Prune single weights before it, or use least_squares.")  # fmt: skip
+
+
+def _moves_weights(step: Step, cards: tuple[MethodCard, ...]) -> bool:
+    """Does a step leave weights or biases that a refit towards the dense weights would undo?"""
+    return bool(step.recover) or bool(step.reconstruct and not find(cards, "reconstruction", step.reconstruct.method).structures)
 
 
 def _kind(structure: str) -> str:

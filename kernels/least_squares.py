@@ -5,6 +5,8 @@ Arrays in, arrays out. Memory: a few matrices of the shape of the weight and of 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -22,12 +24,20 @@ def fit(gram: Tensor, cross: Tensor, prior: Tensor, damp: float) -> Tensor | Non
 
 
 def fit_kept(
-    gram: Tensor, cross: Tensor, prior: Tensor, keep: Tensor, damp: float, rounds: int = 300, tolerance: float = 1e-6
+    gram: Tensor,
+    cross: Tensor,
+    prior: Tensor,
+    keep: Tensor,
+    damp: float,
+    rounds: int = 300,
+    tolerance: float = 1e-6,
+    check: Callable[[], None] = lambda: None,
 ) -> Tensor:
     """As `fit`, where each row may use those columns only that `keep` (rows, columns, bool) gives it: zeros elsewhere, exactly.
 
     Conjugate gradients for all rows at once, from the prior on, each preconditioned by its diagonal, until no row's residual is above `tolerance` of
-    what it was given, or `rounds` products with the Gram matrix are done. A row is an independent problem, (keep gram keep) w = keep (cross + damp prior).
+    what it was given, or `rounds` products with the Gram matrix are done. `check` is called before each of them, and may raise.
+    A row is an independent problem, (keep gram keep) w = keep (cross + damp prior).
     """
     mask = keep.to(gram.dtype)
     diagonal = gram.diagonal() + damp
@@ -46,6 +56,7 @@ def fit_kept(
         active = (residual.norm(dim=1) > tolerance * scale).nonzero().flatten()
         if not len(active):
             break
+        check()
         onward, free = direction[active], mask[active]
         pushed = times(onward, free)
         curvature = (onward * pushed).sum(1)

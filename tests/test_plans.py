@@ -288,4 +288,6 @@ def test_a_refit_is_a_step_between_pruning_and_recovery():
     made = parse(to_recipe(order))
     assert [next(name for name, part in step if part is not None) for step in made.steps] == ["prune", "reconstruct", "recover"]
     assert made.steps[1].reconstruct.params == {"rounds": 40} and made.name == "tiny-llama-wanda-50-admm-lora"
-    assert "put the layers right by ADMM under the mask, without training" in sentence(made, catalogue.load())
+    assert "put the layers right by ADMM under the mask on the calibration text, without training" in sentence(
+        made, catalogue.load()
+    )

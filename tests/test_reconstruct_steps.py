@@ -71,6 +71,12 @@ def test_after_neurons_went_least_squares_loads_natively_and_with_biases_with_pr
             ({"prune": {"method": "unused_tokens", "structure": "vocabulary", "sparsity": 0.2}}, refit("least_squares")),
             "reads other ids",
         ),
+        (({"prune": {"method": "magnitude", "structure": "slices", "sparsity": 0.2}}, refit("least_squares")), "slices"),
+        ((WANDA, refit("bias_compensation"), refit("admm")), "begins at the dense weights"),
+        (
+            (WANDA, {"recover": {"method": "lora", "steps": 1, "batch": 1, "tokens": 16}}, refit("dsnot")),
+            "begins at the dense weights",
+        ),
         ((WANDA, refit("admn")), "admn"),
         ((WANDA, refit("admm", rounds=0)), "rounds must lie between 1 and 200"),
         ((WANDA, {"reconstruct": {"method": "admm"}, "recover": {"method": "lora"}}), "exactly one of"),
@@ -86,4 +92,4 @@ def test_a_module_in_memory_has_no_dense_model_to_compare_with(source):
     from core.model.reconstructing.step import opener
 
     with pytest.raises(ModelError, match="must be in a folder"):
-        opener(from_module(tiny_models.llama(), "here"), "here", "float32")()
+        opener(from_module(tiny_models.llama(), "here"))()

@@ -195,8 +195,8 @@ class _State:
             self._reconstruct(part)
 
     def _reconstruct(self, part: Reconstruct) -> None:
-        source = opener(self.loaded, self.recipe.model.source, self.recipe.model.dtype)
-        done = reconstruct(self.loaded, part, self.masks, source, self.kept_blocks, self.calibration, self.watcher)
+        kept, source = self.kept_blocks, opener(self.loaded)
+        done = reconstruct(self.loaded, part, self.masks, source, kept, self.calibration, self.watcher, put_back=False)
         self.masks |= done.masks
         self.said = done.said()
 

@@ -23,6 +23,7 @@ from core.model.memory import available_bytes
 STAGE = "recover"
 _HIGHEST_NORM = 1.0  # gradients are scaled down to this norm, so that one odd batch cannot undo the rest
 _WARM_SHARE = 0.1
+_HALVES = (torch.float16, torch.bfloat16)
 KEPT_SHARE = 0.25  # of the memory that is free: more activations than that are computed anew instead of kept
 
 
@@ -51,7 +52,11 @@ def train(
     running means still, so that the same batches give the same weights bit for bit. Raises Stopped between two steps with the
     steps done so far kept; ModelError at the first loss or gradient that is not a number, before it has touched a weight.
     """
-    optimizer = torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=0.0)
+    masters = [
+        p.detach().float() if p.dtype in _HALVES else p for p in parameters
+    ]  # a step may be smaller than half precision can say
+    halves = [(p, master) for p, master in zip(parameters, masters, strict=True) if p is not master]
+    optimizer = torch.optim.AdamW(masters, lr=learning_rate, weight_decay=0.0)
     losses: list[float] = []
     watcher.say(Progress(STAGE, 0, steps))
     with only_trains(model, parameters), torch.enable_grad(), ExitStack() as stack:
@@ -70,8 +75,14 @@ def train(
                     f"Training failed at step {step} of {steps}: the loss or its gradient is not a number. The model is as it was before.",
                     "Lower learning_rate, or check the text and the pruned model's perplexity.",
                 )
+            for parameter, master in halves:
+                master.grad = None if parameter.grad is None else parameter.grad.float()
             optimizer.step()
+            with torch.no_grad():
+                for parameter, master in halves:
+                    parameter.copy_(master)
             optimizer.zero_grad(set_to_none=True)
+            model.zero_grad(set_to_none=True)
             losses.append(loss.item())
             watcher.say(Progress(STAGE, step, steps, values={"loss": losses[-1]}))
     return losses

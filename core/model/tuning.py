@@ -18,10 +18,17 @@ def tune(
     model: nn.Module, parameters: Sequence[nn.Parameter], batches: Iterable[Any], masks: Mapping[str, Tensor], steps: int,
     learning_rate: float, watcher: Watcher,
 ) -> list[float]:  # fmt: skip
-    """`core.model.training.train`, with the gradient of every masked weight, and of every weight under a mask that is zero, held at zero: AdamW then
-    leaves it exactly where it is. A failure leaves all parameters as they were; a Stop keeps the steps done. Returns the losses."""
-    keeps = {id(weight): mask.to(weight.device).reshape(weight.shape) & (weight.detach() != 0)
-             for weight, mask in ((weight_under(model, path)[1], mask) for path, mask in masks.items())}  # fmt: skip
+    """`core.model.training.train`, with the gradient of every masked weight, and of every entry of a matrix that is zero now, held at zero: AdamW then
+    leaves it exactly where it is. A training that fails leaves all parameters as they were, which costs a copy of them; a Stop keeps the steps done.
+    Returns the losses."""
+    under = {id(weight_under(model, path)[1]): mask for path, mask in masks.items()}
+    keeps = {}
+    for parameter in parameters:
+        keep = parameter.detach() != 0 if parameter.ndim > 1 else torch.ones_like(parameter, dtype=torch.bool)
+        if id(parameter) in under:
+            keep &= under[id(parameter)].to(parameter.device).reshape(parameter.shape)
+        if not keep.all():
+            keeps[id(parameter)] = keep
     held = [parameter for parameter in parameters if id(parameter) in keeps]
     before = [parameter.detach().clone() for parameter in parameters]
     wanted = [(parameter, parameter.requires_grad) for parameter in held]

@@ -23,6 +23,7 @@ def admm(
     dense_weight: Tensor,
     keep: Tensor,
     seen: Seen,
+    bias: Tensor | None,
     *,
     damp: Annotated[float, Param("Damping", 0.0001, 1.0)] = 0.1,
     rounds: Annotated[int, Param("Rounds", 1, 200)] = 20,
@@ -59,4 +60,4 @@ def admm(
         near = (free + dual) * mask
         dual += free - near
     new = torch.where(live, near / scale, weight.to(near)).to(weight) * keep
-    return Refit(new if seen.error(new, None) <= seen.error(weight, None) else weight)
+    return Refit(new if seen.error(new, bias) <= seen.error(weight, bias) else weight)

@@ -41,13 +41,13 @@ def dsnot(
     Deviations from the paper: all layers, those of the MLP too, which its code leaves out; the weights that stay keep the values they have; a mask
     with a pattern such as 2:4 is refused, since an exchange would break it.
     """
-    mean = (seen.inputs / seen.tokens).to(weight)
-    power = (seen.gram.diagonal() / seen.tokens).to(weight)
-    variance, size = (power - mean.square()).clamp_min(1e-12), power.sqrt()
+    average, power = seen.inputs / seen.tokens, seen.gram.diagonal() / seen.tokens
+    mean, size = average.to(weight), power.sqrt().to(weight)
+    variance = (power - average.square()).clamp_min(1e-12).to(weight)
     gives = dense_weight * mean  # what a pruned weight's return takes from the error
     losing = weight * mean  # what a kept weight's going adds to it
     keep, moved, new = keep.clone(), torch.zeros_like(keep), weight.clone()
-    error = (gives * ~keep).sum(1)
+    error = ((dense_weight - weight) * mean).sum(1)  # of a plain mask: what its pruned weights gave
     rows = torch.arange(len(weight), device=weight.device)
     for _ in range(cycles):
         sign = error.sign()[:, None]

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from core.errors import ModelError
+from core.events import Watcher
 from core.method import Paper, Param, reconstruction
 from core.model.reconstructing.pairs import Seen
 from core.model.reconstructing.refit import Refit
@@ -27,6 +28,7 @@ def least_squares(
     keep: Tensor,
     seen: Seen,
     bias: Tensor | None,
+    watcher: Watcher,
     *,
     ridge: Annotated[float, Param("Ridge", 0.0, 10.0)] = 0.01,
     intercept: Annotated[bool, Param("Fit the bias too")] = False,
@@ -61,6 +63,6 @@ def least_squares(
                 "The inputs of a layer say too little to fit its weights.", "Raise the ridge, or use more calibration samples."
             )
     else:
-        new = fit_kept(gram, cross, prior, keep.to(gram.device), damp)
+        new = fit_kept(gram, cross, prior, keep.to(gram.device), damp, check=watcher.check)
     add = None if not intercept else mean_y - new @ mean_x - (0.0 if shift is None else shift)
     return Refit(new.to(weight), None if add is None else add.to(weight))

@@ -48,8 +48,15 @@ def last_blocks(
     last = tuple(inside[max(len(inside) - blocks, 0) :])
     ends = getattr(model, "get_output_embeddings", lambda: None)()
     own = {id(parameter) for parameter in ends.parameters()} if ends is not None else set()
-    first = {id(p) for p in model.get_input_embeddings().parameters()} if hasattr(model, "get_input_embeddings") else set()
     chosen = [parameter for name, parameter in model.named_parameters()
               if name.startswith(last)
-              or (not name.startswith(inside) and (head if id(parameter) in own else id(parameter) not in first))]  # fmt: skip
+              or (not name.startswith(inside) and (head if id(parameter) in own else not _at_the_entrance(model, name)))]  # fmt: skip
     return tune(model, chosen, batches, masks, steps, learning_rate, watcher)
+
+
+def _at_the_entrance(model: nn.Module, name: str) -> bool:
+    """Whether a parameter outside the blocks is read before them: embeddings of any kind and what stands with them."""
+    parts = name.split(".")[:-1]
+    return isinstance(model.get_submodule(".".join(parts)), nn.Embedding) or any(
+        "embed" in part or part == "project_in" for part in parts
+    )

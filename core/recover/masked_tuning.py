@@ -25,7 +25,7 @@ def masked_tuning(
     """Keep the mask and train everything else: every parameter of the model, each pruned weight held at zero.
 
     batches: int64 ids (batch, tokens) or (images, labels), one a step. masks: {module path: bool, as the weight}. AdamW on the mean negative log-likelihood;
-    returns its value at each step, before that step. Memory: the model, its gradient and two moments, so about four times the model.
+    returns its value at each step, before that step. Memory: the model, its gradient, two moments and a copy to go back to, so about five times the model.
 
     Intuition: the most that training can do within a mask; what the cheaper recoveries are measured against.
     When it lies: a few hundred steps of all parameters learn the recovery text as well as what was lost: compare on another text, and with a dense model

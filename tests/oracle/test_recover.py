@@ -309,6 +309,34 @@ def test_last_blocks_moves_the_end_of_the_model_and_nothing_else(head, tied):
     )
 
 
+def test_last_blocks_leaves_every_kind_of_embedding_alone():
+    model = gpt2()
+    before = state(model)
+    last_blocks(model, batches(3), {}, 3, RATE, Silent(), blocks=1, head=False)
+    found = moved(model, before)
+    assert found and all(name.startswith(("transformer.h.1.", "transformer.ln_f.")) for name in found)
+
+
+@pytest.mark.parametrize("method", [masked_tuning, last_blocks])
+def test_a_zero_of_an_earlier_run_stays_zero_where_no_mask_names_it(method):
+    model, masks = pruned(llama)
+    zeros = {path: model.get_submodule(path).weight == 0 for path in masks}
+    method(model, batches(3), {}, 3, RATE, Silent())
+    assert all(torch.equal(model.get_submodule(path).weight == 0, zero) for path, zero in zeros.items())
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_trains_in_small_steps_and_no_masked_weight_becomes_nan(dtype):
+    model, masks = pruned(llama)
+    model.to(dtype)
+    start = loss_of(model)
+    masked_tuning(model, batches(20), masks, 20, 3e-3, Silent())
+    assert loss_of(model) < start - 0.05
+    for path, keep in masks.items():
+        weight = model.get_submodule(path).weight
+        assert weight.dtype == dtype and not weight[~keep].any() and torch.isfinite(weight).all()
+
+
 def test_last_blocks_says_what_it_cannot_train():
     with pytest.raises(ModelError, match="Neither a block nor the head"):
         last_blocks(llama(), batches(1), {}, 1, RATE, Silent(), blocks=0, head=False)

@@ -82,7 +82,7 @@ def side_by_side(
 
 def see(layers: Sequence[Layer], here: Side, other: Side | None, wanted: dict[str, Tensor], watcher: Watcher) -> dict[str, Seen]:
     """{layer name: sums} over one pass. wanted: {layer name: dense weight (out, in)}, used where there is no `other`: y is then that weight times what the
-    pruned layer reads. Raises ModelError for a layer that is not run, or whose outputs differ in number from the dense one's."""
+    pruned layer reads. Raises ModelError for a layer that is not run."""
     found: dict[str, Seen] = {}
     relative = {layer.name: layer.path.removeprefix(here.path).lstrip(".") for layer in layers}
     with _caught(layers, relative, here, before=True) as read, _caught(layers, relative, other, before=False) as given:
@@ -92,31 +92,37 @@ def see(layers: Sequence[Layer], here: Side, other: Side | None, wanted: dict[st
                 if side is not None:
                     with torch.no_grad():
                         side.module(side.hidden[number], *side.extra[0], **side.extra[1])
+            first = {}  # layers that read one tensor (query, key, value) share its sums
             for layer in layers:
-                _add(found, layer, here, relative[layer.name], read, given)
+                twin = first.setdefault(id(read[layer.name]), layer.name) if layer.name in read and layer.kind != "conv" else None
+                _add(found, layer, here, relative[layer.name], read, given, twin)
     for layer in layers if other is None else ():
         _own_targets(found[layer.name], here.layer(relative[layer.name]), wanted[layer.name])
     return found
 
 
 def _add(
-    found: dict[str, Seen], layer: Layer, here: Side, relative: str, read: dict[str, Tensor], given: dict[str, Tensor] | None
-) -> None:
-    if layer.name not in read:
+    found: dict[str, Seen], layer: Layer, here: Side, relative: str, read: dict[str, Tensor], given: dict[str, Tensor] | None,
+    twin: str | None,
+) -> None:  # fmt: skip
+    """Add one batch to a layer's sums. twin: the layer that was given the same tensor first, perhaps itself."""
+    if layer.name not in read or (given is not None and layer.name not in given):
         raise ModelError(f"{type(here.loaded.model).__name__} does not run {layer.name}, so what it is given is not seen.",
                          "Leave the reconstruct step out for this model.")  # fmt: skip
     module = here.layer(relative)
-    x = layer_inputs(layer, module, read.pop(layer.name)).float().flatten(0, -2)
+    x = layer_inputs(layer, module, read[layer.name]).float().flatten(0, -2)
     rows = matrix(layer, module.weight).shape[0]
     if layer.name not in found:
-        zeros = torch.zeros(x.shape[1], x.shape[1], dtype=torch.float64)
-        found[layer.name] = Seen(
-            0, zeros, zeros.new_zeros(rows, x.shape[1]), zeros.new_zeros(x.shape[1]), zeros.new_zeros(rows), 0.0
-        )
+        other, shape = found.get(twin or ""), (x.shape[1], x.shape[1])
+        gram = torch.zeros(shape, dtype=torch.float64) if other is None else other.gram
+        inputs = gram.new_zeros(x.shape[1]) if other is None else other.inputs
+        cross = gram.new_zeros((0, 0) if given is None else (rows, x.shape[1]))
+        found[layer.name] = Seen(0, gram, cross, inputs, gram.new_zeros(rows), 0.0)
     seen = found[layer.name]
     seen.tokens += len(x)
-    seen.gram += (x.T @ x).cpu().double()
-    seen.inputs += x.sum(0, dtype=torch.float32).cpu().double()
+    if twin in (None, layer.name):
+        seen.gram += (x.T @ x).cpu().double()
+        seen.inputs += x.sum(0, dtype=torch.float32).cpu().double()
     if given is None:
         return
     y = given.pop(layer.name).float()
@@ -150,7 +156,7 @@ def _caught(
     last: dict[str, Tensor] = {}
 
     def note_input(name: str) -> Any:
-        return lambda module, args: last.__setitem__(name, args[0].detach())
+        return lambda module, args: last.__setitem__(name, args[0])
 
     def note_output(name: str) -> Any:
         return lambda module, args, output: last.__setitem__(name, output.detach())

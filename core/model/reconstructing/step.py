@@ -14,7 +14,7 @@ from core.events import Watcher
 from core.method import Method, get
 from core.model.anatomy import Block, Layer, read_anatomy
 from core.model.loading import LoadedModel, load
-from core.model.masks import PackedMask, finite
+from core.model.masks import PackedMask
 from core.model.observe import matrix
 from core.model.reconstructing.pairs import Seen, see, side_by_side
 from core.model.reconstructing.refit import Refit
@@ -44,20 +44,19 @@ class Rebuilt:
 
 def reconstruct(
     loaded: LoadedModel, step: Reconstruct, masks: Mapping[str, PackedMask], source: Callable[[], LoadedModel], kept: Sequence[int],
-    inputs: Callable[[], Tensor], watcher: Watcher,
+    inputs: Callable[[], Tensor], watcher: Watcher, put_back: bool = True,
 ) -> Rebuilt:  # fmt: skip
     """Carry out the step on the model in memory. masks: {module path: mask}; source: opens the dense model; kept: which of its blocks are left.
 
-    The zeros that masks name stay zero (asserted); a method that exchanges them keeps their number in each layer. A step that fails leaves the model as it was.
-    Raises ModelError, RecipeError.
+    Zeros stay zero (asserted); a method that exchanges them keeps their number in each layer. A step that fails leaves the model as it was, with
+    `put_back`, whose price is a copy of the layers that are refitted. Raises ModelError, RecipeError.
     """
     method = get("reconstruction", step.method)
     chosen = layers_of(loaded, method, masks)
     dense = source()
     _check_alike(loaded, dense, method, chosen, kept)
-    before = [
-        (module, module.weight.detach().clone(), module.bias) for module in map(loaded.module, (layer.path for layer in chosen))
-    ]
+    modules = [loaded.module(layer.path) for layer in chosen] if put_back else []
+    before = [(module, module.weight.detach().clone(), module.bias) for module in modules]
     try:
         return _reconstructed(loaded, method, step, masks, chosen, dense, kept, inputs(), watcher)
     except BaseException:
@@ -71,6 +70,8 @@ def reconstruct(
 def check_reconstruct(loaded: LoadedModel, step: Reconstruct) -> None:
     """Refuse, before anything is measured, a reconstruction that this model cannot have. Raises ModelError, RecipeError."""
     method = get("reconstruction", step.method)
+    _check_blocks(loaded)
+    _check_in_a_folder(loaded)
     if loaded.lazy is not None:
         raise ModelError(f"{loaded.name} is read block by block, and a reconstruction needs it whole in memory.",
                          "Leave the reconstruct step out, or close other programs.")  # fmt: skip
@@ -80,10 +81,7 @@ def check_reconstruct(loaded: LoadedModel, step: Reconstruct) -> None:
 
 def layers_of(loaded: LoadedModel, method: Method, masks: Mapping[str, PackedMask]) -> tuple[Layer, ...]:
     """The layers that a reconstruction refits. Raises ModelError, RecipeError where there are none."""
-    if not loaded.anatomy.blocks:
-        raise ModelError(
-            "This model is no chain of blocks, and a reconstruction goes block by block.", "Use a recover step instead."
-        )
+    _check_blocks(loaded)
     if method.extra["layers"] == "outputs":
         chosen = tuple(layer for layer in loaded.anatomy.layers if layer.role in OUTPUTS)
         if not chosen:
@@ -96,6 +94,20 @@ def layers_of(loaded: LoadedModel, method: Method, masks: Mapping[str, PackedMas
     if not chosen:
         raise RecipeError(f"{method.card.name} refits layers under a mask, and no step before it has left one.", _NO_MASK)
     return chosen
+
+
+def _check_blocks(loaded: LoadedModel) -> None:
+    if not loaded.anatomy.blocks:
+        raise ModelError(
+            "This model is no chain of blocks, and a reconstruction goes block by block.",
+            "Leave the reconstruct step out for it.",
+        )
+
+
+def _check_in_a_folder(loaded: LoadedModel) -> None:
+    if loaded.location.kind == "module":
+        raise ModelError("A reconstruction compares with the dense model, which must be in a folder to be read again.",
+                         "Save the model first, and name its folder.")  # fmt: skip
 
 
 def _check_alike(loaded: LoadedModel, dense: LoadedModel, method: Method, chosen: Sequence[Layer], kept: Sequence[int]) -> None:
@@ -171,14 +183,14 @@ def _refit(
 ) -> None:  # fmt: skip
     module = loaded.module(layer.path)
     flat = matrix(layer, module.weight.data)
-    keep = (
-        torch.ones_like(flat, dtype=torch.bool) if mask is None else _as_matrix(layer, mask.unpack().to(flat.device), flat.shape)
-    )
+    keep = flat != 0  # a zero that an earlier run has left is one, whoever has its mask
+    if mask is not None:
+        keep &= _as_matrix(layer, mask.unpack().to(flat.device), flat.shape)
     bias, zeros = _bias(module), int((~keep).sum())
     before = seen.error(flat.float(), bias)
     have = {"weight": flat.float(), "keep": keep, "dense_weight": dense, "seen": seen, "bias": bias, "watcher": watcher}
     new: Refit = method(have, step.params)
-    finite(new.weight, layer.name)
+    _check_finite(new, flat.dtype, layer.name)
     if new.keep is not None:
         keep = new.keep.to(keep.device)
         done.masks[layer.path] = PackedMask.of(_as_stored(layer, keep, module.weight.shape))
@@ -193,6 +205,13 @@ def _refit(
     done.layers[layer.name] = (before, seen.error(matrix(layer, module.weight.data).float(), _bias(module)))
 
 
+def _check_finite(new: Refit, dtype: torch.dtype, name: str) -> None:
+    for part in (new.weight, new.bias):
+        if part is not None and not torch.isfinite(part.to(dtype)).all():
+            raise ModelError(f"The refitted weights of {name} are not all finite numbers.",
+                             "Check the calibration text, compute in float32, or leave the reconstruct step out.")  # fmt: skip
+
+
 def _bias(module: nn.Module) -> Tensor | None:
     return None if getattr(module, "bias", None) is None else module.bias.detach().float()
 
@@ -205,13 +224,12 @@ def _as_stored(layer: Layer, keep: Tensor, shape: torch.Size) -> Tensor:
     return (keep.T if layer.kind == "conv1d" else keep.reshape(shape)).contiguous()
 
 
-def opener(loaded: LoadedModel, source: str, dtype: str) -> Callable[[], LoadedModel]:
+def opener(loaded: LoadedModel) -> Callable[[], LoadedModel]:
     """Opens the dense model that a run began with, its weights left in the file until they are asked for."""
 
     def opened() -> LoadedModel:
-        if loaded.location.kind == "module":
-            raise ModelError("A reconstruction compares with the dense model, which must be in a folder to be read again.",
-                             "Save the model first, and name its folder.")  # fmt: skip
-        return load(source, dtype=dtype, device=str(loaded.device), lazy=True)
+        _check_in_a_folder(loaded)
+        dtype = str(next(loaded.model.parameters()).dtype).removeprefix("torch.")
+        return load(str(loaded.location.path), dtype=dtype, device=str(loaded.device), lazy=True)
 
     return opened

@@ -33,13 +33,17 @@ def sentence(recipe: Recipe, cards: tuple[catalogue.MethodCard, ...], kind: str 
             parts.append(f"train {label} for {step.recover.steps} steps to win quality back")
         elif step.reconstruct:
             label = labels.get(("reconstruction", step.reconstruct.method), step.reconstruct.method)
-            parts.append(f"put the layers right by {label}, without training")
+            parts.append(f"put the layers right by {label} on the calibration text, without training")
     if asked := _measured(recipe):
         parts.append(f"measure {asked} before and after")
     if recipe.save.model:
         structures = {step.prune.structure for step in recipe.steps if step.prune}
         how = " that transformers loads"
-        if structures & {*UNITS, "sublayers", "mixed", "slices"}:  # whether it does is known once widths are
+        biased = any(
+            step.reconstruct and not catalogue.find(cards, "reconstruction", step.reconstruct.method).structures
+            for step in recipe.steps
+        )
+        if biased or structures & {*UNITS, "sublayers", "mixed", "slices"}:  # whether it does is known once widths are
             how = " that Prunarium loads" if structures & {"sublayers", "mixed"} else ", with how to load it on its card"
         parts.append("save the model in a folder" + how)
     text = "; then ".join(parts)

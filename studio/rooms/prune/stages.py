@@ -34,9 +34,18 @@ def told(recipe: Recipe, events: Sequence[Event], ended: bool) -> list[tuple[str
     """(stage, what there is to say of it). A stage is over once a later one has begun."""
     progress = [event for event in events if event.get("kind") == "progress"]
     wanted, began = expected(recipe), []
-    at = 0
+    at, before = 0, ""
     for _, start in wanted:
-        found = next((i for i in range(at, len(progress)) if str(progress[i]["stage"]).startswith(start)), None)
+        again = began and began[-1] is not None and start == before  # two steps of one kind: the second begins anew at nothing
+        found = next(
+            (
+                i
+                for i in range(at + bool(again), len(progress))
+                if str(progress[i]["stage"]).startswith(start) and (not again or not progress[i]["done"])
+            ),
+            None,
+        )
+        before = start
         began.append(found)
         at = found if found is not None else at
     finish = events[-1]["time_s"] if events else 0.0
