@@ -134,3 +134,36 @@ def test_a_choice_becomes_a_recipe_with_its_selector_and_the_trees_clusters():
     stale = {"of": "other rows", "shares": {"3": 0.25}}
     assert "quotas" not in dict(choosing.with_selector(view, "selector:cluster_quotas", {}, stale).choice.params)
     assert Choice.of(json.loads(json.dumps(now.choice.to_dict()))) == now.choice
+
+
+def test_a_choice_from_the_page_is_looked_at_place_by_place(tmp_path):
+    """What the treemap is asked about comes from the page: a second data set and a model in it are no way round the opened folders."""
+    from types import SimpleNamespace
+
+    from core.errors import PrunariumError as Refused
+    from studio.rooms.data.treemap import admitted
+
+    def admit(source):
+        if source.startswith("/"):
+            raise Refused(f"{source} is in no opened folder.", "Open its folder first.")
+        return source
+
+    bench = SimpleNamespace(admit=admit, workspace=SimpleNamespace(read=lambda: SimpleNamespace(model="builtin:tiny-llama")))
+    way = next(key for _, key in dataplan.ways() if key.startswith("dsir"))
+    bad = Choice("builtin:trec/train", way=way, params=(("target", "/private.csv"),))
+    with pytest.raises(Refused, match="no opened folder"):
+        admitted(bench, bad)
+    with pytest.raises(Refused, match="no opened folder"):
+        admitted(bench, Choice("/other.csv"))
+    assert admitted(bench, Choice("builtin:trec/train", model="/a/model")).model == "builtin:tiny-llama"
+
+
+def test_bars_set_by_hand_are_no_proof():
+    from core.errors import PrunariumError as Refused
+    from studio.rooms.data import crossing, proving
+
+    choice = Choice("builtin:trec/train", selector="cluster_quotas", params=(("quotas", "0: 0.9"),))
+    with pytest.raises(Refused, match="reset the bars"):
+        proving.recipe_of(choice, "text", True, 0.5, "linear", "5, 10", 2)
+    with pytest.raises(Refused, match="reset the bars"):
+        crossing.recipe_of(choice, "text", True, ("mlp", "50", "50", 2))

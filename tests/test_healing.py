@@ -214,3 +214,9 @@ def test_bad_input_is_a_sentence(tmp_path, written, changes, kind, sentence):
     with pytest.raises(PrunariumError, match=sentence) as raised:
         run(catalogue.resolve(recipe.parse(whole)), tmp_path / "run", Silent())
     assert isinstance(raised.value, kind) and raised.value.remedy
+
+
+def test_a_healing_that_gave_no_figure_is_a_sentence_and_no_stack_trace():
+    line = {"selector": "random", "share": 0.2, "seed": 0, "perplexity": None, "rows": 3, "seconds": 1.0}
+    found = {"chosen": "damage", "lines": [line], "levels": [{"dense": 20.0, "pruned": None}]}
+    assert charts.curves(found, "Damage").finding.startswith("No healing gave a finite perplexity")

@@ -61,7 +61,8 @@ def selectors(recipe: Recipe) -> list[str]:
 
 def chosen_name(recipe: Recipe) -> str:
     assert recipe.select is not None
-    return recipe.select.score or recipe.select.selector or "top"
+    score, selector = recipe.select.score, recipe.select.selector or "top"
+    return selector if score is None or (score == "random" and selector != "top") else score
 
 
 def arms(

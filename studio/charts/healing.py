@@ -19,6 +19,10 @@ Found = Mapping[str, Any]
 
 def curves(found: Found, label: str) -> Picture:
     """Means over seeds with their 95 % intervals, a dot a seed, all tokens at the right; the dense model as a level."""
+    if not proof.figures(found["lines"], "random") or any(
+        level[who] is None for level in found["levels"] for who in ("dense", "pruned")
+    ):
+        return Picture("No healing gave a finite perplexity: lower the learning rate or remove less", None, HEADERS)
     lines, table, figure = found["lines"], proof.summary(found["lines"]), go.Figure()
     order = [*dict.fromkeys(line["selector"] for line in lines if line["selector"] != "all")][::-1]
     for at, who in enumerate([*order, "all"]):

@@ -81,7 +81,7 @@ def shown(runs: Path, choice: Choice) -> list[Any]:
 
 def recipe_of(choice: Choice, kind: str, labelled: bool, asked: tuple[str, str, str, float]) -> Recipe:
     """The job that the controls ask for. Raises PrunariumError in a sentence where these rows cannot have it."""
-    from studio.rooms.data.proving import percents
+    from studio.rooms.data.proving import percents, refuse_bars
 
     learner, rows, weights, seeds = asked
     if learner == "cnn" and kind != "images":
@@ -92,6 +92,7 @@ def recipe_of(choice: Choice, kind: str, labelled: bool, asked: tuple[str, str, 
         raise PrunariumError(
             "Training needs labels, and these rows have none.", "Name the label column under Columns and bad rows."
         )
+    refuse_bars(choice)
     whole = recipe_dict(dataplan.to_recipe(choice))
     whole["name"] = f"{whole['name'][:60].rpartition('-')[0]}-both"
     whole["select"] = {key: value for key, value in whole["select"].items() if key != "keep"}

@@ -131,8 +131,18 @@ def recipe_of(choice: Choice, kind: str, labelled: bool, share: float, learner: 
         raise PrunariumError(
             "The proof needs labels, and these rows have none.", "Name the label column under Columns and bad rows."
         )
+    refuse_bars(choice)
     asked = sorted({*percents(shares), round(share, 4)})
     return dataplan.to_recipe(choice, share, prove={"learner": learner, "shares": asked, "seeds": int(seeds)})
+
+
+def refuse_bars(choice: Choice) -> None:
+    """Quotas by hand are of the clusters on the screen; a proof makes clusters of each seed's own rows, and keeps many shares."""
+    if any(name == "quotas" and str(value).strip() for name, value in choice.params) and choice.selector == "cluster_quotas":
+        raise PrunariumError(
+            "Bars set by hand hold for these clusters and this share, and a proof makes its own for each seed.",
+            "Choose another rule under Chosen by, or reset the bars.",
+        )
 
 
 def percents(text: str) -> list[float]:

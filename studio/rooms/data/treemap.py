@@ -12,7 +12,7 @@ from core.errors import PrunariumError
 from core.recipe import to_dict
 from studio.bench import Bench
 from studio.charts.data import LOW_TO_HIGH, MANY
-from studio.rooms.data import dataview
+from studio.rooms.data import dataplan, dataview
 from studio.rooms.data.dataplan import Choice, to_recipe
 from studio.rooms.data.dataview import View
 from studio.theme import COLOURS
@@ -75,10 +75,21 @@ def _pair(bench: Bench) -> Any:
 def _answer(bench: Bench, asked: dict[str, Any], question: str, wanted: dict[str, Any]) -> dict[str, Any]:
     """The worker's answer, or {"problem": a sentence}. The data set is looked at again as a typed one would be: it comes from the page."""
     try:
-        choice = Choice.of(asked["choice"])
-        bench.admit(choice.source)
+        choice = admitted(bench, Choice.of(asked["choice"]))
         dataview.hold(bench, choice)
         recipe = to_dict(to_recipe(choice, float(asked["keep"]) / 100))
         return bench.worker.ask(question, timeout_s=_WAIT_S, recipe=recipe, **wanted)
     except PrunariumError as error:
         return {"problem": str(error)}
+    except (TypeError, ValueError, KeyError, AttributeError):  # a page asks in this form; whoever else asks is told so
+        return {"problem": "The treemap was asked in a way that it does not know. Reload the page."}
+
+
+def admitted(bench: Bench, choice: Choice) -> Choice:
+    """A choice that came from the page, every place in it looked at as a typed one would be: the opened model, and data sets of opened folders."""
+    card = dataplan.score_card(choice.way)
+    sources = {param.name for param in card.params if param.grammar == "data"} if card else set()
+    params = tuple(
+        (name, bench.admit(str(value)) if name in sources and str(value).strip() else value) for name, value in choice.params
+    )
+    return replace(choice, source=bench.admit(choice.source), model=bench.workspace.read().model, params=params)

@@ -97,7 +97,7 @@ def _newest(bench: Bench, source: str | None, data: str) -> tuple[str, dict[str,
 
 def heals(bench: Bench, run: str | None) -> bool:
     """Was this run such a job?"""
-    asked: Recipe | None = known.asked_of(bench.path_of(run) / folder.RECIPE) if run else None
+    asked: Recipe | None = known.asked_of(bench.runs / run / folder.RECIPE) if run else None
     return asked is not None and asked.heal is not None
 
 
