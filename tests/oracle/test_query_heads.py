@@ -88,7 +88,6 @@ def test_whole_groups_and_single_heads_can_go_from_one_model_in_either_order(tmp
 @pytest.mark.parametrize("fields", [
     {"method": "wanda", "allocation": "global"}, {"method": "flap", "allocation": "knapsack"}, {"method": "taylor"},
     {"method": "activation", "allocation": "logistic_depth"}, {"sparsity": None, "budget": {"cost": "parameters", "remove": 0.05}},
-    {"sparsity": None, "budget": {"cost": "latency", "remove": 0.01, "tokens": 8, "repeats": 3}},
 ])  # fmt: skip
 def test_every_way_to_score_and_spread_takes_as_many_from_each_group(fields):
     done = run(eight("Llama"), **fields)

@@ -7,6 +7,7 @@ import pytest
 
 from core import catalogue
 from core.data.clusters import spherical_kmeans, unit
+from core.data.damaged import Damaged
 from core.data.shares import read_shares
 from core.errors import DataError, RecipeError
 from core.method import METHODS, load_methods
@@ -46,8 +47,11 @@ def test_a_selector_repeats_itself_and_stays_exact_where_rows_are_equal_zero_or_
             scores = np.zeros(len(vectors))  # all equal
             with warnings.catch_warnings():
                 warnings.simplefilter("error")
+                flat = np.zeros(len(vectors))
+                damaged = {"damaged": Damaged(np.arange(len(vectors)), flat, flat, flat + 1)}  # nothing was, anywhere
                 first, again = (
-                    method(have(vectors.astype(np.float32), min(4, len(vectors)), count, scores), params) for _ in range(2)
+                    method(have(vectors.astype(np.float32), min(4, len(vectors)), count, scores) | damaged, params)
+                    for _ in range(2)
                 )
             assert first.dtype == bool and first.sum() == count and np.array_equal(first, again)
 
