@@ -8,9 +8,8 @@ from typing import Any
 import gradio as gr
 
 from studio.bench import Bench, plainly
-from studio.charts import data as charts
 from studio.parts import facts
-from studio.rooms.data import beside, choosing, dataview, quotas, treemap
+from studio.rooms.data import choosing, quotas, treemap
 from studio.rooms.data.dataview import View
 from studio.rooms.data.drawing import live
 from studio.rooms.data.layout import Room
@@ -54,14 +53,6 @@ def wire(bench: Bench, room: Room, show: Any, outputs: list[Any]) -> None:
     """What is chosen, moved and pressed here; and what follows the rows that are open."""
     below: Below = room.below
     _wire_selectors(bench, room, below)
-    looks = [room.view, room.keep]
-
-    @plainly
-    def pressed(view: View | None, keep: float, event: gr.EventData) -> Any:
-        if view is None or not view.ready:
-            return gr.skip()
-        frame, _ = dataview.points(bench, view, "pca")
-        return beside.near(bench, view, frame, charts.kept_rows(frame, keep / 100), int((event._data or {})["row"]))
 
     @plainly
     def used(event: gr.EventData, view: View | None, *shown: Any) -> Any:
@@ -71,7 +62,6 @@ def wire(bench: Bench, room: Room, show: Any, outputs: list[Any]) -> None:
             return gr.skip()
         return show(replace(view.choice, clusters=count, merged=True), *shown)
 
-    below.tree.select(pressed, looks, room.samples, **_QUIET)
     below.tree.submit(used, room.controls(), outputs, **_QUIET)
 
 

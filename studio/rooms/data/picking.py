@@ -26,6 +26,7 @@ def wire(bench: Bench, room: Room) -> None:
     room.map.option_select(_lassoed(bench), looks, out, **QUIET)
     room.map.select(_clicked(bench), looks, out, **QUIET)
     room.samples.select(_card_pressed(bench), looks, out, **QUIET)
+    room.below.tree.select(_card_pressed(bench), looks, out, **QUIET)  # a row in the treemap
     room.map.clear(_cleared(bench), looks, out, **QUIET)
     room.clear.click(_cleared(bench), looks, out, **QUIET)
     room.find.submit(_found(bench), [room.find, *looks], out, **QUIET)
