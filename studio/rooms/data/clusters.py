@@ -94,7 +94,14 @@ def _wire_selectors(bench: Bench, room: Room, below: Below) -> None:
             return gr.skip()
         now = choosing.with_selector(view, selector, params, shares)
         drawn = live(bench, now, total, *looks)
-        return [shares, gr.Slider(step=0.01, value=total), now, choosing.note(now), quotas.shown(now, total, shares), *drawn]
+        return [
+            shares,
+            gr.Slider(minimum=quotas.LEAST, step=quotas.LEAST, value=total),
+            now,
+            choosing.note(now),
+            quotas.shown(now, total, shares),
+            *drawn,
+        ]
 
     gr.on([below.selector.input, below.params.change, room.view.change, room.keep.release], chosen, wishes, outputs, **_LATEST)
     held = [below.hand, room.keep, room.view, below.note, below.bars, *room.live()]
