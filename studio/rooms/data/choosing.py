@@ -70,28 +70,25 @@ def _score_params(view: View) -> set[str]:
 
 def decide(bench: Bench, view: View, keep: float) -> None:
     """Write into view.held which rows stay at this share: "stays" (bool a row, or None where rank tells it or nobody knows yet), "problem", "wait_s"."""
-    if not view.choice.selector:
-        view.held.clear()
+    if not view.choice.selector or (view.held.get("keep") == keep and view.held.get("stays") is not None):
         return
-    if view.held.get("keep") == keep and view.held.get("stays") is not None:
-        return
-    view.held.clear()
-    view.held["keep"] = keep
+    view.held.update(keep=keep, **_decided(bench, view, keep))  # all of it at once: who reads meanwhile sees the share before
+
+
+def _decided(bench: Bench, view: View, keep: float) -> dict[str, Any]:
+    said: dict[str, Any] = {"stays": None, "problem": "", "wait_s": None, "ms": None}
     try:
         dataview.hold(bench, view.choice)
         found = bench.worker.ask("decide", timeout_s=60.0, recipe=to_dict(to_recipe(view.choice, keep / 100)))
     except PrunariumError as error:
-        view.held["problem"] = str(error)
-        return
+        return {**said, "problem": str(error)}
     if found["ready"]:
         bits = np.frombuffer(base64.b64decode(found["mask"]), np.uint8)
-        view.held.update(stays=np.unpackbits(bits, count=view.facts["rows"]).astype(bool), ms=found["ms"])
-        return
+        return {**said, "stays": np.unpackbits(bits, count=view.facts["rows"]).astype(bool), "ms": found["ms"]}
     run = found_selection(bench.runs, view.choice, keep / 100)
     if run is None:
-        view.held["wait_s"] = found["seconds"]
-    else:
-        view.held["stays"] = pd.read_parquet(run / folder.SELECTION, columns=["kept"])["kept"].to_numpy()
+        return {**said, "wait_s": found["seconds"]}
+    return {**said, "stays": pd.read_parquet(run / folder.SELECTION, columns=["kept"])["kept"].to_numpy()}
 
 
 def note(view: View | None) -> dict[str, Any] | None:
@@ -99,11 +96,11 @@ def note(view: View | None) -> dict[str, Any] | None:
     if view is None or not view.ready or not view.choice.selector:
         return None
     label = next((label for label, key in selectors() if key == _PREFIX + view.choice.selector), view.choice.selector)
-    if "problem" in view.held:
+    if view.held.get("problem"):
         return facts.said(
             f"{label} cannot choose here", f"{view.held['problem']} What is shown is the order of the scores alone."
         )
-    if "wait_s" in view.held:
+    if view.held.get("wait_s") is not None:
         words = f"It takes about {view.held['wait_s']:.0f} s: press Make selection, a run with progress and Stop. Until then the order of the scores is shown."
         return facts.said(f"{label} has not chosen yet", words, "not measured")
     return None

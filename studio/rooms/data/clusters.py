@@ -13,10 +13,9 @@ from studio.rooms.data import choosing, quotas, treemap
 from studio.rooms.data.dataview import View
 from studio.rooms.data.drawing import live
 from studio.rooms.data.layout import Room
+from studio.rooms.data.opening import LATEST, QUIET
 from studio.rooms.prune.params import details
 
-_QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
-_LATEST: dict[str, Any] = {**_QUIET, "trigger_mode": "always_last"}
 Moved = dict[str, dict[str, Any]]
 
 
@@ -62,7 +61,7 @@ def wire(bench: Bench, room: Room, show: Any, outputs: list[Any]) -> None:
             return gr.skip()
         return show(replace(view.choice, clusters=count, merged=True), *shown)
 
-    below.tree.submit(used, room.controls(), outputs, **_QUIET)
+    below.tree.submit(used, room.controls(), outputs, **QUIET)
 
 
 def _wire_selectors(bench: Bench, room: Room, below: Below) -> None:
@@ -103,6 +102,6 @@ def _wire_selectors(bench: Bench, room: Room, below: Below) -> None:
             *drawn,
         ]
 
-    gr.on([below.selector.input, below.params.change, room.view.change, room.keep.release], chosen, wishes, outputs, **_LATEST)
+    gr.on([below.selector.input, below.params.change, room.view.change, room.keep.release], chosen, wishes, outputs, **LATEST)
     held = [below.hand, room.keep, room.view, below.note, below.bars, *room.live()]
-    below.bars.submit(moved, wishes, held, **_QUIET, trigger_mode="multiple")  # always_last loses what an event says
+    below.bars.submit(moved, wishes, held, **QUIET, trigger_mode="multiple")  # always_last loses what an event says
