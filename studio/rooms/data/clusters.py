@@ -11,7 +11,7 @@ from studio.bench import Bench, plainly
 from studio.parts import facts
 from studio.rooms.data import choosing, quotas, treemap
 from studio.rooms.data.dataview import View
-from studio.rooms.data.drawing import live
+from studio.rooms.data.drawing import draw
 from studio.rooms.data.layout import Room
 from studio.rooms.data.opening import LATEST, QUIET
 from studio.rooms.prune.params import details
@@ -66,13 +66,13 @@ def wire(bench: Bench, room: Room, show: Any, outputs: list[Any]) -> None:
 
 def _wire_selectors(bench: Bench, room: Room, below: Below) -> None:
     wishes = [below.selector, below.params, below.hand, *room.controls()]
-    outputs = [room.view, below.note, below.bars, below.tree, *room.live()]
+    outputs = [room.view, below.note, below.bars, below.tree, *room.drawn()]
 
     @plainly
     def chosen(selector: str, params: Moved, hand: Any, view: View | None, keep: float, *looks: Any) -> Any:
-        """The selector of the controls decides for the rows that are open; what else shows clusters follows."""
+        """The selector of the controls decides for the rows that are open; what else shows clusters follows, and cards and proof are of this choice."""
         if view is None or not view.ready:
-            return [gr.skip(), None, None, None, *(gr.skip() for _ in room.live())]
+            return [gr.skip(), None, None, None, *(gr.skip() for _ in room.drawn())]
         now = choosing.with_selector(view, selector, params, hand)
         if now is view:  # drawn so already
             return [
@@ -80,9 +80,9 @@ def _wire_selectors(bench: Bench, room: Room, below: Below) -> None:
                 choosing.note(view),
                 quotas.shown(view, keep, hand),
                 treemap.shown(view, keep),
-                *(gr.skip() for _ in room.live()),
+                *(gr.skip() for _ in room.drawn()),
             ]
-        drawn = live(bench, now, keep, *looks)
+        drawn = draw(bench, now, keep, *looks)
         return [now, choosing.note(now), quotas.shown(now, keep, hand), treemap.shown(now, keep), *drawn]
 
     @plainly
@@ -92,7 +92,7 @@ def _wire_selectors(bench: Bench, room: Room, below: Below) -> None:
         if view is None or not view.ready or shares["of"] != choosing.clusters_of(view):
             return gr.skip()
         now = choosing.with_selector(view, selector, params, shares)
-        drawn = live(bench, now, total, *looks)
+        drawn = draw(bench, now, total, *looks)
         return [
             shares,
             gr.Slider(minimum=quotas.LEAST, step=quotas.LEAST, value=total),
@@ -103,5 +103,5 @@ def _wire_selectors(bench: Bench, room: Room, below: Below) -> None:
         ]
 
     gr.on([below.selector.input, below.params.change, room.view.change, room.keep.release], chosen, wishes, outputs, **LATEST)
-    held = [below.hand, room.keep, room.view, below.note, below.bars, *room.live()]
+    held = [below.hand, room.keep, room.view, below.note, below.bars, *room.drawn()]
     below.bars.submit(moved, wishes, held, **QUIET, trigger_mode="multiple")  # always_last loses what an event says
