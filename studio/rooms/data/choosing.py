@@ -17,7 +17,7 @@ from core.recipe import to_dict
 from studio.bench import Bench
 from studio.parts import facts
 from studio.rooms.data import dataview
-from studio.rooms.data.dataplan import found_selection, to_recipe
+from studio.rooms.data.dataplan import Choice, found_selection, to_recipe
 from studio.rooms.data.dataview import View
 
 BY_HAND = "cluster_quotas"
@@ -47,7 +47,7 @@ def with_selector(view: View, key: str, moved: Mapping[str, Mapping[str, Any]], 
         params["quotas"] = ", ".join(f"{number}: {share:g}" for number, share in quotas["shares"].items())
     chosen = "" if key == USUAL and not params else name
     known = {param.name for one in catalogue.of_kind("selector") for param in one.params}
-    scores = _score_params(view)
+    scores = _score_params(view.choice.way)
     kept = [(at, value) for at, value in view.choice.params if at in scores or at not in known]
     if card is None:
         return view
@@ -55,16 +55,29 @@ def with_selector(view: View, key: str, moved: Mapping[str, Mapping[str, Any]], 
     return view if choice == view.choice else View(choice, view.facts, view.drawn)
 
 
+def carried(choice: Choice, before: Choice) -> Choice:
+    """This choice of the rows with the selector that chose among them before, and its parameters; quotas only where the clusters are the same."""
+    mine = {param.name for card in catalogue.of_kind("selector") if card.name == before.selector for param in card.params}
+    lost = {*_score_params(choice.way), *_score_params(before.way), *dict(choice.params)}
+    if _clusters_of(choice) != _clusters_of(before):
+        lost.add("quotas")
+    kept = [(name, value) for name, value in before.params if name in mine - lost]
+    return replace(choice, selector=before.selector, params=tuple(sorted([*choice.params, *kept])))
+
+
 def clusters_of(view: View) -> str:
     """What the numbers of the clusters depend on."""
-    choice = view.choice
+    return _clusters_of(view.choice)
+
+
+def _clusters_of(choice: Choice) -> str:
     return repr(
         (choice.source, choice.text, choice.label, choice.skip, choice.embedding, choice.model, choice.clusters, choice.merged)
     )
 
 
-def _score_params(view: View) -> set[str]:
-    name = view.choice.way.split(" ")[0]
+def _score_params(way: str) -> set[str]:
+    name = way.split(" ")[0]
     return {param.name for card in catalogue.of_kind("data_score") if card.name == name for param in card.params}
 
 
