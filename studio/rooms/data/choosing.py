@@ -104,6 +104,11 @@ def _decided(bench: Bench, view: View, keep: float) -> dict[str, Any]:
     return {**said, "stays": pd.read_parquet(run / folder.SELECTION, columns=["kept"])["kept"].to_numpy()}
 
 
+def undecided(view: View) -> bool:
+    """Has the selector given no answer at this share, so that the order alone is shown?"""
+    return bool(view.choice.selector) and view.held.get("stays") is None
+
+
 def note(view: View | None) -> dict[str, Any] | None:
     """What should be known of the selector: why its rows are not shown, or nothing."""
     if view is None or not view.ready or not view.choice.selector:
