@@ -12,6 +12,7 @@ import pandas as pd
 
 from core import catalogue, folder
 from core.catalogue import MethodCard
+from core.data.shares import read_shares
 from core.errors import PrunariumError
 from core.recipe import to_dict
 from studio.bench import Bench
@@ -94,7 +95,7 @@ def _decided(bench: Bench, view: View, keep: float) -> dict[str, Any]:
         dataview.hold(bench, view.choice)
         found = bench.worker.ask("decide", timeout_s=60.0, recipe=to_dict(to_recipe(view.choice, keep / 100)))
     except PrunariumError as error:
-        return {**said, "problem": str(error)}
+        return {**said, "problem": _beyond_bars(view, keep) or str(error)}
     if found["ready"]:
         bits = np.frombuffer(base64.b64decode(found["mask"]), np.uint8)
         return {**said, "stays": np.unpackbits(bits, count=view.facts["rows"]).astype(bool), "ms": found["ms"]}
@@ -102,6 +103,21 @@ def _decided(bench: Bench, view: View, keep: float) -> dict[str, Any]:
     if run is None:
         return {**said, "wait_s": found["seconds"]}
     return {**said, "stays": pd.read_parquet(run / folder.SELECTION, columns=["kept"])["kept"].to_numpy()}
+
+
+def _beyond_bars(view: View, keep: float) -> str:
+    """Where the bars and the slider cannot both be followed, that in the page's words; else nothing. Counts as core/select/cluster_quotas.py does."""
+    told = dict(view.choice.params).get("quotas", "") if view.choice.selector == BY_HAND else ""
+    sizes = dict(enumerate(view.drawn["sizes"]))
+    shares = {int(name): share for name, share in read_shares(told, "quotas", "").items() if name.isdigit()}
+    fixed = sum(int(np.floor(sizes.get(at, 0) * share + 0.5)) for at, share in shares.items())
+    rows, free = sum(sizes.values()), sum(size for at, size in sizes.items() if at not in shares)
+    count = min(max(1, int(np.floor(rows * round(keep / 100, 4) + 0.5))), rows)
+    if not shares or fixed <= count <= fixed + free:
+        return ""
+    if count < fixed:
+        return "The bars keep more than the slider allows: lower a bar or raise the slider."
+    return "The bars keep less than the slider asks for: raise a bar, let one go with the others, or lower the slider."
 
 
 def undecided(view: View) -> bool:
