@@ -3,7 +3,9 @@
 import base64
 import json
 import time
+from types import SimpleNamespace
 
+import gradio as gr
 import numpy as np
 import pandas as pd
 import pytest
@@ -11,8 +13,9 @@ import pytest
 from core import catalogue, method, recipe, serve
 from core.data.mistakes import FOLDS, mistaken
 from core.data.steps import run_data
+from core.errors import PrunariumError
 from core.events import Silent
-from studio.rooms.data import choosing, dataplan
+from studio.rooms.data import choosing, dataplan, dataview, drawing, quotas
 from studio.rooms.data.dataplan import Choice
 from studio.rooms.data.dataview import View
 
@@ -134,3 +137,42 @@ def test_a_choice_becomes_a_recipe_with_its_selector_and_the_trees_clusters():
     stale = {"of": "other rows", "shares": {"3": 0.25}}
     assert "quotas" not in dict(choosing.with_selector(view, "selector:cluster_quotas", {}, stale).choice.params)
     assert Choice.of(json.loads(json.dumps(now.choice.to_dict()))) == now.choice
+
+
+def test_another_order_of_the_same_rows_keeps_the_selector_and_other_clusters_lose_the_quotas():
+    before = Choice(clusters=12, selector="cluster_quotas", params=(("quotas", "3: 0.25"),))
+    now = choosing.carried(Choice(way="el2n prefer=easy", clusters=12, params=(("seeds", 2),)), before)
+    assert (now.selector, now.params) == ("cluster_quotas", (("quotas", "3: 0.25"), ("seeds", 2)))
+    view, hand = View(now, {}, {"ready": True}), {"of": choosing._clusters_of(now), "shares": {"3": 0.25}}
+    assert choosing.with_selector(view, "selector:cluster_quotas", {}, hand) is view  # drawn so already: no second drawing
+    assert choosing.carried(Choice(clusters=9), before).params == ()
+    old = Choice(way="el2n prefer=easy", params=(("seeds", 2),))
+    assert choosing.carried(Choice(), old) == Choice()  # the old score's controls are not the new one's
+
+
+def test_bars_and_slider_that_contradict_each_other_are_said_in_the_pages_words(session, tmp_path):
+    def answered(name, timeout_s, **args):
+        said = ask(session, name, **args)
+        if "problem" in said:
+            raise PrunariumError(said["problem"], said["remedy"])
+        return said
+
+    bench = SimpleNamespace(worker=SimpleNamespace(ask=answered), runs=tmp_path)
+    view = dataview.open_view(bench, Choice(clusters=8, selector="cluster_quotas", params=(("quotas", "0: 0.9, 3: 0"),)))
+    for keep, says in ((1, "keep more than the slider allows"), (30, ""), (100, "keep less than the slider asks")):
+        choosing.decide(bench, view, keep)
+        assert choosing.undecided(view) == bool(says) and says in (choosing.note(view) or {"note": ""})["note"]
+        shown = drawing._size_note(view, "Every cluster keeps", "9 of 99 rows stay")
+        assert (shown["badge"], "By the order alone: every" in shown["title"]) == (("", True) if says else ("measured", False))
+    assert dataview.points(bench, view, "pca")[0].get("stays") is None  # nothing of the share before
+
+
+def test_one_row_of_very_many_is_a_share_that_slider_and_recipe_know():
+    def told(**said):
+        return quotas.told(gr.EventData(None, {"of": "x", "turn": 1, "shares": {"0": 0}, **said}))
+
+    assert told(keep=1 / 60_000)[1] == 0.01 and told(keep=0.12345)[1] == 12.35 and told(keep=1)[1] == 100
+    assert dataplan.to_recipe(Choice(), told(keep=1e-9)[1] / 100).select.keep == 0.0001
+    for keep in (0, -1, 1.01, float("nan")):
+        with pytest.raises(PrunariumError, match="one row stays at the least"):
+            told(keep=keep)
