@@ -3,7 +3,9 @@
 import base64
 import json
 import time
+from types import SimpleNamespace
 
+import gradio as gr
 import numpy as np
 import pandas as pd
 import pytest
@@ -11,8 +13,9 @@ import pytest
 from core import catalogue, method, recipe, serve
 from core.data.mistakes import FOLDS, mistaken
 from core.data.steps import run_data
+from core.errors import PrunariumError
 from core.events import Silent
-from studio.rooms.data import choosing, dataplan
+from studio.rooms.data import choosing, dataplan, dataview, drawing, quotas
 from studio.rooms.data.dataplan import Choice
 from studio.rooms.data.dataview import View
 
@@ -138,32 +141,67 @@ def test_a_choice_becomes_a_recipe_with_its_selector_and_the_trees_clusters():
 
 def test_a_choice_from_the_page_is_looked_at_place_by_place(tmp_path):
     """What the treemap is asked about comes from the page: a second data set and a model in it are no way round the opened folders."""
-    from types import SimpleNamespace
-
-    from core.errors import PrunariumError as Refused
     from studio.rooms.data.treemap import admitted
 
     def admit(source):
         if source.startswith("/"):
-            raise Refused(f"{source} is in no opened folder.", "Open its folder first.")
+            raise PrunariumError(f"{source} is in no opened folder.", "Open its folder first.")
         return source
 
     bench = SimpleNamespace(admit=admit, workspace=SimpleNamespace(read=lambda: SimpleNamespace(model="builtin:tiny-llama")))
     way = next(key for _, key in dataplan.ways() if key.startswith("dsir"))
     bad = Choice("builtin:trec/train", way=way, params=(("target", "/private.csv"),))
-    with pytest.raises(Refused, match="no opened folder"):
+    with pytest.raises(PrunariumError, match="no opened folder"):
         admitted(bench, bad)
-    with pytest.raises(Refused, match="no opened folder"):
+    with pytest.raises(PrunariumError, match="no opened folder"):
         admitted(bench, Choice("/other.csv"))
     assert admitted(bench, Choice("builtin:trec/train", model="/a/model")).model == "builtin:tiny-llama"
 
 
 def test_bars_set_by_hand_are_no_proof():
-    from core.errors import PrunariumError as Refused
     from studio.rooms.data import crossing, proving
 
     choice = Choice("builtin:trec/train", selector="cluster_quotas", params=(("quotas", "0: 0.9"),))
-    with pytest.raises(Refused, match="reset the bars"):
+    with pytest.raises(PrunariumError, match="reset the bars"):
         proving.recipe_of(choice, "text", True, 0.5, "linear", "5, 10", 2)
-    with pytest.raises(Refused, match="reset the bars"):
+    with pytest.raises(PrunariumError, match="reset the bars"):
         crossing.recipe_of(choice, "text", True, ("mlp", "50", "50", 2))
+
+
+def test_another_order_of_the_same_rows_keeps_the_selector_and_other_clusters_lose_the_quotas():
+    before = Choice(clusters=12, selector="cluster_quotas", params=(("quotas", "3: 0.25"),))
+    now = choosing.carried(Choice(way="el2n prefer=easy", clusters=12, params=(("seeds", 2),)), before)
+    assert (now.selector, now.params) == ("cluster_quotas", (("quotas", "3: 0.25"), ("seeds", 2)))
+    view, hand = View(now, {}, {"ready": True}), {"of": choosing._clusters_of(now), "shares": {"3": 0.25}}
+    assert choosing.with_selector(view, "selector:cluster_quotas", {}, hand) is view  # drawn so already: no second drawing
+    assert choosing.carried(Choice(clusters=9), before).params == ()
+    old = Choice(way="el2n prefer=easy", params=(("seeds", 2),))
+    assert choosing.carried(Choice(), old) == Choice()  # the old score's controls are not the new one's
+
+
+def test_bars_and_slider_that_contradict_each_other_are_said_in_the_pages_words(session, tmp_path):
+    def answered(name, timeout_s, **args):
+        said = ask(session, name, **args)
+        if "problem" in said:
+            raise PrunariumError(said["problem"], said["remedy"])
+        return said
+
+    bench = SimpleNamespace(worker=SimpleNamespace(ask=answered), runs=tmp_path)
+    view = dataview.open_view(bench, Choice(clusters=8, selector="cluster_quotas", params=(("quotas", "0: 0.9, 3: 0"),)))
+    for keep, says in ((1, "keep more than the slider allows"), (30, ""), (100, "keep less than the slider asks")):
+        choosing.decide(bench, view, keep)
+        assert choosing.undecided(view) == bool(says) and says in (choosing.note(view) or {"note": ""})["note"]
+        shown = drawing._size_note(view, "Every cluster keeps", "9 of 99 rows stay")
+        assert (shown["badge"], "By the order alone: every" in shown["title"]) == (("", True) if says else ("measured", False))
+    assert dataview.points(bench, view, "pca")[0].get("stays") is None  # nothing of the share before
+
+
+def test_one_row_of_very_many_is_a_share_that_slider_and_recipe_know():
+    def told(**said):
+        return quotas.told(gr.EventData(None, {"of": "x", "turn": 1, "shares": {"0": 0}, **said}))
+
+    assert told(keep=1 / 60_000)[1] == 0.01 and told(keep=0.12345)[1] == 12.35 and told(keep=1)[1] == 100
+    assert dataplan.to_recipe(Choice(), told(keep=1e-9)[1] / 100).select.keep == 0.0001
+    for keep in (0, -1, 1.01, float("nan")):
+        with pytest.raises(PrunariumError, match="one row stays at the least"):
+            told(keep=keep)

@@ -1,6 +1,7 @@
 """The Data room as a person meets it: the map is there, the slider moves it, a lasso shows rows, a proof is a run, files come out."""
 
 import csv
+import re
 from pathlib import Path
 
 import pytest
@@ -37,6 +38,11 @@ def put(page, where, text):
     box.click()
     box.fill(text)
     box.press("Enter")
+
+
+def put_choice(page, where, name):
+    page.locator(f"{where} input").click()
+    page.get_by_role("option", name=name, exact=True).click()
 
 
 def share(page, percent):
@@ -233,3 +239,41 @@ def test_another_score_has_its_own_controls_and_moving_one_orders_the_rows_anew(
     page.locator("#data-way input").click()
     page.get_by_role("option", name="Wording of a target (DSIR)", exact=True).click()
     expect(page.locator("#data-problem")).to_contain_text("dsir aims at a second data set, and target does not say which")
+
+
+def test_bars_below_one_per_cent_leave_the_room_usable_and_another_order_keeps_them(studio, visit, shots):
+    page = opened(visit, studio)
+    put_choice(page, "#data-selector", "Cluster quotas by hand")
+    bar = page.locator("#data-quotas .eq-number").first
+    expect(bar).to_be_visible()
+    bar.fill("5")
+    bar.press("Enter")
+    page.locator("#data-quotas .eq-global input").fill("0")
+    keep = page.locator("#data-keep input[type=number]")
+    expect(keep).to_have_value(re.compile(r"^0\.\d+$"))
+    few = int(page.locator("#data-quotas .eq").get_attribute("data-kept"))
+    note = page.locator("#data-size-note")
+    expect(note).to_contain_text(f"{few} of 1,797 rows stay")
+    before = rev(page, "#data-map")
+    page.locator("#data-colour").get_by_text("Stays", exact=True).click()  # the slider's value goes with every event
+    drawn(page, "#data-map", before)
+    put_choice(page, "#data-way", "EL2N (easy)")
+    expect(page.locator(CHOSEN)).to_contain_text("EL2N (easy)")
+    expect(note).to_contain_text(f"{few} of 1,797 rows stay")
+    page.locator("#data-command").get_by_text("Show command").click()
+    expect(page.locator("#data-command")).to_contain_text("selector: cluster_quotas")
+    expect(page.locator("#data-command")).to_contain_text("0: 0.05")
+    bar.fill("90")
+    bar.press("Enter")
+    expect(note).not_to_contain_text(f"{few} of 1,797 rows")
+    share(page, 1)
+    expect(page.locator("#data-selector-note")).to_contain_text("The bars keep more than the slider allows")
+    expect(note).to_contain_text("By the order alone")
+    page.screenshot(path=shots / "data-bars.png", full_page=True)
+    first = page.locator("#data-tree .tm-zoom").first
+    first.focus()
+    first.press("c")
+    page.locator("#data-tree .tm-shots button").first.click()
+    expect(page.locator(CHOSEN)).to_contain_text("Nearest to it")
+    page.wait_for_function("document.querySelector('#data-map [data-rev]')._fullData.some(one => one.name === 'chosen')")
+    assert in_front(page) == [12, 12]  # what lies beside the map stands out on it

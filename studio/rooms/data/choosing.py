@@ -12,12 +12,13 @@ import pandas as pd
 
 from core import catalogue, folder
 from core.catalogue import MethodCard
+from core.data.shares import read_shares
 from core.errors import PrunariumError
 from core.recipe import to_dict
 from studio.bench import Bench
 from studio.parts import facts
 from studio.rooms.data import dataview
-from studio.rooms.data.dataplan import found_selection, to_recipe
+from studio.rooms.data.dataplan import Choice, found_selection, to_recipe
 from studio.rooms.data.dataview import View
 
 BY_HAND = "cluster_quotas"
@@ -47,7 +48,7 @@ def with_selector(view: View, key: str, moved: Mapping[str, Mapping[str, Any]], 
         params["quotas"] = ", ".join(f"{number}: {share:g}" for number, share in quotas["shares"].items())
     chosen = "" if key == USUAL and not params else name
     known = {param.name for one in catalogue.of_kind("selector") for param in one.params}
-    scores = _score_params(view)
+    scores = _score_params(view.choice.way)
     kept = [(at, value) for at, value in view.choice.params if at in scores or at not in known]
     if card is None:
         return view
@@ -55,43 +56,73 @@ def with_selector(view: View, key: str, moved: Mapping[str, Mapping[str, Any]], 
     return view if choice == view.choice else View(choice, view.facts, view.drawn)
 
 
+def carried(choice: Choice, before: Choice) -> Choice:
+    """This choice of the rows with the selector that chose among them before, and its parameters; quotas only where the clusters are the same."""
+    mine = {param.name for card in catalogue.of_kind("selector") if card.name == before.selector for param in card.params}
+    lost = {*_score_params(choice.way), *_score_params(before.way), *dict(choice.params)}
+    if _clusters_of(choice) != _clusters_of(before):
+        lost.add("quotas")
+    kept = [(name, value) for name, value in before.params if name in mine - lost]
+    return replace(choice, selector=before.selector, params=tuple(sorted([*choice.params, *kept])))
+
+
 def clusters_of(view: View) -> str:
     """What the numbers of the clusters depend on."""
-    choice = view.choice
+    return _clusters_of(view.choice)
+
+
+def _clusters_of(choice: Choice) -> str:
     return repr(
         (choice.source, choice.text, choice.label, choice.skip, choice.embedding, choice.model, choice.clusters, choice.merged)
     )
 
 
-def _score_params(view: View) -> set[str]:
-    name = view.choice.way.split(" ")[0]
+def _score_params(way: str) -> set[str]:
+    name = way.split(" ")[0]
     return {param.name for card in catalogue.of_kind("data_score") if card.name == name for param in card.params}
 
 
 def decide(bench: Bench, view: View, keep: float) -> None:
     """Write into view.held which rows stay at this share: "stays" (bool a row, or None where rank tells it or nobody knows yet), "problem", "wait_s"."""
-    if not view.choice.selector:
-        view.held.clear()
+    if not view.choice.selector or (view.held.get("keep") == keep and view.held.get("stays") is not None):
         return
-    if view.held.get("keep") == keep and view.held.get("stays") is not None:
-        return
-    view.held.clear()
-    view.held["keep"] = keep
+    view.held.update(keep=keep, **_decided(bench, view, keep))  # all of it at once: who reads meanwhile sees the share before
+
+
+def _decided(bench: Bench, view: View, keep: float) -> dict[str, Any]:
+    said: dict[str, Any] = {"stays": None, "problem": "", "wait_s": None, "ms": None}
     try:
         dataview.hold(bench, view.choice)
         found = bench.worker.ask("decide", timeout_s=60.0, recipe=to_dict(to_recipe(view.choice, keep / 100)))
     except PrunariumError as error:
-        view.held["problem"] = str(error)
-        return
+        return {**said, "problem": _beyond_bars(view, keep) or str(error)}
     if found["ready"]:
         bits = np.frombuffer(base64.b64decode(found["mask"]), np.uint8)
-        view.held.update(stays=np.unpackbits(bits, count=view.facts["rows"]).astype(bool), ms=found["ms"])
-        return
+        return {**said, "stays": np.unpackbits(bits, count=view.facts["rows"]).astype(bool), "ms": found["ms"]}
     run = found_selection(bench.runs, view.choice, keep / 100)
     if run is None:
-        view.held["wait_s"] = found["seconds"]
-    else:
-        view.held["stays"] = pd.read_parquet(run / folder.SELECTION, columns=["kept"])["kept"].to_numpy()
+        return {**said, "wait_s": found["seconds"]}
+    return {**said, "stays": pd.read_parquet(run / folder.SELECTION, columns=["kept"])["kept"].to_numpy()}
+
+
+def _beyond_bars(view: View, keep: float) -> str:
+    """Where the bars and the slider cannot both be followed, that in the page's words; else nothing. Counts as core/select/cluster_quotas.py does."""
+    told = dict(view.choice.params).get("quotas", "") if view.choice.selector == BY_HAND else ""
+    sizes = dict(enumerate(view.drawn["sizes"]))
+    shares = {int(name): share for name, share in read_shares(told, "quotas", "").items() if name.isdigit()}
+    fixed = sum(int(np.floor(sizes.get(at, 0) * share + 0.5)) for at, share in shares.items())
+    rows, free = sum(sizes.values()), sum(size for at, size in sizes.items() if at not in shares)
+    count = min(max(1, int(np.floor(rows * round(keep / 100, 4) + 0.5))), rows)
+    if not shares or fixed <= count <= fixed + free:
+        return ""
+    if count < fixed:
+        return "The bars keep more than the slider allows: lower a bar or raise the slider."
+    return "The bars keep less than the slider asks for: raise a bar, let one go with the others, or lower the slider."
+
+
+def undecided(view: View) -> bool:
+    """Has the selector given no answer at this share, so that the order alone is shown?"""
+    return bool(view.choice.selector) and view.held.get("stays") is None
 
 
 def note(view: View | None) -> dict[str, Any] | None:
@@ -99,11 +130,11 @@ def note(view: View | None) -> dict[str, Any] | None:
     if view is None or not view.ready or not view.choice.selector:
         return None
     label = next((label for label, key in selectors() if key == _PREFIX + view.choice.selector), view.choice.selector)
-    if "problem" in view.held:
+    if view.held.get("problem"):
         return facts.said(
             f"{label} cannot choose here", f"{view.held['problem']} What is shown is the order of the scores alone."
         )
-    if "wait_s" in view.held:
+    if view.held.get("wait_s") is not None:
         words = f"It takes about {view.held['wait_s']:.0f} s: press Make selection, a run with progress and Stop. Until then the order of the scores is shown."
         return facts.said(f"{label} has not chosen yet", words, "not measured")
     return None

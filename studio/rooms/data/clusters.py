@@ -8,16 +8,14 @@ from typing import Any
 import gradio as gr
 
 from studio.bench import Bench, plainly
-from studio.charts import data as charts
 from studio.parts import facts
-from studio.rooms.data import beside, choosing, dataview, quotas, treemap
+from studio.rooms.data import choosing, quotas, treemap
 from studio.rooms.data.dataview import View
-from studio.rooms.data.drawing import live
+from studio.rooms.data.drawing import draw
 from studio.rooms.data.layout import Room
+from studio.rooms.data.opening import LATEST, QUIET
 from studio.rooms.prune.params import details
 
-_QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
-_LATEST: dict[str, Any] = {**_QUIET, "trigger_mode": "always_last"}
 Moved = dict[str, dict[str, Any]]
 
 
@@ -54,14 +52,6 @@ def wire(bench: Bench, room: Room, show: Any, outputs: list[Any]) -> None:
     """What is chosen, moved and pressed here; and what follows the rows that are open."""
     below: Below = room.below
     _wire_selectors(bench, room, below)
-    looks = [room.view, room.keep]
-
-    @plainly
-    def pressed(view: View | None, keep: float, event: gr.EventData) -> Any:
-        if view is None or not view.ready:
-            return gr.skip()
-        frame, _ = dataview.points(bench, view, "pca")
-        return beside.near(bench, view, frame, charts.kept_rows(frame, keep / 100), int((event._data or {})["row"]))
 
     @plainly
     def used(event: gr.EventData, view: View | None, *shown: Any) -> Any:
@@ -71,19 +61,18 @@ def wire(bench: Bench, room: Room, show: Any, outputs: list[Any]) -> None:
             return gr.skip()
         return show(replace(view.choice, clusters=count, merged=True), *shown)
 
-    below.tree.select(pressed, looks, room.samples, **_QUIET)
-    below.tree.submit(used, room.controls(), outputs, **_QUIET)
+    below.tree.submit(used, room.controls(), outputs, **QUIET)
 
 
 def _wire_selectors(bench: Bench, room: Room, below: Below) -> None:
     wishes = [below.selector, below.params, below.hand, *room.controls()]
-    outputs = [room.view, below.note, below.bars, below.tree, *room.live()]
+    outputs = [room.view, below.note, below.bars, below.tree, *room.drawn()]
 
     @plainly
     def chosen(selector: str, params: Moved, hand: Any, view: View | None, keep: float, *looks: Any) -> Any:
-        """The selector of the controls decides for the rows that are open; what else shows clusters follows."""
+        """The selector of the controls decides for the rows that are open; what else shows clusters follows, and cards and proof are of this choice."""
         if view is None or not view.ready:
-            return [gr.skip(), None, None, None, *(gr.skip() for _ in room.live())]
+            return [gr.skip(), None, None, None, *(gr.skip() for _ in room.drawn())]
         now = choosing.with_selector(view, selector, params, hand)
         if now is view:  # drawn so already
             return [
@@ -91,9 +80,9 @@ def _wire_selectors(bench: Bench, room: Room, below: Below) -> None:
                 choosing.note(view),
                 quotas.shown(view, keep, hand),
                 treemap.shown(view, keep),
-                *(gr.skip() for _ in room.live()),
+                *(gr.skip() for _ in room.drawn()),
             ]
-        drawn = live(bench, now, keep, *looks)
+        drawn = draw(bench, now, keep, *looks)
         return [now, choosing.note(now), quotas.shown(now, keep, hand), treemap.shown(now, keep), *drawn]
 
     @plainly
@@ -103,9 +92,16 @@ def _wire_selectors(bench: Bench, room: Room, below: Below) -> None:
         if view is None or not view.ready or shares["of"] != choosing.clusters_of(view):
             return gr.skip()
         now = choosing.with_selector(view, selector, params, shares)
-        drawn = live(bench, now, total, *looks)
-        return [shares, gr.Slider(step=0.01, value=total), now, choosing.note(now), quotas.shown(now, total, shares), *drawn]
+        drawn = draw(bench, now, total, *looks)
+        return [
+            shares,
+            gr.Slider(minimum=quotas.LEAST, step=quotas.LEAST, value=total),
+            now,
+            choosing.note(now),
+            quotas.shown(now, total, shares),
+            *drawn,
+        ]
 
-    gr.on([below.selector.input, below.params.change, room.view.change, room.keep.release], chosen, wishes, outputs, **_LATEST)
-    held = [below.hand, room.keep, room.view, below.note, below.bars, *room.live()]
-    below.bars.submit(moved, wishes, held, **_QUIET, trigger_mode="multiple")  # always_last loses what an event says
+    gr.on([below.selector.input, below.params.change, room.view.change, room.keep.release], chosen, wishes, outputs, **LATEST)
+    held = [below.hand, room.keep, room.view, below.note, below.bars, *room.drawn()]
+    below.bars.submit(moved, wishes, held, **QUIET, trigger_mode="multiple")  # always_last loses what an event says

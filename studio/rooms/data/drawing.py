@@ -52,7 +52,7 @@ def live(bench: Bench, view: View, keep: float, colour: str, projection: str, by
         the_map(bench, view, keep, colour, projection, looked),
         map_rows(frame, kept, names, looking.places(looked, view)),
         charts.sizes(frame, share, by, names),
-        facts.said(charts.size_finding(frame, share, by, names), f"{int(kept.sum()):,} of {len(frame):,} rows stay.", "measured"),
+        _size_note(view, charts.size_finding(frame, share, by, names), f"{int(kept.sum()):,} of {len(frame):,} rows stay"),
         [
             [str(line["name"]), f"{line['rows']:,}", f"{line['kept']:,}", f"{100 * line['share']:.0f}"]
             for line in table.to_dict("records")
@@ -61,6 +61,13 @@ def live(bench: Bench, view: View, keep: float, colour: str, projection: str, by
         *views.texts(dataplan.to_recipe(view.choice, share, projection)),
         note(bench, view, colour, projection, looked),
     )
+
+
+def _size_note(view: View, finding: str, count: str) -> dict[str, Any]:
+    """What stays of each cluster or class; where the selector has not chosen, what would stay by the order, and that it is not the selector's answer."""
+    if choosing.undecided(view):
+        return facts.said(f"By the order alone: {finding[0].lower()}{finding[1:]}", f"By the order alone, {count}.")
+    return facts.said(finding, f"{count}.", "measured")
 
 
 def the_map(bench: Bench, view: View, keep: float, colour: str, projection: str, looked: Looked | None) -> Any:

@@ -11,7 +11,7 @@ import gradio as gr
 from core.errors import PrunariumError
 from studio import known
 from studio.bench import Bench, plainly
-from studio.rooms.data import beside, dataplan, dataview
+from studio.rooms.data import beside, choosing, dataplan, dataview
 from studio.rooms.data.dataplan import DIGITS, Choice
 from studio.rooms.data.dataview import View
 from studio.rooms.data.drawing import draw
@@ -83,7 +83,8 @@ def _wire_hands(bench: Bench, room: Room, show: Show, outputs: list[Any]) -> Non
         choice = Choice(source, text.strip() or None, label.strip() or None, skip, embedding if same else "auto", way)
         if same and view is not None:
             choice = replace(choice, clusters=view.choice.clusters, merged=view.choice.merged)
-        return show(replace(choice, model=bench.workspace.read().model, params=_moved(bench, way, params)), *looks)
+        choice = replace(choice, model=bench.workspace.read().model, params=_moved(bench, way, params))
+        return show(choosing.carried(choice, view.choice) if same and view is not None else choice, *looks)
 
     @plainly
     def changed(

@@ -26,10 +26,12 @@ def wire(bench: Bench, room: Room) -> None:
     room.map.option_select(_lassoed(bench), looks, out, **QUIET)
     room.map.select(_clicked(bench), looks, out, **QUIET)
     room.samples.select(_card_pressed(bench), looks, out, **QUIET)
+    room.below.tree.select(_card_pressed(bench), looks, out, **QUIET)  # a row in the treemap
     room.map.clear(_cleared(bench), looks, out, **QUIET)
     room.clear.click(_cleared(bench), looks, out, **QUIET)
     room.find.submit(_found(bench), [room.find, *looks], out, **QUIET)
-    room.map.apply(_zoomed(bench), looks, [room.map, room.map_note, room.looked], **QUIET, trigger_mode="always_last")
+    # always_last would dispatch what the first of several events says: an older window
+    room.map.apply(_zoomed(bench), looks, [room.map, room.map_note, room.looked], **QUIET, trigger_mode="multiple")
 
 
 def _lassoed(bench: Bench) -> Answer:

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
-import numpy as np
 
 from core.data.shares import read_shares
 from core.errors import PrunariumError
@@ -14,6 +13,7 @@ from studio.rooms import budget
 from studio.rooms.data import choosing
 from studio.rooms.data.dataview import View
 
+LEAST = 0.01  # per cent of the rows: a recipe's share has four digits
 _HERE, _BUDGET = Path(__file__).resolve().parent, Path(budget.__file__).resolve().parent
 
 
@@ -49,9 +49,9 @@ def told(event: gr.EventData) -> tuple[dict[str, Any], float]:
     sent = event._data or {}
     try:
         shares = {str(int(number)): round(float(share), 6) for number, share in sent["shares"].items()}
-        keep, turn = round(100 * float(sent["keep"]), 2), int(sent["turn"])
+        keep, turn = float(sent["keep"]), int(sent["turn"])
     except (TypeError, ValueError, KeyError, AttributeError):
         raise PrunariumError("The page sent no quotas.", "Reload the page.") from None
-    if not all(0 <= share <= 1 for share in shares.values()) or not 0 < keep <= 100 or not np.isfinite(keep):
+    if not all(0 <= share <= 1 for share in shares.values()) or not 0 < keep <= 1:
         raise PrunariumError("A quota lies between 0 and 100 %, and one row stays at the least.", "Move the bars again.")
-    return {"of": str(sent.get("of")), "shares": shares, "turn": turn}, keep
+    return {"of": str(sent.get("of")), "shares": shares, "turn": turn}, max(LEAST, round(100 * keep, 2))
