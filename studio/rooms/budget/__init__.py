@@ -80,7 +80,9 @@ def build(bench: Bench) -> None:
     drawer("sparsity", "perplexity", "estimate-and-measured")
     structure = gr.State("")
     _wire(bench, held, bars, table, [note, measure, title, proof, tested, pairs, rows, lines, sizes], structure)
-    bars.committed(_structure_of, None, structure, **_TOLD, trigger_mode="always_last")
+    bars.committed(
+        _structure_of, None, structure, **_TOLD, trigger_mode="multiple"
+    )  # always_last would say again what the first event said
     go.click(_to_prune, [bench.by_hand, structure], [bench.tabs, bench.by_hand], **_TOLD)
 
     @plainly
@@ -140,7 +142,7 @@ def _wire(bench: Bench, held: _Held, bars: gr.HTML, table: gr.Dataframe, about: 
     bench.ended.change(draw, asked, [bars, *rows, *about], **_QUIET)
     structure.change(turned, asked, about, **_QUIET)
     bench.budget.change(moved, asked, [bars, *rows, about[0], *about[-2:]], **_QUIET, trigger_mode="always_last")
-    bars.committed(committed, None, bench.budget, **_TOLD, trigger_mode="always_last")
+    bars.committed(committed, None, bench.budget, **_TOLD, trigger_mode="multiple")
     table.input(typed, [table, bench.model, remembered], [bench.budget, *rows], **_TOLD)
 
 

@@ -125,8 +125,13 @@ function broken(value) {
 
 // Only what changed is drawn anew: a check that runs by itself must not take the half-typed answer away.
 const SHAPE = ['lesson', 'step', 'blocks', 'ask', 'recipe', 'budget', 'model', 'room', 'titles', 'hint'];
+let missed = false;
 function show() {
-  const value = props.value; delete box.dataset.busy;
+  const value = props.value;
+  // A check that ran by itself may have begun before a hand turned the page: it never turns it back, and looks once more when the hand is answered.
+  if (value && value.again && at && ('busy' in box.dataset || value.lesson !== at.lesson || value.step !== at.step)) { missed = true; return; }
+  delete box.dataset.busy;
+  if (missed) { missed = false; trigger('looked', {}); }
   if (value && value.same) {
     if (!at || value.same[0] !== at.lesson || value.same[1] !== at.step) return;
     at = { ...at, problem: value.problem }; verdict(); box.dataset.rev = Number(box.dataset.rev || 0) + 1; return;

@@ -93,7 +93,7 @@ class _Play:
         if not at:
             return gr.skip()
         try:
-            return self._drawn(learning.find(at[0], self.bench.folders), int(at[1]), told=None)
+            return {**self._drawn(learning.find(at[0], self.bench.folders), int(at[1]), told=None), "again": True}
         except (PrunariumError, IndexError):
             return gr.skip()  # the file was changed under the lesson: the next step says what is wrong
 
