@@ -15,6 +15,7 @@ from core.model.files import export
 from core.model.loading import from_module, load
 from core.model.pruning.step import prune
 from core.recipe import Prune
+from tests import tiny_models
 from tests.families import FAMILIES, build, inputs, outputs
 from tests.model_folders import tiny
 
@@ -96,6 +97,16 @@ def test_every_way_to_score_and_spread_takes_as_many_from_each_group(fields):
     if "budget" in fields and fields["budget"]["cost"] == "parameters":
         said = done.said["budget"]
         assert said["reached"] <= said["target"] < said["before"]
+
+
+@pytest.mark.quick
+def test_a_latency_budget_is_met_by_as_many_from_each_group():
+    """Attention is nearly all of this model, so that heads take a time that can be measured."""
+    wide = tiny_models.llama(2, hidden_size=512, num_attention_heads=16, num_key_value_heads=2, head_dim=64, intermediate_size=16)
+    done = run(wide, sparsity=None, budget={"cost": "latency", "remove": 0.02, "tokens": 64, "repeats": 5})
+    said, gone = done.said["budget"], [(~cut.keep).reshape(2, 8).sum(1).tolist() for cut in done.cuts]
+    assert all(one == other for one, other in gone) and 0 < sum(map(sum, gone)) < 32
+    assert 0 < said["target"] < said["before"] and said["reached"] > 0
 
 
 @pytest.mark.quick
