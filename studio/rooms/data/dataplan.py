@@ -61,6 +61,12 @@ def ways() -> list[tuple[str, str]]:
     return sorted(out, key=lambda one: (one[1] == "random", not one[1].startswith("prototypes"), one[1] != Choice.way, one[1]))
 
 
+def second_sources(way: str) -> set[str]:
+    """The parameters of this way that name a second data set: what is typed there is looked at as a source is."""
+    card = score_card(way)
+    return {param.name for param in card.params if param.grammar == "data"} if card else set()
+
+
 def score_card(way: str) -> MethodCard | None:
     """The card of a way to order rows, without the parameter that the way already says."""
     name, _, said = way.partition(" ")

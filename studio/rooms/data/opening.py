@@ -104,9 +104,7 @@ def _wire_hands(bench: Bench, room: Room, show: Show, outputs: list[Any]) -> Non
 
 def _moved(bench: Bench, way: str, params: Moved) -> tuple[tuple[str, Any], ...]:
     """The score's controls that were moved, those that name a second data set looked at as the first is: a path must lie in an opened folder."""
-    card = dataplan.score_card(way)
-    sources = {param.name for param in card.params if param.grammar == "data"} if card else set()
-    moved = params.get(way, {})
+    sources, moved = dataplan.second_sources(way), params.get(way, {})
     return tuple(
         sorted((name, bench.admit(value) if name in sources and value.strip() else value) for name, value in moved.items())
     )

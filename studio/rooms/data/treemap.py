@@ -87,8 +87,7 @@ def _answer(bench: Bench, asked: dict[str, Any], question: str, wanted: dict[str
 
 def admitted(bench: Bench, choice: Choice) -> Choice:
     """A choice that came from the page, every place in it looked at as a typed one would be: the opened model, and data sets of opened folders."""
-    card = dataplan.score_card(choice.way)
-    sources = {param.name for param in card.params if param.grammar == "data"} if card else set()
+    sources = dataplan.second_sources(choice.way)
     params = tuple(
         (name, bench.admit(str(value)) if name in sources and str(value).strip() else value) for name, value in choice.params
     )

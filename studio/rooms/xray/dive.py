@@ -27,6 +27,7 @@ DEEP: dict[str, Any] = {
     "concurrency_limit": 1,
     "trigger_mode": "always_last",
 }
+HEARD: dict[str, Any] = {**DEEP, "trigger_mode": "multiple"}  # of several clicks, always_last would hear the first one twice
 
 
 @dataclass(frozen=True)
@@ -201,8 +202,8 @@ def wire(bench: Bench, dive: Dive, metric: gr.Radio, layer: gr.Dropdown) -> list
     dive.window.submit(window, [*told, dive.window], shown, **DEEP)
     bench.budget.change(budget, told, shown, **DEEP)
     return [
-        dive.view.select(of_click, told, [*shown, layer], **DEEP),
-        dive.crumbs.select(of_crumb, told, [*shown, layer], **DEEP),
+        dive.view.select(of_click, told, [*shown, layer], **HEARD),
+        dive.crumbs.select(of_crumb, told, [*shown, layer], **HEARD),
         layer.input(of_layer, [*told, layer], [*shown, layer], **DEEP),
     ]
 
