@@ -1,6 +1,7 @@
 """The Data room without its screen: recipes from controls, figures and findings from points, finished runs found again."""
 
 import json
+import os
 
 import numpy as np
 import pandas as pd
@@ -155,3 +156,14 @@ def test_embeddings_on_offer_suit_the_rows_and_the_opened_model():
 
 def test_many_rows_are_thinned_evenly_with_both_ends():
     assert samples.evenly(np.arange(10, 110), 5).tolist()[::4] == [10, 109] and len(samples.evenly(np.arange(3), 5)) == 3
+
+
+def test_a_selection_of_a_file_that_changed_since_is_not_found(tmp_path):
+    source, made = tmp_path / "a.csv", tmp_path / "selection.parquet"
+    source.write_text("x")
+    made.write_text("y")
+    os.utime(made, (1000, 1000))
+    os.utime(source, (999, 999))
+    assert dataplan.unchanged(str(source), made) and dataplan.unchanged("builtin:trec/train", made)
+    os.utime(source, (1001, 1001))
+    assert not dataplan.unchanged(str(source), made)

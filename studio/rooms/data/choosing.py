@@ -102,7 +102,10 @@ def _decided(bench: Bench, view: View, keep: float) -> dict[str, Any]:
     run = found_selection(bench.runs, view.choice, keep / 100)
     if run is None:
         return {**said, "wait_s": found["seconds"]}
-    return {**said, "stays": pd.read_parquet(run / folder.SELECTION, columns=["kept"])["kept"].to_numpy()}
+    made = pd.read_parquet(run / folder.SELECTION, columns=["row", "kept"])
+    if len(made) != view.facts["rows"]:
+        return {**said, "wait_s": found["seconds"]}  # of other rows than are open now
+    return {**said, "stays": made["kept"].to_numpy()}
 
 
 def _beyond_bars(view: View, keep: float) -> str:

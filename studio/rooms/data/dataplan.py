@@ -168,9 +168,16 @@ def found_selection(runs: Path, choice: Choice, share: float) -> Path | None:
     """The folder of the newest finished run that kept exactly this share of the same rows in the same way."""
     wanted = _key(to_recipe(choice, share), "selection")
     for path, recipe in _finished(runs):
-        if recipe.select and _key(recipe, "selection") == wanted and (path / folder.SELECTION).exists():
+        made = path / folder.SELECTION
+        if recipe.select and _key(recipe, "selection") == wanted and made.exists() and unchanged(choice.source, made):
             return path
     return None
+
+
+def unchanged(source: str, made: Path) -> bool:
+    """Is a file of rows still what it was when `made` was written? Built-ins and hub data sets do not change."""
+    file = Path(source)
+    return not file.exists() or file.stat().st_mtime <= made.stat().st_mtime
 
 
 def _finished(runs: Path) -> list[tuple[Path, Recipe]]:

@@ -120,9 +120,7 @@ def points(bench: Bench, view: View, projection: str, by: str = "") -> tuple[pd.
     `by` "error": with a column of that name, 1 where a probe that had not seen the row reads it wrongly.
     """
     frame = _frame(view.drawn["points"])
-    if view.held.get("stays") is not None and len(view.held["stays"]) == len(
-        frame
-    ):  # else the rows are others since they were chosen
+    if view.held.get("stays") is not None:
         frame = frame.assign(stays=view.held["stays"])
     if by == "error":
         frame = frame.assign(error=_bits(_of_map(bench, view, "mistakes"), len(frame)).astype(np.int8))
